@@ -1,0 +1,47 @@
+# One table of counters: a block per reactor, written by its thread alone, summed on read.
+from libc.stdint cimport uint64_t
+
+cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a test compares the two
+    C_HTTP_CONNECTIONS = 0       # accepted
+    C_HTTP_CLOSED                # closed; accepted - closed - handed_over + adopted = open
+    C_HTTP_REQUESTS              # request heads parsed, of every outcome
+    C_HTTP_OK                    # answered 200
+    C_HTTP_PARTIAL               # 206
+    C_HTTP_NOT_MODIFIED          # 304
+    C_HTTP_CLIENT_ERROR          # 4xx
+    C_HTTP_SERVER_ERROR          # 5xx
+    C_HTTP_BODY_BYTES            # body bytes accepted by the kernel
+    C_HTTP_HEAD_BYTES            # head bytes accepted by the kernel
+    C_HTTP_HANDED_OVER           # descriptors given to Python
+    C_HTTP_ADOPTED               # descriptors that came back
+    C_HTTP_CUT                   # responses ended short on purpose (bytes could not be had, or deadline)
+    C_HTTP_ABORTED               # responses whose peer went away
+    C_TFTP_REQUESTS              # RRQs that began a transfer
+    C_TFTP_REPEATED              # RRQs that were the same transfer again
+    C_TFTP_COMPLETED             # transfers whose last block was acknowledged
+    C_TFTP_ABORTED               # ended by the client's ERROR (the tsize probe among them) or unreachable
+    C_TFTP_TIMED_OUT
+    C_TFTP_ERRORS                # ERROR packets sent
+    C_TFTP_DATA                  # DATA packets sent, retransmitted ones included
+    C_TFTP_RETRANSMITTED         # DATA packets sent again
+    C_TFTP_DATA_BYTES            # payload bytes sent, retransmitted ones included
+    C_TFTP_MALFORMED             # datagrams dropped in silence
+    C_LOOKUPS                    # names looked up; found + dynamic + unknown = lookups
+    C_NAMES_FOUND
+    C_NAMES_DYNAMIC
+    C_NAMES_UNKNOWN
+    C_HITS                       # transfers that never waited for a byte
+    C_MISSES                     # transfers that waited at least once
+    C_PARKED                     # times a transfer was parked for a chunk
+    C_PARK_TIMEOUTS              # parked longer than the limit
+    C_MAIL_REFUSED               # mails to Python that found the ring full (retried)
+    C_COUNT
+
+cdef struct counters_t:
+    uint64_t v[64]               # relaxed; index by counter_t
+
+cdef inline void count(counters_t* c, int which) noexcept nogil:
+    c.v[which] += 1
+
+cdef inline void count_n(counters_t* c, int which, uint64_t n) noexcept nogil:
+    c.v[which] += n

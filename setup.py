@@ -1,0 +1,52 @@
+"""Builds the extensions: one per core/*.pyx.
+
+BOOTPLANE_ONLY="blob lru"      build just these modules (their .pxd must be there, the others may be broken)
+BOOTPLANE_DEBUG=1              bounds checks, assertions and reference counts on
+BOOTPLANE_ANNOTATE=1           write Cython's annotated HTML beside each module
+Uses ccache when it is on PATH.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import shutil
+import sysconfig
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("BOOTPLANE_DEBUG") == "1"
+ONLY = os.environ.get("BOOTPLANE_ONLY", "").split()
+JOBS = len(os.sched_getaffinity(0))
+
+if "CC" not in os.environ and shutil.which("ccache"):
+    os.environ["CC"] = f"ccache {shlex.split(sysconfig.get_config_var('CC') or 'cc')[0]}"
+
+flags = ["-O1", "-g", "-UNDEBUG", "-DBOOTPLANE_DEBUG=1"] if DEBUG else ["-O2", "-g0"]
+
+extensions = [
+    Extension(
+        f"bootplane.core.{pyx.stem}",
+        [f"bootplane/core/{pyx.name}"],
+        extra_compile_args=[*flags, "-std=c11", "-D_GNU_SOURCE", "-Wno-unreachable-code"],
+    )
+    for pyx in sorted(pathlib.Path(__file__).parent.joinpath("core").glob("*.pyx"))
+    if not ONLY or pyx.stem in ONLY
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        nthreads=0 if ONLY else JOBS,
+        annotate=os.environ.get("BOOTPLANE_ANNOTATE") == "1",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "cdivision": True,
+            "freethreading_compatible": True,
+        },
+    ),
+)
