@@ -45,3 +45,6 @@ cdef inline void count(counters_t* c, int which) noexcept nogil:
 
 cdef inline void count_n(counters_t* c, int which, uint64_t n) noexcept nogil:
     c.v[which] += n
+
+cdef class CounterBlock:
+    cdef counters_t c

@@ -231,6 +231,7 @@ cdef extern from "<pthread.h>" nogil:
 # Atomics, named for their order: acquire loads pair with release stores, counts are acq_rel.
 cdef extern from * nogil:
     """
+    #define bp_fence()            __atomic_thread_fence(__ATOMIC_SEQ_CST)
     #define bp_load_int(p)        __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define bp_store_int(p, v)    __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define bp_add_int(p, v)      __atomic_add_fetch((p), (v), __ATOMIC_ACQ_REL)
@@ -268,6 +269,7 @@ cdef extern from * nogil:
     void* bp_load_ptr(void* p)              # p is the address of a pointer
     void bp_store_ptr(void* p, void* v)
     void* bp_swap_ptr(void* p, void* v)     # returns the old value
+    void bp_fence()                         # full barrier: a store before it is seen before a load after it
     bint bp_cas_int(int* p, int old, int desired)
     bint bp_cas_u8(uint8_t* p, uint8_t old, uint8_t desired)
     bint bp_cas_ptr(void** p, void* old, void* desired)

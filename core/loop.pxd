@@ -101,7 +101,16 @@ cdef struct loop_t:
     void* tftp                   # tftp_t*
     void (*adopt)(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil    # set by the HTTP service
     void (*drain)(loop_t* loop) noexcept nogil                                     # set by the HTTP service
-    void (*drain_tftp)(loop_t* loop) noexcept nogil
+    void (*drain_tftp)(loop_t* loop) noexcept nogil                                # set by the TFTP service
+    void (*stop_http)(loop_t* loop) noexcept nogil                                 # set by http_attach
+    void (*stop_tftp)(loop_t* loop) noexcept nogil                                 # set by tftp_attach
+    # private to loop.pyx and reactor.pyx
+    handler_t inbox_handler
+    ticker_t park_ticker
+    waiter_t* cursor             # next waiter of the walk in progress; loop_unpark moves it on
+    int64_t date_second          # which second `date` shows
+    uint8_t inbox_ready          # the inbox is read after the other events of a wake-up: it may free their owners
+    uint8_t drained              # MAIL_DRAINED has been sent
 
 cdef int loop_add(loop_t* loop, int fd, handler_t* handler, uint32_t events) noexcept nogil   # ST_OK or -errno
 cdef void loop_remove(loop_t* loop, int fd) noexcept nogil
@@ -114,6 +123,14 @@ cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk) noe
 cdef int loop_ask(loop_t* loop, waiter_t* w, int proto, const char* name, size_t n,
                   const sockaddr_storage* peer, const sockaddr_storage* local) noexcept nogil
 cdef void loop_unpark(loop_t* loop, waiter_t* w) noexcept nogil       # when the owner dies first; safe when not parked
-# Gives a descriptor and the bytes read so far to Python; takes ownership of both on ST_OK only. ST_OK, ST_FULL, ST_NOMEM.
+# Gives a descriptor and a copy of the bytes read so far to Python, which owns the descriptor from then on: ST_OK. With
+# ST_FULL or ST_NOMEM it is still the caller's, but has left epoll: answer 503 and close.
 cdef int loop_hand_over(loop_t* loop, int fd, const uint8_t* data, size_t n,
                         const sockaddr_storage* peer, const sockaddr_storage* local) noexcept nogil
+
+# For reactor.pyx.
+cdef int loop_init(loop_t* loop, uint32_t index, counters_t* counters, mailbox_t* inbox, mailbox_t* outbox,
+                   int64_t park_limit_ns) noexcept nogil
+cdef void loop_run(loop_t* loop) noexcept nogil           # until MAIL_STOP; then stops the services
+cdef void loop_free(loop_t* loop) noexcept nogil          # after the thread has ended
+cdef void mail_drop(const mail_t* mail) noexcept nogil    # frees what an undelivered mail owns

@@ -17,7 +17,7 @@ cdef struct mailbox_t:
     uint32_t head                # atomic; next to read, written by the consumer
     uint32_t tail                # atomic; next to write, written by the producer
     int fd                       # eventfd, non-blocking, owned
-    uint32_t armed               # atomic; 1 while a wake-up is already on its way: one write per drain, not per mail
+    int armed                    # atomic; 1 while a wake-up is already on its way: one write per drain, not per mail
     uint64_t refused             # pushes that found the ring full
     pthread_mutex_t lock         # producers of push_locked
 
