@@ -1,0 +1,41 @@
+# make run    sets everything up and shows the main job: a signed source, a region, a rack, 64 machines
+# make test   sets everything up and passes the tests
+# The rest: build, check, lint, bench-smoke, clean.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+RUN_ARGS ?=
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build check lint bench-smoke clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+run:
+	@.ci/setup run
+	@$(PYTHON) -m bootplane demo $(RUN_ARGS)
+
+test:
+	@.ci/setup test
+	@.ci/timed tests $(PYTHON) -m pytest -q -m "not vm and not soak" $(PYTEST_ARGS)
+
+build:
+	@.ci/setup run
+
+check: lint
+
+lint:
+	@.ci/setup lint
+	@.ci/timed "ruff check" $(PYTHON) -m ruff check .
+	@.ci/timed "ruff format" $(PYTHON) -m ruff format --check .
+	@.ci/timed "mypy strict" $(PYTHON) -m mypy
+	@.ci/timed "cython-lint" $(VENV)/bin/cython-lint --no-pycodestyle --max-line-length 120 core
+
+bench-smoke:
+	@.ci/setup bench
+	@.ci/timed "bench, smoke" $(PYTHON) -m bench.smoke
+
+clean:
+	rm -rf build .make .mypy_cache .ruff_cache .pytest_cache bootplane.egg-info core/*.c core/*.so core/*.html
