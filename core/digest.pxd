@@ -7,7 +7,8 @@ cdef class Verifier:
     cdef sha256_t chunk          # over the current chunk; freed in __dealloc__
     cdef uint64_t size           # bytes seen
     cdef uint64_t in_chunk       # bytes of the current chunk seen, 0..CHUNK_BYTES-1
-    cdef bint finished
+    cdef bint finished           # an end of either kind: finish() was called, or bytes were refused
+    cdef int busy                # atomic; 1 while a thread is inside: update() runs without the GIL
     cdef bytearray chunks        # 32 bytes for each finished chunk
     cdef readonly object expected_sha256    # hex or None
     cdef readonly object expected_size      # bytes or None

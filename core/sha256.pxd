@@ -2,7 +2,8 @@
 from libc.stdint cimport uint8_t
 
 cdef struct sha256_t:
-    void* state                 # EVP_MD_CTX* of this stream; owned, freed by sha256_free
+    void* state                 # of this stream; owned, freed by sha256_free
+    uint8_t kind                # private: whose object state is, so that a stream ends with the backend it began with
 
 # All return ST_OK, ST_NOMEM or ST_BAD. None of them takes the GIL while libcrypto is there; without it they take
 # the GIL and use hashlib, which is why only fill and client threads call them, never a reactor.
