@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+from bootplane.dataplane.fillplan import Planner, Run
+
+
+class Files:
+    """Which chunks are present, as a cache would say."""
+
+    def __init__(self) -> None:
+        self.present: set[tuple[int, int]] = set()
+        self.unready: set[int] = set()
+
+    def absent(self, blob: int, first: int, count: int) -> bytes:
+        return bytes((blob, chunk) not in self.present for chunk in range(first, first + count))
+
+    def ready(self, blob: int) -> bool:
+        return blob not in self.unready
+
+    def land(self, plan: Planner, run: Run) -> None:
+        for chunk in range(run.first, run.first + run.length):
+            self.present.add((run.blob, chunk))
+            plan.landed(run.blob, chunk)
+
+
+def take(plan: Planner, files: Files) -> Run | None:
+    return plan.next(files.absent, files.ready)
+
+
+def test_nothing_wanted_is_nothing_to_fetch() -> None:
+    assert take(Planner(), Files()) is None
+
+
+def test_the_start_of_a_file_is_fetched_by_the_segment() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 4)
+    assert take(plan, files) is None
+
+
+def test_a_small_file_is_fetched_whole_and_no_further() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 2, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 2)
+    assert take(plan, files) is None
+
+
+def test_a_chunk_out_of_nowhere_is_fetched_alone() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 50, now=0)
+    assert take(plan, files) == Run(1, 50, 1)
+    assert take(plan, files) is None
+
+
+def test_however_many_ask_a_chunk_flies_once() -> None:
+    plan, files = Planner(), Files()
+    for now in range(16):
+        plan.miss(1, 100, 0, now=now)
+    assert take(plan, files) == Run(1, 0, 4)
+    for chunk in (0, 1, 2, 3):
+        plan.miss(1, 4, chunk, now=20)
+    run = take(plan, files)
+    assert run is None or run.first >= 4
+
+
+def test_the_window_doubles_while_a_reader_follows_up_to_the_limit() -> None:
+    plan, files = Planner(read_ahead=32, longest_run=1000), Files()
+    fetched: list[tuple[int, int]] = []
+    for chunk in range(200):
+        if (1, chunk) not in files.present:
+            plan.miss(1, 1000, chunk, now=chunk)
+        while (run := take(plan, files)) is not None:
+            fetched.append((run.first, run.first + run.length))
+            files.land(plan, run)
+    # a reader slower than the source meets an absent chunk only at the horizon
+    assert fetched[:6] == [(0, 4), (4, 12), (12, 28), (28, 60), (60, 92), (92, 124)]
+
+
+def test_the_next_run_starts_before_the_last_one_has_ended() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 4)
+    files.land(plan, Run(1, 0, 1))
+    plan.miss(1, 100, 1, now=1)
+    assert take(plan, files) is None  # three chunks are still on their way
+    files.land(plan, Run(1, 1, 1))
+    assert take(plan, files) == Run(1, 4, 5)
+
+
+def test_a_run_is_never_longer_than_its_limit() -> None:
+    plan, files = Planner(read_ahead=32, longest_run=8), Files()
+    for chunk in range(6):
+        plan.miss(1, 100, chunk, now=chunk)
+    run = take(plan, files)
+    assert run == Run(1, 0, 8)
+
+
+def test_demand_goes_before_read_ahead_and_the_oldest_first() -> None:
+    plan, files = Planner(longest_run=4), Files()
+    plan.miss(1, 100, 0, now=0)
+    plan.miss(1, 100, 1, now=1)
+    assert take(plan, files) == Run(1, 0, 4)
+    plan.miss(3, 100, 50, now=3)
+    plan.miss(2, 100, 50, now=2)
+    files.land(plan, Run(1, 0, 4))
+    assert take(plan, files) == Run(2, 50, 1)
+    assert take(plan, files) == Run(3, 50, 1)
+    assert take(plan, files) == Run(1, 4, 4)
+
+
+def test_a_run_stops_before_what_is_present_and_goes_on_behind_it() -> None:
+    plan, files = Planner(), Files()
+    files.present = {(1, 2)}
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 2)
+    assert take(plan, files) == Run(1, 3, 1)
+
+
+def test_two_readers_far_apart_each_keep_their_window() -> None:
+    plan, files = Planner(longest_run=100), Files()
+    for step in range(4):
+        for base in (0, 500):
+            chunk = base + step
+            plan.miss(1, 1000, chunk, now=step)
+    sizes = {}
+    while (run := take(plan, files)) is not None:
+        sizes[run.first] = run.length
+        files.land(plan, run)
+    assert sizes == {0: 3 + 32, 500: 3 + 8}
+
+
+def test_a_slow_reader_that_comes_back_is_still_a_follower() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    run = take(plan, files)
+    assert run is not None
+    files.land(plan, run)
+    assert take(plan, files) is None  # idle: everything up to the horizon is here
+    plan.miss(1, 100, 4, now=1000)
+    assert take(plan, files) == Run(1, 4, 8)
+
+
+def test_a_chunk_that_came_meanwhile_moves_the_reader_and_waits_for_nothing() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    run = take(plan, files)
+    assert run is not None
+    files.land(plan, run)
+    plan.miss(1, 100, 2, now=1, present=True)
+    assert plan.demanded(1) == []
+    assert take(plan, files) == Run(1, 4, 6)
+
+
+def test_a_demanded_chunk_that_came_back_is_fetched_again() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 4)
+    for chunk in range(4):
+        plan.returned(1, chunk)
+    assert take(plan, files) == Run(1, 0, 1)  # what nobody waits for is not tried again
+    assert take(plan, files) is None
+
+
+def test_read_ahead_that_failed_is_fetched_when_a_reader_comes_there() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 4)
+    files.land(plan, Run(1, 0, 2))
+    plan.returned(1, 2)
+    plan.returned(1, 3)
+    assert take(plan, files) is None
+    plan.miss(1, 100, 2, now=1)
+    assert take(plan, files) == Run(1, 2, 8)
+
+
+def test_a_failed_chunk_is_waited_for_no_more() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 50, now=0)
+    assert take(plan, files) == Run(1, 50, 1)
+    plan.failed(1, 50)
+    assert plan.demanded(1) == []
+    assert plan.oldest_demand() is None
+    assert take(plan, files) is None
+
+
+def test_a_blob_without_a_ready_source_is_passed_over() -> None:
+    plan, files = Planner(), Files()
+    files.unready = {1}
+    plan.miss(1, 100, 50, now=0)
+    plan.miss(2, 100, 50, now=1)
+    assert take(plan, files) == Run(2, 50, 1)
+    assert take(plan, files) is None
+    files.unready = set()
+    assert take(plan, files) == Run(1, 50, 1)
+
+
+def test_waits_are_reported_by_age() -> None:
+    plan = Planner()
+    plan.miss(1, 100, 50, now=0)
+    plan.miss(1, 100, 50, now=5)
+    plan.miss(2, 100, 60, now=7)
+    assert plan.oldest_demand() == 0
+    assert plan.overdue(before=1) == [(1, 50)]
+    assert plan.overdue(before=7) == [(1, 50), (2, 60)]
+    assert plan.demanding() == [1, 2]
+    plan.forget(1)
+    assert plan.demanding() == [2]
+
+
+def test_a_tiny_cache_gets_a_tiny_window() -> None:
+    plan, files = Planner(read_ahead=1), Files()
+    plan.miss(1, 100, 0, now=0)
+    assert take(plan, files) == Run(1, 0, 1)
+    plan.miss(1, 100, 1, now=0)
+    assert take(plan, files) == Run(1, 1, 1)
