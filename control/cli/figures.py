@@ -1,0 +1,36 @@
+"""Figures in words: sizes, rates, durations, counts. Pure text; the command line and the pages say them alike."""
+
+from __future__ import annotations
+
+
+def count(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def size(count: float | None) -> str:
+    """Bytes for people, in binary units: 404.2 MiB."""
+    if count is None:
+        return "-"
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable: TiB ends the loop")
+
+
+def rate(bytes_s: float | None) -> str:
+    return f"{size(bytes_s)}/s" if bytes_s else "-"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people: 42 s, 3:07, 1:02:09."""
+    if seconds is None:
+        return "-"
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    minutes, rest = divmod(total, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

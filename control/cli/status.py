@@ -1,0 +1,68 @@
+"""``bootplane status``: one page about a region."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bootplane.control.cli import client, figures, output
+from bootplane.control.cli.options import Data, Json
+
+
+def status(data: Data = None, json: Json = False) -> None:
+    """What the region holds, what it is doing, and what is wrong."""
+    document = client.connect(data).get("/status")
+    if json:
+        output.print_json(document)
+        return
+    for banner in document["banners"]:
+        _print_banner(banner)
+    output.print_table(("", ""), _facts(document))
+    if document["racks"]:
+        from bootplane.control.cli.rack import print_racks
+
+        print()
+        print_racks(document["racks"])
+
+
+def _print_banner(banner: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    remedy = f" {banner['remedy']}" if banner.get("remedy") else ""
+    since = f" (since {banner['since']})" if banner.get("since") else ""
+    output.console().print(Text(output.clean(f"! {banner['text']}{since}{remedy}"), style="yellow"), soft_wrap=True)
+
+
+def _facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
+    region, store, sync = document["region"], document["store"], document["sync"]
+    return [
+        ("region", f"{region['id']} at {region['listen']}, bulk {region['bulk']}, version {document['version']}"),
+        ("started", region["started"]),
+        (
+            "store",
+            f"{store['path']}: {figures.count(store['blobs'], 'file')}, {figures.size(store['bytes'])}, "
+            f"{figures.size(store['free_bytes'])} free",
+        ),
+        ("catalogue", f"version {document['catalogue']['version']}, {document['catalogue']['names']} names"),
+        ("sources", document["sources"]),
+        ("selections", document["selections"]),
+        ("images", document["images"]),
+        ("sync", describe_sync(sync)),
+    ]
+
+
+def describe_sync(sync: dict[str, Any]) -> str:
+    """One line about a sync, shared with ``sync status`` and the plain progress lines."""
+    state = str(sync["state"])
+    if state == "downloading":
+        done, total = sync["bytes_done"], sync["bytes_total"]
+        share = f" ({100 * done // total} %)" if total else ""
+        return (
+            f"downloading: {figures.size(done)} of {figures.size(total)}{share} at {figures.rate(sync['rate'])}, "
+            f"{figures.duration(sync['eta_s'])} left"
+        )
+    if state in ("complete", "finishing"):
+        when = f" at {sync['finished']}" if sync.get("finished") else ""
+        return f"{state}{when}: {figures.size(sync['bytes_total'])} in {figures.count(len(sync['files']), 'file')}"
+    if sync.get("error"):
+        return f"{state}: {sync['error']}"
+    return state

@@ -1,0 +1,192 @@
+"""A region made of fixed answers, on a socket of its own: what the command line meets, without the server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bootplane.control.cli.main import app
+
+TOKEN = "c0ffee" * 8
+SYNC = {
+    "state": "complete",
+    "files": [
+        {
+            "sha256": "a" * 64,
+            "path": "noble/amd64/1/boot-kernel",
+            "size": 2048,
+            "done": 2048,
+            "rate": 0,
+            "state": "done",
+        }
+    ],
+    "bytes_total": 2048,
+    "bytes_done": 2048,
+    "rate": 0,
+    "eta_s": None,
+    "started": "2026-11-21T10:00:00Z",
+    "finished": "2026-11-21T10:00:09Z",
+    "error": None,
+}
+SOURCE = {
+    "id": 1,
+    "name": "images",
+    "url": "http://mirror.test/stable/",
+    "priority": 1,
+    "enabled": True,
+    "unsigned": False,
+    "fingerprints": ["D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81"],
+    "last_checked": "2026-11-21T10:00:00Z",
+    "last_updated": "2026-11-20T10:00:00Z",
+    "error": None,
+}
+SELECTION = {"id": 7, "os": "ubuntu", "release": "noble", "arches": ["amd64"], "subarches": ["*"], "labels": ["*"]}
+IMAGE = {
+    "name": "ubuntu/noble/amd64/ga-24.04",
+    "os": "ubuntu",
+    "release": "noble",
+    "title": "24.04 LTS",
+    "arch": "amd64",
+    "subarch": "ga-24.04",
+    "kflavor": "generic",
+    "label": "stable",
+    "version": "20261120",
+    "complete": True,
+    "size": 2048,
+    "files": [
+        {
+            "name": "boot-kernel",
+            "ftype": "boot-kernel",
+            "sha256": "a" * 64,
+            "size": 2048,
+            "names": ["images/aaaaaaaaaaaaaaaa/ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"],
+            "packages": False,
+        }
+    ],
+}
+RACK = {"id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3}
+STATUS = {
+    "version": "0.1.0",
+    "region": {"id": "r1", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-21T09:00:00Z"},
+    "store": {"path": "/srv/image-storage", "blobs": 3, "bytes": 5 << 20, "free_bytes": 9 << 30},
+    "catalogue": {"version": 3, "names": 12},
+    "sync": SYNC,
+    "sources": 1,
+    "selections": 1,
+    "images": 1,
+    "racks": [RACK],
+    "banners": [],
+}
+
+
+@dataclass
+class Call:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+@dataclass
+class FakeRegion:
+    """Answers ``answers["GET /status"]``: a document, or (status, content type, bytes), or a list used up in order."""
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    calls: list[Call] = field(default_factory=list)
+    address: str = ""
+
+    def problem(self, key: str, status: int, detail: str) -> None:
+        body = {"type": "about:blank", "title": "Refused", "status": status, "detail": detail}
+        self.answers[key] = (status, "application/problem+json", json.dumps(body).encode())
+
+    def answer(self, key: str) -> tuple[int, str, bytes]:
+        found = self.answers.get(key)
+        if isinstance(found, list):
+            found = found.pop(0) if len(found) > 1 else found[0]
+        if found is None:
+            body = {"type": "about:blank", "title": "Not Found", "status": 404, "detail": f"nothing at {key}"}
+            return 404, "application/problem+json", json.dumps(body).encode()
+        if isinstance(found, tuple):
+            return found
+        return 200, "application/json", json.dumps(found).encode()
+
+
+def items(*documents: Any) -> dict[str, Any]:
+    return {"items": list(documents), "next": None}
+
+
+def _handler(region: FakeRegion) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def _serve(self) -> None:
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = self.path.removeprefix("/api/v1")
+            region.calls.append(Call(self.command, path, dict(self.headers), json.loads(raw) if raw else None))
+            status, kind, body = region.answer(f"{self.command} {path}")
+            if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                status, kind, body = 401, "application/problem+json", b'{"title": "Unauthorised", "status": 401}'
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_DELETE = _serve
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    return Handler
+
+
+@pytest.fixture
+def region() -> Iterator[FakeRegion]:
+    fake = FakeRegion(
+        answers={
+            "GET /status": STATUS,
+            "GET /sync": SYNC,
+            "POST /sync": SYNC,
+            "GET /sources": items(SOURCE),
+            "GET /selections": items(SELECTION),
+            "GET /images": items(IMAGE),
+            f"GET /images/{IMAGE['name']}": IMAGE,
+            "GET /racks": items(RACK),
+        }
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(fake))
+    fake.address = f"127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield fake
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def data(tmp_path: Path, region: FakeRegion) -> Path:
+    """A data directory whose run.json names the fake region."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    (directory / "run.json").write_text(json.dumps({"region": region.address}))
+    (directory / "admin-token").write_text(TOKEN + "\n")
+    return directory
+
+
+Bootplane = Callable[..., Result]
+
+
+@pytest.fixture
+def bootplane(data: Path, monkeypatch: pytest.MonkeyPatch) -> Bootplane:
+    """Runs a command line against the fake region: ``bootplane("source", "list")``."""
+    for name in ("BOOTPLANE_URL", "BOOTPLANE_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BOOTPLANE_DATA", str(data))
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -1,0 +1,136 @@
+"""select, image, rack, rack-token, status, events, web: what each asks of the API and how it prints the answer."""
+
+from __future__ import annotations
+
+import copy
+import json
+import stat
+from pathlib import Path
+
+
+def test_select_splits_commas_and_defaults_to_everything(bootplane, region) -> None:
+    region.answers["POST /selections"] = {"id": 1}
+    result = bootplane("select", "add", "ubuntu", "noble", "--arch", "amd64,arm64", "--arch", "amd64")
+    assert result.stdout == "Selected ubuntu/noble for amd64, arm64; fetch it with `bootplane sync --wait`.\n"
+    assert region.calls[-1].body == {
+        "os": "ubuntu", "release": "noble", "arches": ["amd64", "arm64"], "subarches": ["*"], "labels": ["*"],
+    }  # fmt: skip
+
+
+def test_select_without_an_architecture_is_refused_before_any_call(bootplane, region) -> None:
+    assert bootplane("select", "add", "ubuntu", "noble").exit_code == 2
+    assert "--arch is empty" in bootplane("select", "add", "ubuntu", "noble", "--arch", ",").stderr
+    assert region.calls == []
+
+
+def test_select_list_and_remove(bootplane, region) -> None:
+    assert bootplane("select", "list").stdout.splitlines()[1].split() == ["7", "ubuntu", "noble", "amd64", "*", "*"]
+    region.answers["DELETE /selections/7"] = (204, "", b"")
+    assert bootplane("select", "remove", "7").stdout == "Removed selection 7.\n"
+
+
+def test_image_list_is_one_line_an_image(bootplane) -> None:
+    _, line = bootplane("image", "list").stdout.splitlines()
+    assert line.split("  ")[0] == "ubuntu/noble/amd64/ga-24.04"
+    assert line.endswith("complete")
+
+
+def test_image_list_follows_every_page(bootplane, region) -> None:
+    one = region.answers["GET /images"]["items"][0]
+    region.answers["GET /images"] = {"items": [one], "next": "c1"}
+    region.answers["GET /images?after=c1"] = {"items": [{**one, "name": "centos/9"}], "next": None}
+    document = json.loads(bootplane("image", "list", "--json").stdout)
+    assert [image["name"] for image in document["items"]] == ["ubuntu/noble/amd64/ga-24.04", "centos/9"]
+    assert document["next"] is None
+
+
+def test_image_show_prints_whole_digests_wire_names_and_where_they_are_served(bootplane) -> None:
+    text = bootplane("image", "show", "ubuntu/noble/amd64/ga-24.04").stdout
+    assert f"boot-kernel (boot-kernel), 2048 bytes, sha256 {'a' * 64}\n" in text
+    assert "\n  images/aaaaaaaaaaaaaaaa/ubuntu/amd64/ga-24.04/noble/stable/boot-kernel\n" in text
+    assert text.endswith("served under http://127.0.0.1:5248/, tftp://127.0.0.1:6969/\n")
+
+
+def test_an_unknown_image_is_the_regions_sentence(bootplane, region) -> None:
+    region.problem("GET /images/no/such", 404, "No image no/such.")
+    result = bootplane("image", "show", "no/such")
+    assert (result.exit_code, result.stderr) == (1, "bootplane: No image no/such.\n")
+
+
+def test_text_from_a_mirror_cannot_move_the_cursor(bootplane, region) -> None:
+    hostile = copy.deepcopy(region.answers["GET /images"])
+    hostile["items"][0]["title"] = "x\x1b[2J[bold]y\n"
+    region.answers["GET /images"] = hostile
+    text = bootplane("image", "list").stdout
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 2
+    assert "[bold]y" in text  # brackets are text, not markup
+
+
+def test_rack_list_works_beside_the_process_command(bootplane, data) -> None:
+    for arguments in (("rack", "list"), ("rack", "--data", data, "list"), ("rack", "list", "--data", data)):
+        assert bootplane(*arguments).stdout.splitlines()[1].split()[:3] == ["rack1", "127.0.0.1:5248", "127.0.0.1:6969"]
+
+
+def test_rack_without_region_or_token_is_a_usage_error(bootplane) -> None:
+    result = bootplane("rack")
+    assert result.exit_code == 2
+    assert "--region URL and --token-file FILE" in result.stderr
+
+
+def test_a_racks_token_is_the_only_thing_on_stdout(bootplane, region) -> None:
+    region.answers["POST /rack-tokens"] = {"id": "rack9", "token": "bpr1.rack9.s.k"}
+    result = bootplane("rack-token", "new", "rack-9")
+    assert result.stdout == "bpr1.rack9.s.k\n"
+    assert "bpr1" not in result.stderr
+    assert region.calls[-1].body == {"name": "rack-9"}
+
+
+def test_a_racks_token_goes_to_a_new_file_of_mode_0600_and_nowhere_else(bootplane, region, tmp_path: Path) -> None:
+    region.answers["POST /rack-tokens"] = {"id": "rack9", "token": "bpr1.rack9.s.k"}
+    out = tmp_path / "token"
+    result = bootplane("rack-token", "new", "r", "--out", out, "--json")
+    assert json.loads(result.stdout) == {"id": "rack9"}
+    assert out.read_text() == "bpr1.rack9.s.k\n"
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    calls = len(region.calls)
+    again = bootplane("rack-token", "new", "r", "--out", out)
+    assert again.exit_code == 1 and "exists already" in again.stderr
+    assert len(region.calls) == calls  # no token is made that cannot be kept
+
+
+def test_status_names_banners_first(bootplane, region) -> None:
+    status = copy.deepcopy(region.answers["GET /status"])
+    status["banners"] = [
+        {"id": "disk", "text": "/srv: 3 bytes missing.", "since": "2026-11-21T10:00:00Z", "remedy": "Make room."}
+    ]
+    region.answers["GET /status"] = status
+    lines = bootplane("status").stdout.splitlines()
+    assert lines[0] == "! /srv: 3 bytes missing. (since 2026-11-21T10:00:00Z) Make room."
+    assert lines[1].startswith("region")
+    assert "store       /srv/image-storage: 3 files, 5.0 MiB, 9.0 GiB free" in lines
+
+
+def test_status_json_is_the_apis_document(bootplane, region) -> None:
+    assert json.loads(bootplane("status", "--json").stdout) == region.answers["GET /status"]
+
+
+def test_events_are_printed_as_they_come_and_a_closed_stream_is_a_failure(bootplane, region) -> None:
+    sync = {
+        "state": "downloading", "files": [], "bytes_total": 4 << 20, "bytes_done": 1 << 20, "rate": 1 << 20, "eta_s": 3,
+    }  # fmt: skip
+    stream = f": hello\n\nevent: sync\ndata: {json.dumps(sync)}\n\nevent: banner\ndata: {{}}\n\n".encode()
+    region.answers["GET /events"] = (200, "text/event-stream", stream)
+    result = bootplane("events")
+    assert result.stdout.splitlines() == [
+        "sync     downloading: 1.0 MiB of 4.0 MiB (25 %) at 1.0 MiB/s, 3 s left",
+        "banner   {}",
+    ]
+    assert (result.exit_code, "ended the event stream" in result.stderr) == (1, True)
+    first = bootplane("events", "--json").stdout.splitlines()[0]
+    assert json.loads(first) == {"event": "sync", "data": sync}
+
+
+def test_web_prints_a_link_that_a_browser_can_open(bootplane, region) -> None:
+    region.answers["POST /login-links"] = {"path": "/login?once=abc"}
+    assert bootplane("web").stdout == f"http://{region.address}/login?once=abc\n"
