@@ -42,6 +42,8 @@ cdef struct segment_t:
     segment_t* lru_next
     uint64_t lru_stamp               # stamp when it was last moved to the front, under the cache's mutex
     segment_t* next_dead             # graveyard or pool link
+    uint8_t doomed                   # 1: to be removed once its fills have ended; under the cache's mutex
+    void (*on_closed)(segment_t* seg) noexcept nogil   # NULL, or called by reap() after the close; seg.blob may be gone
 
 cdef struct blob_t:
     int refs                         # atomic; Blob objects, snapshots and transfers hold one each
@@ -53,6 +55,7 @@ cdef struct blob_t:
     char etag[72]                    # "\"<64 hex>\"", NUL-terminated
     uint8_t digest[32]
     uint8_t dynamic                  # 1: made for one request (boot configuration), never cached by name
+    uint32_t cached                  # segments in slots that a cache charged; under the cache's mutex
     blob_t* next_dead
 
 # Takes a reference on the segment that holds *offset* (0 <= offset < size) and gives the count of bytes that may be sent
@@ -65,12 +68,17 @@ cdef void segment_release(segment_t* seg) noexcept nogil
 cdef void blob_retain(blob_t* blob) noexcept nogil
 cdef void blob_release(blob_t* blob) noexcept nogil      # the last one buries blob and segments for reap()
 
-# Used by lru.pyx to make and drop cached segments.
+# Used by lru.pyx to make and drop cached segments. Neither is for a reactor: both allocate.
+# segment_new maps *fd* and owns it from then on; NULL (no memory, or the mapping was refused): fd is still the caller's.
+# The one reference is for the slot; publish with bp_store_ptr(&blob.segs[index], seg) once every field is right.
 cdef segment_t* segment_new(blob_t* blob, uint32_t index, int fd, off_t base, off_t length) noexcept nogil  # maps; refs = 1
 cdef blob_t* blob_new(off_t size, off_t seg_bytes, const uint8_t* digest) noexcept nogil      # refs = 1, empty slots
+cdef int64_t blob_reap() noexcept nogil    # reap() without the GIL: segments closed; may block, so never on a reactor
 
 cdef class Blob:
     cdef blob_t* b               # one reference, dropped in __dealloc__
     cdef readonly str sha256     # 64 hex digits
     cdef readonly object chunks  # bytes, 32 per chunk, or None when the blob needs no fill
     cdef object __weakref__
+
+cdef Blob blob_wrap(blob_t* b, str sha256, object chunks)     # a Blob that takes over one reference of the caller's
