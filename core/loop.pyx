@@ -191,7 +191,7 @@ cdef void wake_answer(loop_t* loop, uint64_t request, int status, blob_t* answer
 
 
 cdef int64_t park_tick(loop_t* loop, ticker_t* self) noexcept nogil:
-    cdef uint32_t i
+    cdef int i
     cdef waiter_t* w
     for i in range(PARK_BUCKETS):
         w = loop.parked[i]

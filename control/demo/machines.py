@@ -22,9 +22,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from bootplane.core import http_load, tftp_load
+from bootplane.core.client import Fetch
 from bootplane.core.status import CoreError
 
 STAGES = ("waiting", "boot loader", "configuration", "kernel", "initrd", "squashfs", "booted", "failed")
@@ -77,15 +77,6 @@ class Rack:
 
 class BootFailed(Exception):
     """This machine does not boot; the message is what it would print on its console."""
-
-
-class Fetched(Protocol):
-    """What both load clients return."""
-
-    @property
-    def size(self) -> int: ...
-    @property
-    def sha256(self) -> str: ...
 
 
 class Booting:
@@ -147,30 +138,24 @@ class Booting:
 
     def _tftp(self, role: str | None, name: str, blksize: int, windowsize: int = 1, keep: bool = False) -> str:
         host, port = self.rack.tftp
-        sink = os.memfd_create("config") if keep else -1
-
-        def once() -> Fetched:
-            return tftp_load.fetch(host, port, name, blksize=blksize, windowsize=windowsize, sink_fd=sink)
-
-        try:
-            self.row.tftp_bytes += self._tried(role, name, once)
-            return os.pread(sink, 1 << 20, 0).decode(errors="replace") if keep else ""
-        finally:
-            if keep:
-                os.close(sink)
+        got = self._tried(
+            role, name, lambda: tftp_load.fetch(host, port, name, blksize=blksize, windowsize=windowsize, keep=keep)
+        )
+        self.row.tftp_bytes += got.size
+        return got.body.decode(errors="replace")
 
     def _http(self, role: str, where: tuple[str, int, str]) -> None:
         host, port, path = where
 
-        def once() -> Fetched:
+        def once() -> Fetch:
             result = http_load.fetch(host, port, path)
             if result.status != 200:
                 raise BootFailed(f"http://{host}:{port}{path}: expected 200, got {result.status}")
             return result
 
-        self.row.http_bytes += self._tried(role, path, once)
+        self.row.http_bytes += self._tried(role, path, once).size
 
-    def _tried(self, role: str | None, name: str, once: Callable[[], Fetched]) -> int:
+    def _tried(self, role: str | None, name: str, once: Callable[[], Fetch]) -> Fetch:
         for attempt in range(TRIES):
             try:
                 got = once()
@@ -183,7 +168,7 @@ class Booting:
             if role is not None and got.sha256 != self.expected[role]:
                 self.row.wrong += 1
                 raise BootFailed(f"{name}: WRONG BYTES: expected {self.expected[role]}, got {got.sha256}")
-            return got.size
+            return got
         raise BootFailed(failure)
 
 
