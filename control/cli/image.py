@@ -23,7 +23,7 @@ def list_images(data: Data = None, json: Json = False) -> None:
     output.print_table(
         ("NAME", "TITLE", "LABEL", "VERSION", "SIZE", "STATE"),
         (
-            (i["name"], i["title"], i["label"], i["version"], figures.size(i["size"]), _state(i))
+            (i["name"], i["title"], _label(i), i["version"], figures.size(i["size"]), _state(i))
             for i in document["items"]
         ),
         right=("SIZE",),
@@ -56,7 +56,7 @@ def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
         (
             ("name", image["name"]),
             ("title", image["title"] or "-"),
-            ("label", image["label"]),
+            ("label", _label(image)),
             ("version", f"{image['version']} ({'complete' if image['complete'] else 'incomplete'})"),
             ("size", figures.size(image["size"])),
         ),
@@ -78,6 +78,11 @@ def _print_packages(image: dict[str, Any]) -> None:
     if not packages:
         raise CliError(output.clean(f"Image {image['name']} came without a package manifest."))
     output.print_table(("PACKAGE", "VERSION"), ((p["name"], p["version"]) for p in packages))
+
+
+def _label(image: dict[str, Any]) -> str:
+    """Candidates are said to be untested wherever they are shown: nobody upstream has booted them yet."""
+    return "candidate (not tested)" if image["label"] == "candidate" else str(image["label"])
 
 
 def _state(image: dict[str, Any]) -> Any:

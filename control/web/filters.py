@@ -1,0 +1,36 @@
+"""What templates say figures and times with. Pure text; Jinja2 escapes the result like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bootplane.control.cli import figures
+
+
+def moment(time: str | None, now: datetime | None = None) -> str:
+    """An ISO 8601 time in UTC: ``10:00:09 UTC`` today, ``2026-11-20 10:00 UTC`` before; other text as it is."""
+    if not time:
+        return "never"
+    try:
+        parsed = datetime.fromisoformat(time)
+    except ValueError:
+        return time
+    utc = parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    today = (now or datetime.now(UTC)).date()
+    return f"{utc:%H:%M:%S} UTC" if utc.date() == today else f"{utc:%Y-%m-%d %H:%M} UTC"
+
+
+def everything(patterns: Sequence[str]) -> str:
+    """A selection's list: ``all`` for ``["*"]``, else its members."""
+    return "all" if list(patterns) == ["*"] else ", ".join(patterns)
+
+
+FILTERS: dict[str, Callable[[Any], str]] = {
+    "size": figures.size,
+    "rate": figures.rate,
+    "duration": figures.duration,
+    "moment": moment,
+    "everything": everything,
+}
