@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 BARS = 8  # files shown at once; the rest is in the total
+FIGURES_WIDTH = 20 + 5 + 21 + 11 + 8 + 5  # columns of a bar, its figures and the spaces between them
 LINE_STEP = 10  # percent of the total between two plain lines
 
 
@@ -74,14 +75,16 @@ class Bars:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
 
+        screen = output.console()
+        self._name_width = min(40, max(14, screen.width - FIGURES_WIDTH))
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=20),
             TextColumn("{task.percentage:>3.0f} %", markup=False),
             TextColumn("{task.fields[amount]:>21}", markup=False),
             TextColumn("{task.fields[rate]:>11}", markup=False),
             TextColumn("{task.fields[left]:>8}", markup=False),
-            console=output.console(),
+            console=screen,
         )
         self._whole = self._progress.add_task("sync", total=None, amount="", rate="", left="")
         self._files: dict[str, TaskID] = {}
@@ -102,12 +105,12 @@ class Bars:
         eta_s = sync["eta_s"]
         self._progress.update(
             self._whole,
-            description=f"{sync['state']:<12}",
+            description=f"{sync['state']:<{self._name_width}}",
             total=sync["bytes_total"] or None,
             completed=sync["bytes_done"],
             amount=_amount(sync["bytes_done"], sync["bytes_total"]),
-            rate=figures.rate(sync["rate"]),
-            left=figures.duration(eta_s) if eta_s is not None else "",
+            rate=figures.rate(sync["rate"]) if sync["state"] == "downloading" else "",
+            left=figures.duration(eta_s) if eta_s is not None and sync["state"] == "downloading" else "",
         )
         busy = {f["sha256"]: f for f in sync["files"] if 0 < f["done"] < f["size"]}
         for sha256 in [known for known in self._files if known not in busy]:
@@ -120,7 +123,7 @@ class Bars:
             left_s = (file["size"] - file["done"]) / file["rate"] if file["rate"] else None
             self._progress.update(
                 self._files[sha256],
-                description=f"  {_short(file['path'])}",
+                description=f"  {_short(file['path'], self._name_width - 2)}",
                 total=file["size"],
                 completed=file["done"],
                 amount=_amount(file["done"], file["size"]),
@@ -133,7 +136,7 @@ def _amount(done: int, total: int) -> str:
     return f"{figures.size(done)} / {figures.size(total)}" if total else figures.size(done)
 
 
-def _short(path: str, limit: int = 34) -> str:
+def _short(path: str, limit: int) -> str:
     """The tail of *path*, where the file's name stands."""
     text = output.clean(path)
     return text if len(text) <= limit else "…" + text[1 - limit :]

@@ -98,6 +98,17 @@ def test_a_free_port_is_ok_and_a_held_one_names_its_holder() -> None:
     assert checks.check_port("bulk", ("127.0.0.1", port), set()).state == "ok"
 
 
+def test_a_port_whose_last_connection_lingers_is_free() -> None:
+    held = listening()
+    address = held.getsockname()
+    with socket.create_connection(address) as client:
+        server, _ = held.accept()
+        server.close()  # the side that closes first keeps the port in TIME_WAIT
+        assert client.recv(1) == b""
+    held.close()
+    assert checks.check_port("http", address, set()).state == "ok"
+
+
 def test_another_bootplane_on_the_port_is_told_by_its_own_word(region) -> None:
     region.answers["GET /healthz"] = {"service": "bootplane-region", "ok": True}
     host, port = region.address.split(":")
