@@ -135,6 +135,10 @@ class Planner:
         wanted = self._wanted.get(blob)
         return list(wanted.demand) if wanted else []
 
+    def flying(self, blob: int) -> frozenset[int]:
+        wanted = self._wanted.get(blob)
+        return frozenset(wanted.flying) if wanted else frozenset()
+
     def demanding(self) -> list[int]:
         """Blobs somebody waits for."""
         return [blob for blob in self._active if self._wanted[blob].demand]

@@ -59,6 +59,10 @@ class Sources:
             return None
         return min(usable, key=lambda s: (s.quarantined_until > now, s.failures))
 
+    def others(self, source: Source, sha256: str, now: float) -> bool:
+        """Whether a source besides *source* may still have this blob right."""
+        return any(s is not source and s.refuses.get(sha256, 0.0) <= now for s in self._sources)
+
     def is_hopeless(self, sha256: str, now: float) -> bool:
         """Whether there are sources and each of them has refused, or spoilt, this blob: waiting would not help."""
         return bool(self._sources) and all(s.refuses.get(sha256, 0.0) > now for s in self._sources)

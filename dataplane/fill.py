@@ -1,0 +1,332 @@
+"""Fill: what reactors miss is fetched from the region, verified by chunk and handed to whoever waits.
+
+    reactor ──miss──▶ Planner ──run──▶ fill thread ──Range──▶ source
+       ▲                                  │ cache.begin, readinto 1 MiB, cache.store (hash, pwrite, PRESENT)
+       └──────────── wake ◀───────────────┘
+
+Invariants: a chunk is fetched by one thread however many wait; nobody is woken with "present" before its digest
+matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
+A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
+quarantined.
+
+Left to others: what to fetch next (fillplan), whom to ask (sources), HTTP (upstream), eviction (core.lru).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from bootplane.core.blob import Blob
+from bootplane.core.blob import reap as reap_blobs
+from bootplane.core.lru import CacheFull
+from bootplane.core.status import CoreError, DigestMismatch
+from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
+from bootplane.dataplane.fillplan import Planner, Run
+from bootplane.dataplane.sources import Source, Sources
+from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
+
+OK = 0
+ST_FULL = 3  # status.pxd
+ST_UPSTREAM = 13
+
+READ_AHEAD_BYTES = 32 << 20
+CACHE_SHARE = 4  # read-ahead takes at most this part of the cache: a small one must not evict what is being read
+FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
+RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
+IDLE_S = 0.5  # between looks at the graveyard
+EVENTS = 256
+STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
+
+# chunk_state_t -> must it be fetched? ABSENT and UNCHECKED yes, FILLING and PRESENT no
+_MUST_FETCH = bytes(state in (0, 3) for state in range(256))
+
+log = logging.getLogger("bootplane.fill")
+
+
+class CacheLike(Protocol):
+    @property
+    def limit_bytes(self) -> int: ...
+    def begin(self, blob: Blob, chunk: int) -> bool: ...
+    def store(self, blob: Blob, chunk: int, data: memoryview) -> None: ...
+    def abandon(self, blob: Blob, chunk: int) -> None: ...
+    def reap(self) -> int: ...
+
+
+class Refusal(NamedTuple):
+    """A chunk that was shown to nobody."""
+
+    blob: str
+    chunk: int
+    source: str
+    expected: str
+    got: str
+    at: float  # Unix time
+
+    def sentence(self) -> str:
+        return (
+            f"refused chunk {self.chunk} of blob {self.blob} from {self.source}: "
+            f"expected {self.expected}, got {self.got}"
+        )
+
+
+@dataclass(slots=True)
+class FillStats:
+    """Counts since start; written under the filler's lock."""
+
+    upstream_bytes: int = 0  # body bytes received from sources
+    chunks: int = 0  # verified and stored
+    runs: int = 0  # range requests begun
+    refused: int = 0  # chunks whose digest differed
+    given_up: int = 0  # chunks whose waiters were told that they cannot be had
+    errors: Counter[str] = field(default_factory=Counter)  # by reason of UpstreamError, "disk" and "missing" besides
+
+
+class Filler:
+    """*wake(blob, chunk, status)* tells every reactor; it is called on fill threads and on the caller of miss().
+
+    *missing(sha256)* is called when every source answered that it does not have a blob: the catalogue is old.
+    """
+
+    def __init__(
+        self,
+        cache: CacheLike,
+        wake: Callable[[Blob, int, int], None],
+        *,
+        threads: int = 3,
+        park_limit_s: float = 20.0,
+        missing: Callable[[str], None] = lambda sha256: None,
+    ) -> None:
+        self._cache = cache
+        self._wake = wake
+        self._missing = missing
+        self._park_limit_s = park_limit_s
+        self._lock = threading.Lock()
+        self._work = threading.Condition(self._lock)
+        self._stopping = threading.Event()
+        self._plan = Planner()
+        self._sources = Sources()
+        self._blobs: dict[int, Blob] = {}  # those the planner knows
+        self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
+        self._last_error = "no bulk address is known yet"
+        self._last_reap = 0.0
+        self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
+        self.stats = FillStats()
+        self.events: deque[Refusal] = deque(maxlen=EVENTS)
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        with self._work:
+            self._work.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=STOP_S)
+
+    def set_sources(self, addresses: Iterable[tuple[str, int]]) -> None:
+        with self._work:
+            self._sources.replace(addresses)
+            self._work.notify_all()
+
+    def source_keys(self) -> list[str]:
+        with self._lock:
+            return self._sources.keys()
+
+    def miss(self, blob: Blob, chunk: int) -> None:
+        """Somebody waits for *chunk*. Any thread; returns at once."""
+        now = time.monotonic()
+        present = hopeless = False
+        with self._work:
+            present = not _must_fetch(blob, chunk, 1)[0] and chunk not in self._plan.flying(blob.id)
+            hopeless = not present and self._sources.is_hopeless(blob.sha256, now)
+            if hopeless:
+                self.stats.given_up += 1
+            else:
+                self._blobs[blob.id] = blob
+                self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=present)
+                self._work.notify()
+        if present or hopeless:
+            self._wake(blob, chunk, OK if present else ST_UPSTREAM)
+
+    def forget(self, blob: Blob) -> None:
+        """Nobody can ask for this blob any more."""
+        with self._lock:
+            self._plan.forget(blob.id)
+            self._blobs.pop(blob.id, None)
+
+    # -- fill threads
+
+    def _run(self) -> None:
+        upstream = Upstream()
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        try:
+            while not self._stopping.is_set():
+                with self._work:
+                    found = self._next_locked()
+                    hopeless = self._hopeless_locked()
+                    if found is None and not hopeless:
+                        waits = self._plan.oldest_demand() is not None
+                        self._work.wait(RETRY_S if waits else IDLE_S)
+                self._tell(hopeless)
+                if found is not None:
+                    self._fetch(upstream, buffer, *found)
+                self._reap()
+        finally:
+            upstream.close()
+
+    def _next_locked(self) -> tuple[Run, Blob, Source] | None:
+        now = time.monotonic()
+        affordable = self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE
+        self._plan.read_ahead = max(1, min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable))
+        run = self._plan.next(
+            lambda blob, first, count: _must_fetch(self._blobs[blob], first, count),
+            lambda blob: self._sources.pick(self._blobs[blob].sha256, now) is not None,
+        )
+        if run is None:
+            return None
+        blob = self._blobs[run.blob]
+        source = self._sources.pick(blob.sha256, now)
+        if source is None:
+            raise AssertionError(f"run of blob {blob.sha256} without a source")
+        self.stats.runs += 1
+        return run, blob, source
+
+    def _hopeless_locked(self) -> list[tuple[Blob, int]]:
+        """Chunks nobody can get, or that were waited for too long: their waiters are told."""
+        now = time.monotonic()
+        lost = self._plan.overdue(now - self._park_limit_s)
+        for blob in self._plan.demanding():
+            if self._sources.is_hopeless(self._blobs[blob].sha256, now):
+                lost += [(blob, chunk) for chunk in self._plan.demanded(blob) if (blob, chunk) not in lost]
+        found = []
+        for blob, chunk in lost:
+            if chunk not in self._plan.flying(blob):
+                self._plan.failed(blob, chunk)
+                self.stats.given_up += 1
+                found.append((self._blobs[blob], chunk))
+        return found
+
+    def _tell(self, lost: list[tuple[Blob, int]]) -> None:
+        for blob, chunk in lost:
+            log.warning("gave up chunk %d of blob %s: %s", chunk, blob.sha256, self._last_error)
+            self._wake(blob, chunk, ST_UPSTREAM)
+
+    def _fetch(self, upstream: Upstream, buffer: memoryview, run: Run, blob: Blob, source: Source) -> None:
+        """Carries out one run. Whatever happens, each of its chunks ends as landed, returned or failed."""
+        first, last = run.first, run.first + run.length - 1
+        offset = first * CHUNK_BYTES
+        length = last * CHUNK_BYTES + chunk_length(blob.size, last) - offset
+        chunk = first
+        try:
+            with upstream.open(source, blob.sha256, blob.size, offset, length) as body:
+                while chunk <= last and not self._stopping.is_set():
+                    self._fetch_chunk(body.readinto, buffer[: chunk_length(blob.size, chunk)], blob, chunk)
+                    chunk += 1
+            with self._lock:
+                self._sources.succeeded(source)
+        except BlobMissing as error:
+            self._source_failed(source, blob, error, missing=True)
+        except UpstreamError as error:
+            self._source_failed(source, blob, error)
+        except DigestMismatch as error:
+            self._refused(source, blob, chunk, error)
+        except (CacheFull, OSError) as error:
+            self._no_room(blob, chunk, error)
+            chunk += 1
+        finally:
+            with self._work:
+                for left in range(chunk, last + 1):
+                    self._plan.returned(blob.id, left)
+                self._work.notify_all()
+
+    def _fetch_chunk(self, readinto: Callable[[memoryview], None], view: memoryview, blob: Blob, chunk: int) -> None:
+        mine = self._begin(blob, chunk)
+        try:
+            readinto(view)
+            with self._lock:
+                self.stats.upstream_bytes += len(view)
+            if mine:
+                self._cache.store(blob, chunk, view)
+        except BaseException:
+            if mine:
+                self._cache.abandon(blob, chunk)
+            raise
+        with self._lock:
+            self._plan.landed(blob.id, chunk)
+            self.stats.chunks += mine
+        self._wake(blob, chunk, OK)
+
+    def _begin(self, blob: Blob, chunk: int) -> bool:
+        """cache.begin, waiting a while for senders to let go of segments. Raises CacheFull."""
+        deadline = time.monotonic() + FULL_WAIT_S
+        while True:
+            try:
+                return self._cache.begin(blob, chunk)
+            except CacheFull:
+                if time.monotonic() >= deadline or self._stopping.wait(RETRY_S):
+                    raise
+                self._cache.reap()
+
+    def _source_failed(self, source: Source, blob: Blob, error: UpstreamError, *, missing: bool = False) -> None:
+        now = time.monotonic()
+        with self._lock:
+            self._last_error = str(error)
+            self.stats.errors["missing" if missing else error.reason] += 1
+            if missing:
+                self._sources.missing(source, blob.sha256, now)
+            else:
+                self._sources.failed(source, now)
+            nobody_has_it = missing and self._sources.is_hopeless(blob.sha256, now)
+        if nobody_has_it:
+            self._missing(blob.sha256)
+
+    def _refused(self, source: Source, blob: Blob, chunk: int, error: DigestMismatch) -> None:
+        """Tells about a wrong chunk. A source that has no alternative may try once more, as the fault may have
+        been on the way; after that, or at once when there is another, it is quarantined."""
+        expected, _, got = str(error).partition("expected ")[2].partition(", got ")
+        refusal = Refusal(blob.sha256, chunk, source.key, expected, got, time.time())
+        suspect = (blob.sha256, chunk, source.key)
+        now = time.monotonic()
+        with self._lock:
+            first_time = suspect not in self._suspects
+            self.stats.refused += 1
+            self._last_error = refusal.sentence()
+            if first_time:
+                self._suspects.add(suspect)
+                self.events.append(refusal)
+            if not first_time or self._sources.others(source, blob.sha256, now):
+                self._sources.wrong(source, blob.sha256, now)
+                self._suspects.discard(suspect)
+        if first_time:
+            log.error("%s", refusal.sentence())
+
+    def _no_room(self, blob: Blob, chunk: int, error: CoreError | OSError) -> None:
+        with self._lock:
+            self._last_error = str(error)
+            self.stats.errors["disk"] += 1
+            self.stats.given_up += 1
+            self._plan.failed(blob.id, chunk)
+        log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, error)
+        self._wake(blob, chunk, ST_FULL)
+
+    def _reap(self) -> None:
+        """Closes and unmaps what nobody uses any more, here and not on a reactor."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._last_reap < IDLE_S:
+                return
+            self._last_reap = now
+        self._cache.reap()
+        reap_blobs()
+
+
+def _must_fetch(blob: Blob, first: int, count: int) -> bytes:
+    return bytes(count) if blob.complete else blob.states(first, count).translate(_MUST_FETCH)

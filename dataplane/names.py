@@ -1,0 +1,93 @@
+"""The rack's registry: from a catalogue to a Table of Blobs, and from a blob's id back to the Blob.
+
+Invariants: a blob that stays in the catalogue stays the same Blob, so that its cached segments and its waiters survive
+a new version; one that left stays known by its id while somebody still reads it (a transfer under way may miss chunks
+of it), and is let go afterwards.
+
+Left to others: where chunk lists come from (chunklists), what is fetched (fill), giving tables to reactors (reactors).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from bootplane.core.blob import Blob
+from bootplane.core.lru import Cache
+from bootplane.core.status import CoreError
+from bootplane.core.table import Table
+from bootplane.dataplane.catalogue import BlobEntry, Catalogue
+from bootplane.dataplane.store import Store
+
+OWN_REFERENCES = 1  # the Blob object itself
+
+log = logging.getLogger("bootplane.names")
+
+
+class Registry:
+    """*chunks(sha256, entry)* gives a verified chunk list, or None when it cannot be had (now). One thread.
+
+    With *store*, blobs that are complete there are opened in place, read-only, and never filled.
+    """
+
+    def __init__(self, cache: Cache, chunks: Callable[[str, BlobEntry], bytes | None], store: Store | None) -> None:
+        self._cache = cache
+        self._chunks = chunks
+        self._store = store
+        self._current: dict[str, Blob] = {}  # sha256 -> Blob
+        self._by_id: dict[int, Blob] = {}
+        self._retired: dict[int, Blob] = {}
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def by_id(self, blob_id: int) -> Blob | None:
+        return self._by_id.get(blob_id)
+
+    def apply(self, catalogue: Catalogue) -> tuple[Table, list[str]]:
+        """The table of this catalogue, and the digests it lacks because their chunk lists could not be had."""
+        current: dict[str, Blob] = {}
+        lacking: list[str] = []
+        for sha256, entry in catalogue.blobs.items():
+            blob = self._usable(sha256, entry) or self._open(sha256, entry)
+            if blob is None:
+                lacking.append(sha256)
+            else:
+                current[sha256] = blob
+        live = {blob.id: blob for blob in current.values()}
+        known = {**self._retired, **{blob.id: blob for blob in self._current.values()}}
+        self._retired = {blob_id: blob for blob_id, blob in known.items() if blob_id not in live}
+        self._current = current
+        self._by_id = {**self._retired, **live}
+        names = {name: current[sha256] for name, sha256 in catalogue.names.items() if sha256 in current}
+        return Table(names, catalogue.version), lacking
+
+    def release(self) -> list[Blob]:
+        """Lets go of retired blobs nobody reads any more; their bytes leave the cache. Call it now and then."""
+        done = [blob for blob in self._retired.values() if blob.references <= OWN_REFERENCES]
+        for blob in done:
+            del self._retired[blob.id]
+            del self._by_id[blob.id]
+            self._cache.drop(blob)
+        return done
+
+    def _usable(self, sha256: str, entry: BlobEntry) -> Blob | None:
+        """The Blob there is, a retired one included (two of one digest would share files of the cache), unless its
+        file has meanwhile become complete in the shared store."""
+        blob = self._current.get(sha256)
+        if blob is None:
+            blob = next((b for b in self._retired.values() if b.sha256 == sha256 and not b.complete), None)
+        if blob is None or blob.size != entry.size:
+            return None
+        if self._store is not None and not blob.complete and self._store.has(sha256, entry.size):
+            return None
+        return blob
+
+    def _open(self, sha256: str, entry: BlobEntry) -> Blob | None:
+        if self._store is not None and self._store.has(sha256, entry.size):
+            try:
+                return self._store.open_blob(sha256, entry.size)
+            except (OSError, CoreError) as error:
+                log.warning("shared store: %s; the region is asked for it instead", error)
+        chunks = self._chunks(sha256, entry)
+        return None if chunks is None else self._cache.blob(sha256, entry.size, chunks)
