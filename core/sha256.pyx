@@ -52,7 +52,7 @@ LIBCRYPTO = ("libcrypto.so.3", "libcrypto.so.1.1")
 
 
 def _load(names: tuple[str, ...]) -> str | None:
-    """Choose the first of *names* that can be opened and has every symbol for new streams; None: hashlib from now on."""
+    """Choose the first of *names* that can be opened and has every symbol for new streams; None: hashlib."""
     global evp, evp_chosen, chosen_name
     cdef evp_t found
     cdef void* handle

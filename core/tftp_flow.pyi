@@ -1,0 +1,1 @@
+"""Nothing for Python: see tftp_load."""

@@ -1,0 +1,22 @@
+from bootplane.core.client import Fetch as Fetch
+from bootplane.core.client import LoadResult as LoadResult
+from bootplane.core.tftp_fetch import fetch as fetch
+from bootplane.core.tftp_fetch import probe as probe
+
+def load(
+    host: str,
+    port: int,
+    name: str,
+    *,
+    clients: int,
+    transfers: int,
+    blksize: int = 1428,
+    windowsize: int = 1,
+    tsize: bool = True,
+    verify_every: int = 0,
+    sha256: str = "",
+    drop_every: int = 0,
+    timeout_s: float = 60.0,
+    retry_s: float = 1.0,
+    source: str = "",
+) -> LoadResult: ...
