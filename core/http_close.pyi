@@ -1,0 +1,1 @@
+"""Nothing for Python: how a connection ends, used by http_service alone."""

@@ -1,0 +1,115 @@
+# A connection, and what the HTTP service of one reactor keeps: its connections' memory, queues and timers.
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from bootplane.core.blob cimport blob_t
+from bootplane.core.http_addresses cimport address_t, addresses_t
+from bootplane.core.http_exchange cimport exchange_t, scene_t
+from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
+
+cdef struct http_options_t:
+    uint32_t max_connections         # per reactor; above it new ones get 503 and a close
+    uint32_t max_per_address         # open connections of one client address
+    int64_t head_timeout_ns          # from the first byte of a head to its end
+    int64_t idle_timeout_ns          # keep-alive without a request
+    int64_t send_timeout_ns          # no progress while we owe bytes
+    uint32_t turn_bytes              # most a connection sends before others get their turn
+    uint32_t control                 # 1: hand over /MAAS/, /api/, /metrics, other methods; 0: 404 and 405 (bulk port)
+
+cdef enum:
+    INPUT_BYTES = 131072             # of loop.scratch: an adopted connection may bring more than one head
+    OUT_AT = 131072                  # where replies are written in loop.scratch
+
+cdef enum timer_t:                   # every connection is in at most one list, ordered by when it is due
+    TIMER_NONE = 0
+    TIMER_IDLE                       # no byte of a request is here
+    TIMER_HEAD                       # a head was begun
+    TIMER_PROBE                      # the kernel took part of a sendfile: look again soon, the file may be cut
+    TIMER_SEND                       # the kernel takes nothing
+    TIMER_LINGER                     # we have ended; the peer may still be reading
+    TIMER_COUNT
+
+cdef enum queue_t:
+    QUEUE_NONE = 0
+    QUEUE_HOT                        # requests to read, small answers, failures: always emptied
+    QUEUE_BULK                       # turns of large bodies, followers of a fill, pipelines: a bounded round at a time
+    QUEUE_COUNT
+
+cdef struct connection_t:            # 240 bytes; an idle one owns nothing else
+    handler_t handler                # first: epoll's data.ptr points here
+    waiter_t waiter                  # second: on_wake finds the connection by sizeof(handler_t)
+    exchange_t x
+    int fd                           # owned; -1 when free
+    uint8_t readable                 # 1: a recv may find something
+    uint8_t half                     # 1: the peer sends no more, so a short read does not prove that nothing is left
+    uint8_t failed                   # 1: EPOLLERR or EPOLLHUP came
+    uint8_t woken                    # 1: wake_status and answer are news
+    uint8_t lingering                # 1: our side is shut down
+    uint8_t bulk                     # 1: counted in http_t.sending
+    uint8_t low_water                # 1: TCP_NOTSENT_LOWAT is set
+    uint8_t timer                    # timer_t
+    uint8_t queue                    # queue_t
+    int wake_status
+    uint32_t data_n                  # bytes in data
+    uint32_t rest_n                  # bytes in rest
+    uint32_t rest_at                 # of them sent
+    uint32_t rest_head               # bytes at the front of rest that are response head (the others: a refusal's text)
+    blob_t* answer                   # retained from on_wake until it is handled
+    char* data                       # malloc'd: bytes read that no response has begun to answer
+    char* rest                       # malloc'd: what is left of a head or refusal the kernel took only part of
+    int64_t due_ns
+    connection_t* timer_prev
+    connection_t* timer_next
+    connection_t* queue_next         # also the free list
+    address_t* address               # released in connection_free
+
+cdef struct list_t:                  # one timer list
+    connection_t* first
+    connection_t* last
+    int64_t span_ns                  # from being put into the list to being due
+
+cdef struct fifo_t:
+    connection_t* first
+    connection_t* last
+
+cdef struct slab_t
+
+cdef struct listener_t:
+    handler_t handler                # first
+    int fd                           # borrowed
+    uint8_t pending                  # 1: accept may find something
+
+cdef struct http_t:
+    loop_t* loop
+    ticker_t ticker
+    http_options_t options
+    scene_t scene
+    slab_t* slabs                    # given back when the service stops
+    connection_t* unused
+    uint32_t open                    # connections in use
+    uint32_t sending                 # of them with a large body under way
+    list_t timers[6]                 # by timer_t
+    fifo_t queues[3]                 # by queue_t
+    addresses_t addresses
+    listener_t* listeners            # owned array
+    int listener_n
+    int64_t accept_again_ns          # when descriptors had run out; NEVER otherwise
+    uint8_t drain_asked              # the next tick closes what is idle
+    char* input                      # in loop.scratch: bytes of the connection that is running, [at, at + have)
+    uint32_t at
+    uint32_t have
+    uint32_t answered                # requests answered in the running turn
+    int64_t spent                    # body bytes sent in the running round
+
+cdef connection_t* connection_new(http_t* http, int fd) noexcept nogil      # zeroed; NULL: no memory
+# Frees what it owns but the descriptor. It must not be in a queue, parked, or have events of this wake-up still to
+# come.
+cdef void connection_free(http_t* http, connection_t* c) noexcept nogil
+cdef void connections_free(http_t* http) noexcept nogil                     # closes all, and gives back the slabs
+
+cdef void timer_set(http_t* http, connection_t* c, int timer) noexcept nogil    # moves it to the end of a list
+cdef void timer_touch(http_t* http, connection_t* c, int timer) noexcept nogil  # the same, but rarely more than a look
+cdef void timer_clear(http_t* http, connection_t* c) noexcept nogil
+cdef connection_t* timer_due(http_t* http, int timer) noexcept nogil        # the first of a list if it is due, or NULL
+cdef int64_t timer_next(http_t* http) noexcept nogil                        # when one will be due, or NEVER
+
+cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil  # stays where it is if it is in one
+cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil          # or NULL

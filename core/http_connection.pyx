@@ -1,0 +1,177 @@
+"""Connections of one reactor: their memory, the two queues they wait in for a turn, the lists their deadlines stand in.
+
+A connection that is idle between requests owns its struct and nothing else. Timer lists hold one span each, so
+appending keeps them in order and a tick looks at heads only, ten thousand idle connections or one. Everything that
+costs a lookup elsewhere is a link in the struct itself.
+
+Leaves to others: when to set which timer (http_steps), who gets a turn (http_service).
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from bootplane.core.blob cimport blob_release
+from bootplane.core.counters cimport C_HTTP_CLOSED, count
+from bootplane.core.http_addresses cimport addresses_release
+from bootplane.core.http_exchange cimport exchange_drop
+from bootplane.core.linux cimport close
+from bootplane.core.loop cimport NEVER, loop_unpark
+
+cdef enum:
+    SLAB = 128                       # connections per allocation: 30 KiB
+
+cdef struct slab_t:
+    slab_t* next
+    connection_t items[SLAB]
+
+
+cdef connection_t* connection_new(http_t* http, int fd) noexcept nogil:
+    cdef slab_t* slab
+    cdef connection_t* c
+    cdef int i
+    if http.unused == NULL:
+        slab = <slab_t*>calloc(1, sizeof(slab_t))
+        if slab == NULL:
+            return NULL
+        slab.next = http.slabs
+        http.slabs = slab
+        for i in range(SLAB):
+            slab.items[i].fd = -1
+            slab.items[i].queue_next = http.unused
+            http.unused = &slab.items[i]
+    c = http.unused
+    http.unused = c.queue_next
+    memset(c, 0, sizeof(connection_t))
+    c.fd = fd
+    http.open += 1
+    http.loop.busy += 1              # taken back in connection_free
+    return c
+
+
+cdef void connection_free(http_t* http, connection_t* c) noexcept nogil:
+    loop_unpark(http.loop, &c.waiter)
+    exchange_drop(&c.x, &http.scene)
+    timer_clear(http, c)
+    if c.answer != NULL:
+        blob_release(c.answer)       # retained in on_wake
+        c.answer = NULL
+    if c.address != NULL:
+        addresses_release(&http.addresses, c.address)
+        c.address = NULL
+    if c.bulk:
+        http.sending -= 1
+        c.bulk = 0
+    free(c.data)
+    free(c.rest)
+    c.data = NULL
+    c.rest = NULL
+    c.fd = -1
+    c.queue_next = http.unused
+    http.unused = c
+    http.open -= 1
+    http.loop.busy -= 1              # counted in connection_new
+
+
+cdef void connections_free(http_t* http) noexcept nogil:
+    cdef slab_t* slab = http.slabs
+    cdef int i
+    while slab != NULL:              # first all connections: freeing one touches its neighbours in the lists
+        for i in range(SLAB):
+            if slab.items[i].fd >= 0:
+                close(slab.items[i].fd)
+                count(http.loop.counters, C_HTTP_CLOSED)
+                connection_free(http, &slab.items[i])
+        slab = slab.next
+    while http.slabs != NULL:
+        slab = http.slabs
+        http.slabs = slab.next
+        free(slab)
+    http.unused = NULL
+
+
+# -- timers ----------------------------------------------------------------------------------------------------------
+
+cdef void timer_clear(http_t* http, connection_t* c) noexcept nogil:
+    cdef list_t* t = &http.timers[c.timer]
+    if c.timer == TIMER_NONE:
+        return
+    if c.timer_prev != NULL:
+        c.timer_prev.timer_next = c.timer_next
+    else:
+        t.first = c.timer_next
+    if c.timer_next != NULL:
+        c.timer_next.timer_prev = c.timer_prev
+    else:
+        t.last = c.timer_prev
+    c.timer = TIMER_NONE
+
+
+cdef void timer_set(http_t* http, connection_t* c, int timer) noexcept nogil:
+    cdef list_t* t = &http.timers[timer]
+    timer_clear(http, c)
+    c.timer = <unsigned char>timer
+    c.due_ns = http.loop.now_ns + t.span_ns
+    c.timer_prev = t.last
+    c.timer_next = NULL
+    if t.last != NULL:
+        t.last.timer_next = c
+    else:
+        t.first = c
+    t.last = c
+
+
+cdef void timer_touch(http_t* http, connection_t* c, int timer) noexcept nogil:
+    # Sixty answers a millisecond need not move links sixty times: one that was put in its place within the last
+    # eighth of the span stays there. So it may end an eighth early; http_start makes the spans of these lists that
+    # much longer.
+    cdef list_t* t = &http.timers[timer]
+    if c.timer != timer or c.due_ns - http.loop.now_ns < t.span_ns - (t.span_ns >> 3):
+        timer_set(http, c, timer)
+
+
+cdef connection_t* timer_due(http_t* http, int timer) noexcept nogil:
+    cdef connection_t* c = http.timers[timer].first
+    return c if c != NULL and c.due_ns <= http.loop.now_ns else NULL
+
+
+cdef int64_t timer_next(http_t* http) noexcept nogil:
+    cdef int64_t due = NEVER
+    cdef int timer
+    for timer in range(1, <int>TIMER_COUNT):
+        if http.timers[timer].first != NULL and http.timers[timer].first.due_ns < due:
+            due = http.timers[timer].first.due_ns
+    return due
+
+
+# -- queues ----------------------------------------------------------------------------------------------------------
+
+cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil:
+    cdef fifo_t* q = &http.queues[queue]
+    if c.queue != QUEUE_NONE:
+        return
+    c.queue = <unsigned char>queue
+    c.queue_next = NULL
+    if q.last != NULL:
+        q.last.queue_next = c
+    else:
+        q.first = c
+    q.last = c
+    http.ticker.due_ns = 0           # the tick after this batch of events, without waiting
+
+
+cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil:
+    cdef fifo_t* q = &http.queues[queue]
+    cdef connection_t* c = q.first
+    if c != NULL:
+        q.first = c.queue_next
+        if q.first == NULL:
+            q.last = NULL
+        c.queue = QUEUE_NONE
+    return c
+
+
+# -- for Python ------------------------------------------------------------------------------------------------------
+
+def connection_bytes():
+    """User memory of one connection that is idle between requests."""
+    return sizeof(connection_t)

@@ -1,0 +1,1 @@
+"""Nothing for Python: reading requests, used by http_service alone."""

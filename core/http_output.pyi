@@ -1,0 +1,1 @@
+"""Nothing for Python: sending responses, used by http_service alone."""

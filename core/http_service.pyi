@@ -1,0 +1,1 @@
+"""Nothing for Python: http_attach gives a reactor this service."""

@@ -1,0 +1,286 @@
+"""The HTTP service of one reactor: who gets its turn, and when.
+
+Events only take notes and put connections into queues; all work is done in the tick that follows each batch of
+events. So nothing is freed while events for it may still be delivered, and the order is ours: new connections first,
+then requests and small answers, then one bounded round of turns of large bodies, then deadlines. A fast reader of a
+large file costs the others one turn.
+
+Leaves to others: what a connection says (http_exchange), what it does on its socket (http_steps).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport calloc, free
+from bootplane.core.counters cimport C_HTTP_ADOPTED, C_HTTP_CLOSED, C_HTTP_CONNECTIONS, count
+from bootplane.core.http_addresses cimport addresses_take
+from bootplane.core.http_close cimport end
+from bootplane.core.http_connection cimport (
+    INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER,
+    TIMER_PROBE, TIMER_SEND, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, listener_t,
+    timer_clear, timer_due, timer_next, timer_set,
+)
+from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
+from bootplane.core.http_steps cimport expire, on_wake, refuse, step
+from bootplane.core.linux cimport (
+    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
+    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
+    sockaddr, sockaddr_storage, socklen_t,
+)
+from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
+from bootplane.core.status cimport ST_NOMEM, ST_OK
+
+cdef extern from "<errno.h>" nogil:
+    enum: ENOBUFS
+    enum: EPROTO
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int cmd, ...)
+    enum: F_SETFL
+    enum: O_NONBLOCK
+
+cdef enum:
+    ROUND_BYTES = 4194304            # of large bodies between two looks at new events: some 0.4 ms
+    REFUSED_AT_ONCE = 256            # connections beyond the limit that are told so; further ones are just closed
+    PROBE_NS = 1000000000
+    LINGER_NS = 2000000000
+    ACCEPT_AGAIN_NS = 100000000      # when the process had no descriptor left
+
+
+# -- events ----------------------------------------------------------------------------------------------------------
+
+cdef void on_listener(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
+    (<listener_t*>self).pending = 1
+    (<http_t*>loop.http).ticker.due_ns = 0
+
+
+cdef void on_connection(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
+    cdef connection_t* c = <connection_t*>self
+    cdef http_t* http = <http_t*>loop.http
+    cdef int state = c.x.state
+    if c.fd < 0:
+        return
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        c.readable = 1
+    if events & EPOLLRDHUP:
+        c.half = 1
+    if events & (EPOLLHUP | EPOLLERR):
+        c.failed = 1
+        enqueue(http, c, QUEUE_HOT)
+    elif c.lingering or state == EXCHANGE_HEAD:
+        if c.readable:               # a new connection's first event says only that it can be written to
+            enqueue(http, c, QUEUE_HOT)
+    elif events & EPOLLOUT:
+        if state == EXCHANGE_TEXT:
+            enqueue(http, c, QUEUE_HOT)
+        elif state == EXCHANGE_BODY:
+            enqueue(http, c, QUEUE_BULK)
+
+
+# -- connections come ------------------------------------------------------------------------------------------------
+
+cdef void turn_away(http_t* http, int fd) noexcept nogil:
+    count(http.loop.counters, C_HTTP_CLOSED)
+    close(fd)
+
+
+cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, size_t n) noexcept nogil:
+    """Takes over a connected socket, with bytes already read from it (malloc'd, may be NULL)."""
+    cdef connection_t* c
+    cdef bint crowded = http.open >= http.options.max_connections
+    if http.open >= http.options.max_connections + REFUSED_AT_ONCE or n > INPUT_BYTES:
+        free(data)
+        turn_away(http, fd)
+        return
+    c = connection_new(http, fd)
+    if c == NULL:
+        free(data)
+        turn_away(http, fd)
+        return
+    c.handler.on_event = on_connection
+    c.waiter.on_wake = on_wake
+    c.data = data
+    c.data_n = <uint32_t>n
+    c.address = addresses_take(&http.addresses, peer)            # released in connection_free
+    if c.address == NULL or loop_add(http.loop, fd, &c.handler, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ST_OK:
+        end(http, c)
+    elif crowded:
+        refuse(http, c, b"this server holds as many connections as it may")
+    elif http.options.max_per_address and c.address.connections > http.options.max_per_address:
+        refuse(http, c, b"your address holds as many connections as it may")
+    else:
+        timer_set(http, c, TIMER_IDLE)
+        if n:
+            enqueue(http, c, QUEUE_HOT)
+
+
+cdef void accept_all(http_t* http, listener_t* listener) noexcept nogil:
+    cdef sockaddr_storage peer
+    cdef socklen_t n
+    cdef int fd
+    while True:
+        n = sizeof(peer)
+        fd = accept4(listener.fd, <sockaddr*>&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            count(http.loop.counters, C_HTTP_CONNECTIONS)
+            admit(http, fd, &peer, NULL, 0)
+        elif errno == EAGAIN:
+            listener.pending = 0
+            return
+        elif errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
+            http.accept_again_ns = http.loop.now_ns + ACCEPT_AGAIN_NS    # they stay in the backlog; no edge will come
+            return
+        elif errno != EINTR and errno != ECONNABORTED and errno != EPROTO:
+            listener.pending = 0     # the listener itself is broken or closed
+            return
+
+
+cdef void adopt(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil:
+    cdef http_t* http = <http_t*>loop.http
+    cdef sockaddr_storage peer
+    cdef socklen_t length = sizeof(peer)
+    peer.ss_family = 0
+    getpeername(fd, <sockaddr*>&peer, &length)
+    fcntl(fd, F_SETFL, O_NONBLOCK)   # sendfile has no flag for it, and a thread that waits serves nobody
+    count(loop.counters, C_HTTP_ADOPTED)
+    if n == 0:
+        free(data)
+        data = NULL
+    set_scene(http)                  # this runs before the tick
+    admit(http, fd, &peer, <char*>data, n)
+
+
+# -- turns -----------------------------------------------------------------------------------------------------------
+
+cdef void set_scene(http_t* http) noexcept nogil:
+    http.scene.table = http.loop.table
+    http.scene.draining = http.loop.draining
+
+
+cdef void accept_pending(http_t* http) noexcept nogil:
+    cdef int i
+    if http.loop.now_ns >= http.accept_again_ns:
+        http.accept_again_ns = NEVER
+    for i in range(http.listener_n):
+        if http.listeners[i].pending and http.accept_again_ns == NEVER:
+            accept_all(http, &http.listeners[i])
+
+
+cdef void begin_drain(http_t* http) noexcept nogil:
+    cdef connection_t* c
+    cdef connection_t* after
+    cdef int i
+    http.drain_asked = 0
+    for i in range(http.listener_n):
+        http.listeners[i].pending = 0
+        loop_remove(http.loop, http.listeners[i].fd)
+    c = http.timers[<int>TIMER_IDLE].first
+    while c != NULL:
+        after = c.timer_next
+        c.readable = 1               # a last look: a request that is here already is answered, else the connection ends
+        step(http, c, QUEUE_HOT)
+        c = after
+
+
+cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
+    cdef http_t* http = <http_t*>loop.http
+    cdef connection_t* c
+    cdef int timer
+    set_scene(http)
+    accept_pending(http)
+    c = dequeue(http, QUEUE_HOT)
+    while c != NULL:                 # ends: a connection that wants a further turn goes to the other queue
+        step(http, c, QUEUE_HOT)
+        c = dequeue(http, QUEUE_HOT)
+    http.spent = 0
+    while http.spent < ROUND_BYTES:
+        c = dequeue(http, QUEUE_BULK)
+        if c == NULL:
+            break
+        http.spent += 4096           # what a turn costs besides its bytes
+        step(http, c, QUEUE_BULK)
+    if http.spent > ROUND_BYTES // 2:
+        loop.now_ns = monotonic_ns()
+    for timer in range(1, <int>TIMER_COUNT):
+        c = timer_due(http, timer)
+        while c != NULL:
+            if c.queue == QUEUE_NONE:
+                expire(http, c)
+            else:
+                timer_clear(http, c)         # its turn is near and decides
+            c = timer_due(http, timer)
+    if http.drain_asked:
+        begin_drain(http)
+    if http.queues[<int>QUEUE_HOT].first != NULL or http.queues[<int>QUEUE_BULK].first != NULL:
+        return 0
+    cdef int64_t due = timer_next(http)
+    return due if due < http.accept_again_ns else http.accept_again_ns
+
+
+cdef void drain(loop_t* loop) noexcept nogil:
+    cdef http_t* http = <http_t*>loop.http
+    http.drain_asked = 1
+    http.ticker.due_ns = 0
+
+
+# -- start and stop --------------------------------------------------------------------------------------------------
+
+cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* options) noexcept nogil:
+    cdef http_t* http = <http_t*>calloc(1, sizeof(http_t))
+    cdef int one = 1
+    cdef int i
+    cdef int status
+    if http == NULL:
+        return ST_NOMEM
+    http.listeners = <listener_t*>calloc(n if n else 1, sizeof(listener_t))
+    if http.listeners == NULL:
+        free(http)
+        return ST_NOMEM
+    http.loop = loop
+    http.options = options[0]
+    if http.options.turn_bytes == 0:
+        http.options.turn_bytes = 1 << 20
+    http.timers[<int>TIMER_IDLE].span_ns = options.idle_timeout_ns + options.idle_timeout_ns // 7    # see timer_touch
+    http.timers[<int>TIMER_HEAD].span_ns = options.head_timeout_ns
+    http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS
+    http.timers[<int>TIMER_SEND].span_ns = options.send_timeout_ns + options.send_timeout_ns // 7
+    http.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
+    http.accept_again_ns = NEVER
+    http.input = <char*>loop.scratch
+    http.scene.counters = loop.counters
+    http.scene.date = loop.date
+    http.scene.control = options.control != 0
+    http.scene.out = <char*>loop.scratch + OUT_AT
+    http.ticker.tick = tick
+    http.ticker.due_ns = NEVER
+    loop.http = http
+    loop.adopt = adopt
+    loop.drain = drain
+    for i in range(n):
+        http.listeners[i].handler.on_event = on_listener
+        http.listeners[i].fd = fds[i]
+        setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))      # accepted sockets inherit it
+        status = loop_add(loop, fds[i], &http.listeners[i].handler, EPOLLIN | EPOLLET)
+        if status != ST_OK:
+            while i > 0:
+                i -= 1
+                loop_remove(loop, fds[i])
+            loop.http = NULL
+            loop.adopt = NULL
+            loop.drain = NULL
+            free(http.listeners)
+            free(http)
+            return status
+        http.listener_n = i + 1
+    loop_add_ticker(loop, &http.ticker)
+    return ST_OK
+
+
+cdef void http_stop(loop_t* loop) noexcept nogil:
+    cdef http_t* http = <http_t*>loop.http
+    if http == NULL:
+        return
+    connections_free(http)
+    free(http.listeners)
+    free(http)
+    loop.http = NULL
+    loop.adopt = NULL
+    loop.drain = NULL

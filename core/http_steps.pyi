@@ -1,0 +1,1 @@
+"""Nothing for Python: what a connection does next, used by http_service alone."""
