@@ -55,6 +55,7 @@ cdef struct blob_t:
     char etag[72]                    # "\"<64 hex>\"", NUL-terminated
     uint8_t digest[32]
     uint8_t dynamic                  # 1: made for one request (boot configuration), never cached by name
+    uint8_t registered               # 1: a cache's register holds one of refs, and keeps it while cached > 0
     uint32_t cached                  # segments in slots that a cache charged; under the cache's mutex
     blob_t* next_dead
 
@@ -82,3 +83,10 @@ cdef class Blob:
     cdef object __weakref__
 
 cdef Blob blob_wrap(blob_t* b, str sha256, object chunks)     # a Blob that takes over one reference of the caller's
+cdef bytes digest_of(str sha256)                              # 32 bytes; ValueError unless 64 lower-case hex digits
+
+cdef class Pin:                  # one reference on a segment, for Python code that sends from it
+    cdef segment_t* seg          # dropped by release() or with the object; NULL afterwards
+    cdef readonly int fd         # borrowed: open until release(); -1 for memory
+    cdef readonly off_t offset   # of the first byte, in the file
+    cdef readonly off_t length   # bytes that may be sent from there

@@ -440,8 +440,9 @@ cdef class Blob:
 
     @property
     def references(self) -> int:
-        """References on the blob_t: Blob objects, snapshots, transfers, and one per cached segment."""
-        return bp_load_int(&self.b.refs)
+        """Who still wants this blob: Blob objects, snapshots and transfers. What a cache keeps for itself is not counted,
+        so 1 means that this object is the last."""
+        return bp_load_int(&self.b.refs) - self.b.registered
 
     @property
     def complete(self) -> bool:
@@ -499,6 +500,15 @@ cdef class Blob:
         segment_release(seg)
         return run
 
+    def pin(self, off_t offset) -> Pin:
+        """A hold on the segment of *offset*, to send from its descriptor; counts as a use. CoreError when it is absent."""
+        cdef Pin pin = Pin.__new__(Pin)
+        cdef int status = blob_span(self.b, offset, monotonic_ns(), &pin.seg, &pin.length)
+        check(status, f"blob {self.sha256}: offset {offset} of {self.b.size} bytes")
+        pin.fd = pin.seg.fd
+        pin.offset = offset - pin.seg.base
+        return pin
+
     def compare(self, bytes expected not None, int64_t rounds, uint64_t seed) -> tuple:
         """Holds what senders would get against *expected* (the whole blob) at *rounds* pseudo-random offsets, up to
         64 KiB each, without the GIL. Returns (runs found, runs that differed). For checks and stress tests."""
@@ -518,6 +528,28 @@ cdef class Blob:
 
     def __repr__(self) -> str:
         return f"<Blob {self.sha256[:16]} id={self.b.id} size={self.b.size}>"
+
+
+cdef class Pin:
+    """One reference on a segment: its descriptor stays open, and it is not evicted, until release(). Use with ``with``."""
+
+    def __dealloc__(self):
+        if self.seg != NULL:
+            segment_release(self.seg)
+
+    def release(self) -> None:
+        """Idempotent."""
+        if self.seg != NULL:
+            segment_release(self.seg)
+            self.seg = NULL
+            self.fd = -1
+            self.length = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.release()
 
 
 def reap() -> int:

@@ -1,21 +1,18 @@
 # The byte-bounded cache: segments of blobs as files of 4 MiB, least recently used first out.
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t, segment_t, Blob
-from bootplane.core.linux cimport pthread_mutex_t
-
-cdef struct cache_t:
-    pthread_mutex_t lock         # guards the fields below and every lru_* field; pointer moves only, no I/O inside
-    uint64_t limit               # bytes
-    uint64_t charged             # bytes of all segments in slots, reservations included
-    uint64_t condemned           # bytes unlinked but still referenced; they count against the limit
-    segment_t* newest
-    segment_t* oldest
-    uint64_t evicted_segments    # since start
-    uint64_t evicted_bytes
-    uint64_t filled_bytes
-    uint64_t refused_chunks      # digest did not match
-    int dirfd                    # owned by the Cache
+from libc.stdint cimport int64_t, uint64_t
+from bootplane.core.blob cimport Blob
+from bootplane.core.lru_steps cimport cache_t, fault_t
 
 cdef class Cache:
-    cdef cache_t c
+    cdef cache_t* c              # one reference
     cdef readonly str directory
+    cdef readonly tuple foreign  # names in the directory that are not ours, as found at the start; left alone
+    cdef int lock_fd             # flock on <directory>/lock, owned; -1 when closed
+    cdef dict known              # sha256 -> the cache's own Blob (one reference each): keeps segment_t.blob valid
+    cdef object known_lock       # guards `known`; taken before cache_t.lock
+
+    cdef object shrink(self, uint64_t wanted, uint64_t limit)
+    cdef object check_open(self)
+    cdef object check_mine(self, Blob blob, int64_t chunk)
+    cdef bint is_idle(self, Blob own)
+    cdef object fail(self, int status, fault_t* fault, int64_t needed)

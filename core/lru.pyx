@@ -1,0 +1,288 @@
+"""The cache: blobs that are filled chunk by chunk into a directory bounded in bytes, least recently used segments out.
+
+Idea: this is the Python edge of lru_steps. It says which blob is which (one blob_t per digest, however often it is asked
+for, since two would share files), checks arguments with the GIL held, and turns a status into one sentence.
+
+Left to others: what a segment goes through and the locks (lru_steps), which one is evicted (lru_order), files
+(segment_file), fetching and trying again (dataplane.fill), calling reap() now and then.
+"""
+
+import os
+import pathlib
+import threading
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from bootplane.core.blob cimport (
+    CHUNK_BYTES, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap, digest_of,
+    segment_t,
+)
+from bootplane.core.linux cimport close, off_t
+from bootplane.core.lru_steps cimport (
+    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
+    cache_put, cache_shrink, cache_t, fault_t,
+)
+from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
+
+from bootplane.core.segment_file import CacheInUse, lock_directory, remove_segment_files
+from bootplane.core.status import CoreError, DigestMismatch
+
+__all__ = ["Cache", "CacheFull", "CacheInUse"]
+
+
+class CacheFull(CoreError):
+    """Nothing can be evicted: every segment is being filled or sent, or the limit is smaller than one segment."""
+
+
+@cython.no_gc_clear                  # __dealloc__ needs `known`: it keeps the blobs of the segments in the list
+cdef class Cache:
+    """The cache in *directory* (made when missing), of *limit_bytes*. Segment files of an earlier run are removed.
+
+    Raises CacheInUse when another Cache has the directory, OSError when it cannot be used. Thread-safe."""
+
+    def __cinit__(self):
+        self.c = NULL
+        self.lock_fd = -1
+
+    def __init__(self, directory: str, limit_bytes: int) -> None:
+        if self.c != NULL:
+            raise ValueError(f"cache {self.directory}: is open already")
+        limit = checked_limit(limit_bytes)
+        self.directory = os.fspath(directory)
+        self.known = {}
+        self.known_lock = threading.Lock()
+        dirfd = -1
+        try:
+            pathlib.Path(self.directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+            dirfd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.lock_fd = lock_directory(dirfd, self.directory)
+            self.foreign = remove_segment_files(dirfd)
+            self.c = cache_new(dirfd, limit)
+            if self.c == NULL:
+                check(ST_NOMEM, f"cache {self.directory}")
+            dirfd = -1               # the cache's now
+        except OSError as error:
+            raise OSError(error.errno, f"cache directory {self.directory}: cannot be used: {error.strerror}") from error
+        finally:
+            if dirfd >= 0:
+                os.close(dirfd)
+
+    def __dealloc__(self):
+        if self.c != NULL:
+            with nogil:
+                cache_close(self.c)
+                cache_put(self.c)
+            self.c = NULL
+        if self.lock_fd >= 0:
+            close(self.lock_fd)
+            self.lock_fd = -1
+
+    def close(self) -> None:
+        """Lets go of every segment and of the directory; files stay. Senders that hold a segment finish with it."""
+        with nogil:
+            cache_close(self.c)
+        if self.lock_fd >= 0:
+            os.close(self.lock_fd)
+            self.lock_fd = -1
+        with self.known_lock:
+            self.known.clear()
+
+    def blob(self, str sha256 not None, off_t size, bytes chunks not None):
+        """The Blob of this digest, to be filled by begin() and store(). The same blob_t for as long as anybody has it or
+        a segment of it is cached. ValueError when *chunks* is not 32 bytes for each chunk of *size*, or when the blob is
+        known with another size or list."""
+        cdef bytes digest = digest_of(sha256)
+        cdef Blob own
+        cdef blob_t* b
+        count = (size + CHUNK_BYTES - 1) // CHUNK_BYTES
+        if size < 0 or len(chunks) != 32 * count:
+            raise ValueError(f"blob {sha256}: expected {count} digests of 32 bytes for {size} bytes, got {len(chunks)} bytes")
+        self.check_open()
+        with self.known_lock:
+            own = self.known.get(sha256)
+            if own is not None and (own.b.size != size or own.chunks != chunks):
+                if not self.is_idle(own):
+                    raise ValueError(f"blob {sha256}: known as {own.b.size} bytes, got {size} bytes or another chunk list")
+                own = None
+            if own is None:
+                b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
+                if b == NULL:
+                    check(ST_NOMEM, f"blob {sha256}")
+                b.registered = 1
+                own = self.known[sha256] = blob_wrap(b, sha256, chunks)
+            blob_retain(own.b)
+            return blob_wrap(own.b, sha256, own.chunks)
+
+    @property
+    def limit_bytes(self) -> int:
+        return self.c.limit
+
+    @limit_bytes.setter
+    def limit_bytes(self, limit_bytes: int) -> None:
+        """Evicts down to the new limit; what is being filled or sent goes when room is wanted next."""
+        self.shrink(0, checked_limit(limit_bytes))
+
+    def evict(self, wanted: int) -> int:
+        """Evicts least recently used segments until *wanted* bytes are free again, or nothing can go: for a full disk.
+        Returns the bytes freed."""
+        before = self.stats()
+        self.shrink(wanted, self.c.limit)
+        after = self.stats()
+        return after["evicted_bytes"] - before["evicted_bytes"]
+
+    cdef object shrink(self, uint64_t wanted, uint64_t limit):
+        cdef fault_t fault
+        cdef int status
+        self.check_open()
+        with nogil:
+            status = cache_shrink(self.c, wanted, limit, &fault)
+        if status != ST_OK and status != ST_FULL:
+            self.fail(status, &fault, 0)
+
+    def begin(self, Blob blob not None, int64_t chunk) -> bool:
+        """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is present, or another's.
+
+        Makes and charges the segment, evicting what is in the way. Raises CacheFull; OSError naming the file."""
+        cdef fault_t fault
+        cdef int status
+        self.check_mine(blob, chunk)
+        with nogil:
+            status = cache_begin(self.c, blob.b, <uint64_t>chunk, &fault)
+        if status == ST_OK or status == ST_AGAIN:
+            return status == ST_OK
+        if status == ST_FULL:
+            now = self.stats()
+            raise CacheFull(
+                f"cache {self.directory}: no room for chunk {chunk} of blob {blob.sha256}: expected something to evict, "
+                f"got {now['segments']} segments all being filled or sent ({now['charged_bytes']} bytes charged, "
+                f"{now['condemned_bytes']} condemned, limit {now['limit_bytes']})", ST_FULL)
+        base = chunk // SEGMENT_CHUNKS * SEGMENT_BYTES
+        self.fail(status, &fault, min(SEGMENT_BYTES, blob.b.size - base))
+
+    def store(self, Blob blob not None, int64_t chunk, data) -> None:
+        """Checks *data* (a whole chunk) against the chunk list, writes it, makes it PRESENT. Ends the claim of begin()
+        whatever happens. Raises DigestMismatch; OSError naming the file; ValueError without a claim."""
+        cdef const uint8_t* expected
+        cdef uint8_t got[32]
+        cdef Py_buffer view
+        cdef segment_t* seg
+        cdef fault_t fault
+        cdef int status
+        cdef int within = <int>(chunk % SEGMENT_CHUNKS)
+        cdef int64_t wanted
+        self.check_mine(blob, chunk)
+        wanted = min(CHUNK_BYTES, blob.b.size - chunk * CHUNK_BYTES)
+        expected = <const uint8_t*>PyBytes_AS_STRING(<bytes>blob.chunks) + 32 * chunk
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            with nogil:
+                seg = cache_claimed(self.c, blob.b, <uint64_t>chunk)
+            if seg == NULL:
+                raise ValueError(f"blob {blob.sha256} chunk {chunk}: expected begin() before store()")
+            memcpy(fault.digest, blob.b.digest, 32)
+            fault.index = seg.index
+            if view.len != wanted:
+                with nogil:
+                    cache_end(self.c, seg, within, ST_MISMATCH, 0, &fault)
+                raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {wanted} bytes, got {view.len} bytes",
+                                     ST_MISMATCH)
+            with nogil:
+                status = cache_fill(self.c, seg, within, <const uint8_t*>view.buf, <size_t>view.len, expected, got, &fault)
+        finally:
+            PyBuffer_Release(&view)
+        if status == ST_MISMATCH:
+            raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {expected[:32].hex()}, got {got[:32].hex()}",
+                                 ST_MISMATCH)
+        if status != ST_OK:
+            self.fail(status, &fault, wanted)
+
+    def abandon(self, Blob blob not None, int64_t chunk) -> None:
+        """Gives a claim back; the chunk is ABSENT again. Does nothing without one, so that it may follow a failed store()
+        (by the one who is sure that nobody else has begun the chunk since)."""
+        cdef segment_t* seg
+        cdef fault_t fault
+        cdef int status = ST_OK
+        self.check_mine(blob, chunk)
+        with nogil:
+            seg = cache_claimed(self.c, blob.b, <uint64_t>chunk)
+            if seg != NULL:
+                status = cache_end(self.c, seg, <int>(chunk % SEGMENT_CHUNKS), ST_AGAIN, 0, &fault)
+        if status != ST_OK:
+            self.fail(status, &fault, 0)
+
+    def drop(self, Blob blob not None) -> int:
+        """Removes the blob's segments; returns the bytes. One that is being filled goes when its fills have ended, unless
+        another chunk of it is begun before."""
+        cdef uint64_t dropped = 0
+        cdef fault_t fault
+        cdef int status
+        self.check_mine(blob, -1)
+        with nogil:
+            status = cache_drop(self.c, blob.b, &dropped, &fault)
+        if status != ST_OK:
+            self.fail(status, &fault, 0)
+        return dropped
+
+    def reap(self) -> int:
+        """Closes what was let go of (as blob.reap) and forgets blobs nobody has; returns the segments closed."""
+        cdef int64_t closed
+        cdef Blob own
+        with nogil:
+            closed = blob_reap()
+        with self.known_lock:
+            for sha256 in [name for name, own in self.known.items() if self.is_idle(own)]:
+                del self.known[sha256]
+        return closed
+
+    def stats(self) -> dict:
+        cdef cache_t now
+        with nogil:
+            cache_look(self.c, &now)
+        return {
+            "limit_bytes": now.limit,
+            "charged_bytes": now.charged,
+            "condemned_bytes": now.condemned,
+            "segments": now.segments,
+            "evicted_segments": now.evicted_segments,
+            "evicted_bytes": now.evicted_bytes,
+            "filled_bytes": now.filled_bytes,
+            "refused_chunks": now.refused_chunks,
+        }
+
+    cdef bint is_idle(self, Blob own):
+        cdef bint idle
+        with nogil:                  # a lock is waited for
+            idle = cache_is_idle(self.c, own.b)
+        return idle
+
+    cdef object check_open(self):
+        if self.c == NULL or self.c.closed:
+            raise ValueError(f"cache {self.directory}: is closed")
+
+    cdef object check_mine(self, Blob blob, int64_t chunk):
+        # -1: no chunk is meant
+        self.check_open()
+        own = self.known.get(blob.sha256)
+        if own is None or (<Blob>own).b != blob.b:
+            raise ValueError(f"blob {blob.sha256}: expected a blob of the cache {self.directory}, got another's")
+        count = (blob.b.size + CHUNK_BYTES - 1) // CHUNK_BYTES
+        if chunk < -1 or chunk >= count:
+            raise ValueError(f"blob {blob.sha256}: expected a chunk below {count}, got {chunk}")
+
+    cdef object fail(self, int status, fault_t* fault, int64_t needed):
+        # The exception of a status; for an errno with the path, what was wanted, and the reason.
+        if status >= 0:
+            check(status, f"cache {self.directory}" if status != ST_CLOSED else f"cache {self.directory} was closed")
+        path = pathlib.Path(self.directory, f"{fault.digest[:32].hex()}.d", str(fault.index))
+        room = f" ({needed} bytes needed)" if needed else ""
+        raise OSError(-status, f"{path}: {fault.what.decode()}{room}: {os.strerror(-status)}")
+
+
+cdef uint64_t checked_limit(object limit_bytes) except? 0:
+    if limit_bytes < 0:
+        raise ValueError(f"cache limit: expected 0 bytes or more, got {limit_bytes}")
+    return limit_bytes

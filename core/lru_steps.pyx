@@ -1,0 +1,391 @@
+"""The machine of the cache: what a segment on disk goes through, and who moves it. No Python object, no policy of its own.
+
+Idea: one file per segment, made at its length, filled by whole verified chunks, evicted by unlink. A file that is never
+punched, truncated or rewritten cannot change under a socket that still owes its pages, so a sender's reference covers the
+descriptor and nothing else.
+
+Invariants
+ - charged + condemned <= limit after every cache_begin: a segment is charged whole before its first byte is written, and an
+   unlinked one counts until its descriptor is closed. (A limit shrunk below what is held: once that is let go.)
+ - A chunk is PRESENT only after its digest matched and pwrite took its whole length. FILLING belongs to one caller, from
+   begin to store or abandon, and keeps its segment in the slot for that long.
+ - A segment whose unlink failed is still in the cache and still charged.
+ - A slot of a cached blob is changed under cache_t.lock only. segment_t.blob is valid while the segment is in the slot,
+   because the cache's register holds the blob while blob_t.cached > 0.
+
+    segment     where it is                     counted in   moves on, by [I/O, without the lock]
+    MAKING      busy list                       charged      begin [mkdir, open, ftruncate, mmap]: CACHED, or nothing
+    CACHED      slot and order                  charged      evict, drop, end of a fill that left nothing: LEAVING
+    LEAVING     slot and busy list              charged      [unlink, rmdir]: CONDEMNED; failed: CACHED
+    CONDEMNED   senders' hands, the graveyard   condemned    last release, blob_reap [munmap, close]: nothing
+
+    chunk of a CACHED segment:  ABSENT --begin--> FILLING --store--> PRESENT
+                                   ^---store failed, abandon---|
+
+While (blob, index) is in the busy list its name on the disk belongs to one thread: begin and drop of it wait for `changed`.
+Senders see none of this: they find the segment until its slot is empty, and keep it until they let go.
+
+Locks, in this order: Cache.known_lock, blob's reap_lock, cache_t.lock, blob's pool_lock. So blob_reap() is never called
+under cache_t.lock: it calls segment_closed, which takes it. No thread waits for `changed` while it is in the busy list.
+
+Left to others: the order of eviction (lru_order), files (segment_file), exceptions (lru), fetching again (dataplane.fill).
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy
+
+from bootplane.core.blob cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_reap, blob_t,
+    segment_acquire, segment_new, segment_release, segment_t,
+)
+from bootplane.core.linux cimport (
+    bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_store_ptr, bp_store_relaxed_u64, bp_store_u8, close,
+    monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t,
+    pthread_mutex_unlock,
+)
+from bootplane.core.lru_order cimport has_state, order_insert, order_pick, order_remove
+from bootplane.core.segment_file cimport file_make, file_unlink, file_write
+from bootplane.core.sha256 cimport sha256_once
+from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_cond_init(pthread_cond_t* cond, void* attr)
+    int pthread_cond_destroy(pthread_cond_t* cond)
+    int pthread_cond_wait(pthread_cond_t* cond, pthread_mutex_t* lock)
+    int pthread_cond_broadcast(pthread_cond_t* cond)
+
+cdef enum:
+    BLOCK = 4096                     # what a file system hands out; charges are rounded up to it
+
+
+# ---- busy marks; cache_t.lock held
+
+cdef void busy_mark(cache_t* c, busy_t* mark, blob_t* blob, uint32_t index) noexcept nogil:
+    mark.blob = blob
+    mark.index = index
+    mark.next = c.busy
+    c.busy = mark
+
+
+cdef void busy_unmark(cache_t* c, busy_t* mark) noexcept nogil:
+    cdef busy_t** at = &c.busy
+    while at[0] != mark:
+        at = &at[0].next
+    at[0] = mark.next
+    pthread_cond_broadcast(&c.changed)
+
+
+cdef bint is_busy(cache_t* c, blob_t* blob, uint32_t index) noexcept nogil:
+    cdef busy_t* mark = c.busy
+    while mark != NULL:
+        if mark.blob == blob and mark.index == index:
+            return True
+        mark = mark.next
+    return False
+
+
+# ---- the cache; cache_t.lock held unless said otherwise
+
+cdef cache_t* cache_new(int dirfd, uint64_t limit) noexcept nogil:
+    cdef cache_t* c = <cache_t*>calloc(1, sizeof(cache_t))
+    if c == NULL:
+        return NULL
+    pthread_mutex_init(&c.lock, NULL)
+    pthread_cond_init(&c.changed, NULL)
+    c.refs = 1
+    c.limit = limit
+    c.dirfd = dirfd
+    return c
+
+
+cdef void cache_put(cache_t* c) noexcept nogil:              # lock not held
+    if bp_add_int(&c.refs, -1) != 0:
+        return
+    pthread_cond_destroy(&c.changed)
+    pthread_mutex_destroy(&c.lock)
+    free(c)
+
+
+cdef void segment_closed(segment_t* seg) noexcept nogil:     # on_closed; lock not held; seg.blob may be gone
+    cdef cache_t* c = <cache_t*>seg.cache
+    pthread_mutex_lock(&c.lock)
+    c.condemned -= seg.charge
+    pthread_mutex_unlock(&c.lock)
+    cache_put(c)
+
+
+cdef void take_out(cache_t* c, segment_t* seg) noexcept nogil:
+    # Out of its slot; off the list already. Buried under the lock: whoever sees it condemned can reap it.
+    cdef blob_t* blob = seg.blob
+    bp_store_ptr(&blob.segs[seg.index], NULL)
+    blob.cached -= 1
+    c.segments -= 1
+    c.charged -= seg.charge
+    c.condemned += seg.charge
+    segment_release(seg)
+
+
+cdef int cache_remove(cache_t* c, segment_t* seg, fault_t* fault) noexcept nogil:
+    # Unlinks and takes out a segment without FILLING chunk. Lets go of the lock meanwhile. ST_OK or -errno.
+    cdef busy_t mark
+    cdef blob_t* blob = seg.blob
+    cdef bint last = blob.cached == 1
+    cdef int status
+    order_remove(&c.order, seg)
+    busy_mark(c, &mark, blob, seg.index)
+    pthread_mutex_unlock(&c.lock)
+    status = file_unlink(c.dirfd, blob.digest, seg.index, last)
+    pthread_mutex_lock(&c.lock)
+    busy_unmark(c, &mark)
+    if status != ST_OK:              # still here, still charged; others are tried before it next time
+        fault.what = b"file cannot be unlinked"
+        memcpy(fault.digest, blob.digest, 32)
+        fault.index = seg.index
+        seg.lru_stamp = <uint64_t>monotonic_ns()
+        bp_store_relaxed_u64(&seg.stamp, seg.lru_stamp)
+        order_insert(&c.order, seg)
+        return status
+    take_out(c, seg)
+    return ST_OK
+
+
+cdef int cache_evict(cache_t* c, fault_t* fault) noexcept nogil:
+    # One step towards room; lets go of the lock. ST_OK: look again. ST_FULL, ST_CLOSED or -errno.
+    cdef uint64_t condemned = c.condemned, charge
+    cdef segment_t* victim
+    cdef int status
+    if condemned > 0:
+        pthread_mutex_unlock(&c.lock)
+        blob_reap()
+        pthread_mutex_lock(&c.lock)
+        if c.condemned < condemned:
+            return ST_OK
+    if c.closed:
+        return ST_CLOSED
+    victim = order_pick(&c.order)
+    if victim == NULL:
+        if c.busy == NULL:
+            return ST_FULL
+        pthread_cond_wait(&c.changed, &c.lock)                  # somebody else's eviction may be the room we need
+        return ST_OK
+    charge = victim.charge
+    status = cache_remove(c, victim, fault)
+    if status == ST_OK:
+        c.evicted_segments += 1
+        c.evicted_bytes += charge
+    return status
+
+
+cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) noexcept nogil:   # lock not held
+    # ST_OK: the chunk is the caller's. ST_AGAIN: present, or somebody else's. ST_FULL, ST_CLOSED, ST_NOMEM or -errno.
+    cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
+    cdef int within = <int>(chunk % SEGMENT_CHUNKS)
+    cdef off_t base = <off_t>index * SEGMENT_BYTES
+    cdef off_t length = SEGMENT_BYTES if blob.size - base > SEGMENT_BYTES else blob.size - base
+    cdef uint64_t charge = (<uint64_t>length + BLOCK - 1) // BLOCK * BLOCK
+    cdef segment_t* seg = NULL
+    cdef busy_t mark
+    cdef uint8_t state
+    cdef int status = ST_OK, fd
+    pthread_mutex_lock(&c.lock)
+    while status == ST_OK:
+        if c.closed:
+            status = ST_CLOSED
+        elif is_busy(c, blob, index):
+            pthread_cond_wait(&c.changed, &c.lock)
+        elif bp_load_ptr(&blob.segs[index]) != NULL:
+            seg = blob.segs[index]
+            state = bp_load_u8(&seg.state[within])
+            if state == CHUNK_PRESENT or state == CHUNK_FILLING:
+                status = ST_AGAIN
+            else:
+                bp_store_u8(&seg.state[within], CHUNK_FILLING)
+                bp_store_relaxed_u64(&seg.stamp, <uint64_t>monotonic_ns())
+                seg.doomed = 0       # somebody wants it after all
+            pthread_mutex_unlock(&c.lock)
+            return status
+        elif c.charged + c.condemned + charge <= c.limit:
+            break
+        elif charge > c.limit:
+            status = ST_FULL
+        else:
+            status = cache_evict(c, fault)
+    if status != ST_OK:
+        pthread_mutex_unlock(&c.lock)
+        return status
+    c.charged += charge              # the reservation: before anything is on the disk
+    busy_mark(c, &mark, blob, index)
+    pthread_mutex_unlock(&c.lock)
+
+    memcpy(fault.digest, blob.digest, 32)
+    fault.index = index
+    fd = file_make(c.dirfd, blob.digest, index, length, &fault.what)
+    if fd < 0:
+        status = fd
+    else:
+        fault.what = b"file cannot be mapped"
+        seg = segment_new(blob, index, fd, base, length)
+        if seg == NULL:
+            status = -errno if errno else ST_NOMEM
+            close(fd)
+    if status != ST_OK:
+        file_unlink(c.dirfd, blob.digest, index, True)
+
+    pthread_mutex_lock(&c.lock)
+    busy_unmark(c, &mark)
+    if status != ST_OK:
+        c.charged -= charge
+        pthread_mutex_unlock(&c.lock)
+        return status
+    seg.charge = charge
+    seg.cache = c
+    seg.on_closed = segment_closed
+    bp_add_int(&c.refs, 1)           # given back in segment_closed
+    seg.state[within] = CHUNK_FILLING
+    seg.stamp = seg.lru_stamp = <uint64_t>monotonic_ns()
+    order_insert(&c.order, seg)
+    c.segments += 1
+    blob.cached += 1
+    bp_store_ptr(&blob.segs[index], seg)
+    pthread_mutex_unlock(&c.lock)
+    return ST_OK
+
+
+cdef segment_t* cache_claimed(cache_t* c, blob_t* blob, uint64_t chunk) noexcept nogil:          # lock not held
+    # The segment of a FILLING chunk with a reference for the caller, or NULL.
+    cdef segment_t* seg
+    pthread_mutex_lock(&c.lock)
+    seg = NULL if c.closed else segment_acquire(blob, <uint32_t>(chunk // SEGMENT_CHUNKS))
+    if seg != NULL and bp_load_u8(&seg.state[chunk % SEGMENT_CHUNKS]) != CHUNK_FILLING:
+        segment_release(seg)
+        seg = NULL
+    pthread_mutex_unlock(&c.lock)
+    return seg
+
+
+cdef bint has_content(segment_t* seg) noexcept nogil:
+    cdef int i
+    for i in range(SEGMENT_CHUNKS):
+        if bp_load_u8(&seg.state[i]) != CHUNK_ABSENT:
+            return True
+    return False
+
+
+cdef int cache_end(cache_t* c, segment_t* seg, int within, int outcome, size_t n, fault_t* fault) noexcept nogil:
+    # Ends a claim: PRESENT when *outcome* is ST_OK, else ABSENT. Drops the caller's reference. Lock not held.
+    # A segment in which nothing is left, or that drop() could not take because of the fill, goes. ST_OK or -errno.
+    cdef int status = ST_OK
+    cdef bint removed = False
+    pthread_mutex_lock(&c.lock)
+    if outcome == ST_OK:
+        bp_store_u8(&seg.state[within], CHUNK_PRESENT)
+        c.filled_bytes += n
+    else:
+        bp_store_u8(&seg.state[within], CHUNK_ABSENT)
+        c.refused_chunks += outcome == ST_MISMATCH
+    if not c.closed and not has_state(seg, CHUNK_FILLING) and (seg.doomed or not has_content(seg)):
+        status = cache_remove(c, seg, fault)
+        removed = True
+    segment_release(seg)
+    pthread_mutex_unlock(&c.lock)
+    if removed:
+        blob_reap()
+    return status
+
+
+cdef int cache_fill(cache_t* c, segment_t* seg, int within, const uint8_t* data, size_t n, const uint8_t* expected,
+                    uint8_t* got, fault_t* fault) noexcept nogil:
+    cdef int status = sha256_once(data, n, got), ended
+    if status == ST_OK and memcmp(got, expected, 32) != 0:
+        status = ST_MISMATCH
+    if status == ST_OK:
+        fault.what = b"file cannot be written"
+        status = file_write(seg.fd, data, n, <off_t>within * CHUNK_BYTES)
+    ended = cache_end(c, seg, within, status, n, fault)
+    return status if status != ST_OK else ended
+
+
+cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault) noexcept nogil:       # lock not held
+    cdef segment_t* seg
+    cdef uint64_t charge
+    cdef uint32_t i
+    cdef int status = ST_OK
+    pthread_mutex_lock(&c.lock)
+    for i in range(blob.nsegs):
+        while is_busy(c, blob, i):
+            pthread_cond_wait(&c.changed, &c.lock)
+        if c.closed:
+            break
+        seg = blob.segs[i]
+        if seg == NULL:
+            continue
+        if has_state(seg, CHUNK_FILLING):
+            seg.doomed = 1           # cache_end removes it, unless begin() wants it again
+            continue
+        charge = seg.charge
+        status = cache_remove(c, seg, fault)
+        if status != ST_OK:
+            break
+        dropped[0] += charge
+    pthread_mutex_unlock(&c.lock)
+    blob_reap()
+    return status
+
+
+cdef int cache_shrink(cache_t* c, uint64_t wanted, uint64_t limit, fault_t* fault) noexcept nogil:     # lock not held
+    # Evicts until *wanted* bytes have been freed or charged + condemned <= limit. ST_FULL: the rest is held.
+    cdef uint64_t target
+    cdef int status = ST_OK
+    pthread_mutex_lock(&c.lock)
+    c.limit = limit
+    target = c.charged + c.condemned
+    target = target - wanted if target > wanted else 0
+    if target > limit:
+        target = limit
+    while status == ST_OK and c.charged + c.condemned > target:
+        status = cache_evict(c, fault)
+    pthread_mutex_unlock(&c.lock)
+    return status
+
+
+cdef void cache_close(cache_t* c) noexcept nogil:            # lock not held
+    cdef segment_t* seg
+    pthread_mutex_lock(&c.lock)
+    c.closed = 1
+    pthread_cond_broadcast(&c.changed)
+    while c.busy != NULL:
+        pthread_cond_wait(&c.changed, &c.lock)
+    while c.order.oldest != NULL:
+        seg = c.order.oldest
+        order_remove(&c.order, seg)
+        take_out(c, seg)
+    if c.dirfd >= 0:
+        close(c.dirfd)
+        c.dirfd = -1
+    pthread_mutex_unlock(&c.lock)
+    blob_reap()
+
+
+cdef bint cache_is_idle(cache_t* c, blob_t* blob) noexcept nogil:      # lock not held
+    # Nobody has the blob but the cache's register, and it has no segment: it can be forgotten. No new reference can come
+    # up meanwhile: the caller holds known_lock, and Cache.blob() is the only road from the register to one.
+    cdef bint idle
+    pthread_mutex_lock(&c.lock)
+    idle = blob.cached == 0 and bp_load_int(&blob.refs) == 1
+    pthread_mutex_unlock(&c.lock)
+    return idle
+
+
+cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil:   # lock not held; for numbers that belong together
+    pthread_mutex_lock(&c.lock)
+    out.limit = c.limit
+    out.charged = c.charged
+    out.condemned = c.condemned
+    out.segments = c.segments
+    out.evicted_segments = c.evicted_segments
+    out.evicted_bytes = c.evicted_bytes
+    out.filled_bytes = c.filled_bytes
+    out.refused_chunks = c.refused_chunks
+    pthread_mutex_unlock(&c.lock)

@@ -1,0 +1,159 @@
+"""The files of the cache: `<directory>/<sha256>.d/<index>`, one per segment, and the lock on the directory.
+
+Invariant: a file is made at its final length and never truncated, punched or overwritten where it was published; its bytes
+leave by unlink alone. No component below the directory may be a symbolic link.
+
+Left to others: what a file is worth and when it goes (lru_steps), closing descriptors (blob).
+"""
+
+import fcntl
+import os
+import re
+import stat
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy
+
+from bootplane.core.linux cimport (
+    EEXIST, EINTR, ENOENT, ENOSPC, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, close, ftruncate, off_t,
+    openat, pwrite, ssize_t, unlinkat,
+)
+from bootplane.core.status cimport ST_FULL, ST_OK
+
+from bootplane.core.status import CoreError
+
+cdef extern from "<sys/stat.h>" nogil:
+    int mkdirat(int dirfd, const char* path, unsigned int mode)
+
+cdef extern from "<fcntl.h>" nogil:
+    enum: O_DIRECTORY
+    enum: AT_REMOVEDIR
+
+cdef enum:
+    MAKE_TRIES = 16                  # a directory may be removed under us by an eviction this often
+
+
+cdef void dir_name(const uint8_t* digest, char* out) noexcept nogil:      # out: 72 bytes
+    cdef const char* digits = b"0123456789abcdef"
+    cdef int i
+    for i in range(32):
+        out[2 * i] = digits[digest[i] >> 4]
+        out[2 * i + 1] = digits[digest[i] & 15]
+    memcpy(out + 64, b".d", 3)
+
+
+cdef int file_make(int dirfd, const uint8_t* digest, uint32_t index, off_t length, const char** what) noexcept nogil:
+    # A new file of *length* bytes; a descriptor or -errno. No component of the path may be a link.
+    cdef char directory[72]
+    cdef char name[16]
+    cdef int sub, fd, error = 0, _tries
+    dir_name(digest, directory)
+    snprintf(name, sizeof(name), b"%u", index)
+    for _tries in range(MAKE_TRIES):
+        what[0] = b"directory cannot be made"
+        if mkdirat(dirfd, directory, 0o700) != 0 and errno != EEXIST:
+            return -errno
+        sub = openat(dirfd, directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+        if sub < 0:
+            if errno == ENOENT:
+                continue             # its last segment has just been evicted
+            return -errno
+        what[0] = b"file cannot be made"
+        fd = openat(sub, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o600)
+        if fd < 0:
+            error = errno
+            if error == EEXIST and unlinkat(sub, name, 0) != 0:     # nobody's: its slot is empty and we have the name
+                close(sub)
+                return -EEXIST
+            close(sub)
+            if error == EEXIST or error == ENOENT:
+                continue
+            return -error
+        if ftruncate(fd, length) == 0:
+            close(sub)
+            return fd
+        error = errno
+        close(fd)
+        close(sub)
+        return -error                # the caller cleans up with file_unlink
+    return -error if error else -ENOENT
+
+
+cdef int file_unlink(int dirfd, const uint8_t* digest, uint32_t index, bint last) noexcept nogil:
+    cdef char path[96]
+    cdef int status = ST_OK
+    dir_name(digest, path)
+    snprintf(path + 66, 16, b"/%u", index)
+    if unlinkat(dirfd, path, 0) != 0 and errno != ENOENT:
+        status = -errno
+    if last:
+        path[66] = 0
+        unlinkat(dirfd, path, AT_REMOVEDIR)      # best effort: a foreign file or a new segment may be in it
+    return status
+
+
+cdef int file_write(int fd, const uint8_t* data, size_t n, off_t offset) noexcept nogil:
+    # All of it or an error. A short write is how btrfs begins to say that it is full: the next call has the reason.
+    cdef ssize_t took
+    while n > 0:
+        took = pwrite(fd, data, n, offset)
+        if took < 0:
+            if errno == EINTR:
+                continue
+            return -errno
+        if took == 0:
+            return -ENOSPC
+        data += took
+        offset += took
+        n -= <size_t>took
+    return ST_OK
+
+
+class CacheInUse(CoreError):
+    """Somebody else has this directory."""
+
+
+def lock_directory(int dirfd, str directory) -> int:
+    """A descriptor that holds the lock of *directory*. Raises CacheInUse when another one does.
+
+    The lock ends with the process, so a killed rack leaves nothing to clean up."""
+    cdef int fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dirfd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(fd)
+        raise CacheInUse(f"cache directory {directory}: expected to be its only user, got process {holder} holding "
+                         f"{directory}/lock", ST_FULL) from None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def remove_segment_files(int dirfd) -> tuple:
+    """Removes what an earlier run left. Returns the names that are not ours, for the log: they stay."""
+    foreign = []
+    for name in sorted(os.listdir(dirfd)):
+        if not re.fullmatch("[0-9a-f]{64}[.]d", name) or not stat.S_ISDIR(os.lstat(name, dir_fd=dirfd).st_mode):
+            if name != "lock":
+                foreign.append(name)
+            continue
+        sub = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+        try:
+            strange = []
+            for entry in os.listdir(sub):
+                if re.fullmatch("0|[1-9][0-9]{0,9}", entry) and stat.S_ISREG(os.lstat(entry, dir_fd=sub).st_mode):
+                    os.unlink(entry, dir_fd=sub)
+                else:
+                    strange.append(f"{name}/{entry}")
+        finally:
+            os.close(sub)
+        foreign += sorted(strange)
+        if not strange:
+            os.rmdir(name, dir_fd=dirfd)
+    return tuple(foreign)
