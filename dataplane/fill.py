@@ -14,6 +14,7 @@ Left to others: what to fetch next (fillplan), whom to ask (sources), HTTP (upst
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 import time
@@ -23,7 +24,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from bootplane.core.blob import Blob
-from bootplane.core.blob import reap as reap_blobs
 from bootplane.core.lru import CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
@@ -39,6 +39,7 @@ READ_AHEAD_BYTES = 32 << 20
 CACHE_SHARE = 4  # read-ahead takes at most this part of the cache: a small one must not evict what is being read
 FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
 RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
+DISK_STEP_BYTES = 16 << 20  # evicted at a time when the disk is full
 IDLE_S = 0.5  # between looks at the graveyard
 EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
@@ -55,6 +56,7 @@ class CacheLike(Protocol):
     def begin(self, blob: Blob, chunk: int) -> bool: ...
     def store(self, blob: Blob, chunk: int, data: memoryview) -> None: ...
     def abandon(self, blob: Blob, chunk: int) -> None: ...
+    def evict(self, wanted: int) -> int: ...
     def reap(self) -> int: ...
 
 
@@ -88,10 +90,7 @@ class FillStats:
 
 
 class Filler:
-    """*wake(blob, chunk, status)* tells every reactor; it is called on fill threads and on the caller of miss().
-
-    *missing(sha256)* is called when every source answered that it does not have a blob: the catalogue is old.
-    """
+    """*wake(blob, chunk, status)* tells every reactor; it is called on fill threads and on the caller of miss()."""
 
     def __init__(
         self,
@@ -100,11 +99,9 @@ class Filler:
         *,
         threads: int = 3,
         park_limit_s: float = 20.0,
-        missing: Callable[[str], None] = lambda sha256: None,
     ) -> None:
         self._cache = cache
         self._wake = wake
-        self._missing = missing
         self._park_limit_s = park_limit_s
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -156,11 +153,14 @@ class Filler:
         if present or hopeless:
             self._wake(blob, chunk, OK if present else ST_UPSTREAM)
 
-    def forget(self, blob: Blob) -> None:
-        """Nobody can ask for this blob any more."""
+    def forget(self, blob: Blob) -> bool:
+        """Nobody can ask for this blob any more. False, and nothing done, while chunks of it are being fetched."""
         with self._lock:
+            if self._plan.flying(blob.id):
+                return False
             self._plan.forget(blob.id)
             self._blobs.pop(blob.id, None)
+            return True
 
     # -- fill threads
 
@@ -175,10 +175,14 @@ class Filler:
                     if found is None and not hopeless:
                         waits = self._plan.oldest_demand() is not None
                         self._work.wait(RETRY_S if waits else IDLE_S)
-                self._tell(hopeless)
-                if found is not None:
-                    self._fetch(upstream, buffer, *found)
-                self._reap()
+                try:
+                    self._tell(hopeless)
+                    if found is not None:
+                        self._fetch(upstream, buffer, *found)
+                    self._reap()
+                except Exception:  # the thread must live: everybody who waits depends on it
+                    log.exception("a fill failed in a way that was not foreseen")
+                    self._stopping.wait(RETRY_S)
         finally:
             upstream.close()
 
@@ -239,8 +243,9 @@ class Filler:
         except DigestMismatch as error:
             self._refused(source, blob, chunk, error)
         except (CacheFull, OSError) as error:
-            self._no_room(blob, chunk, error)
-            chunk += 1
+            if not self._made_room(error):
+                self._no_room(blob, chunk, error)
+                chunk += 1
         finally:
             with self._work:
                 for left in range(chunk, last + 1):
@@ -284,9 +289,6 @@ class Filler:
                 self._sources.missing(source, blob.sha256, now)
             else:
                 self._sources.failed(source, now)
-            nobody_has_it = missing and self._sources.is_hopeless(blob.sha256, now)
-        if nobody_has_it:
-            self._missing(blob.sha256)
 
     def _refused(self, source: Source, blob: Blob, chunk: int, error: DigestMismatch) -> None:
         """Tells about a wrong chunk. A source that has no alternative may try once more, as the fault may have
@@ -300,6 +302,8 @@ class Filler:
             self.stats.refused += 1
             self._last_error = refusal.sentence()
             if first_time:
+                if len(self._suspects) >= EVENTS:
+                    self._suspects.clear()
                 self._suspects.add(suspect)
                 self.events.append(refusal)
             if not first_time or self._sources.others(source, blob.sha256, now):
@@ -307,6 +311,11 @@ class Filler:
                 self._suspects.discard(suspect)
         if first_time:
             log.error("%s", refusal.sentence())
+
+    def _made_room(self, error: CoreError | OSError) -> bool:
+        """The disk was full before the cache was: evicting gives room, and the chunk is tried again."""
+        is_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return is_disk and self._cache.evict(DISK_STEP_BYTES) > 0
 
     def _no_room(self, blob: Blob, chunk: int, error: CoreError | OSError) -> None:
         with self._lock:
@@ -325,7 +334,6 @@ class Filler:
                 return
             self._last_reap = now
         self._cache.reap()
-        reap_blobs()
 
 
 def _must_fetch(blob: Blob, first: int, count: int) -> bytes:

@@ -19,13 +19,13 @@ from bootplane.core.table import Table
 from bootplane.dataplane.catalogue import BlobEntry, Catalogue
 from bootplane.dataplane.store import Store
 
-OWN_REFERENCES = 1  # the Blob object itself
-
 log = logging.getLogger("bootplane.names")
 
 
 class Registry:
-    """*chunks(sha256, entry)* gives a verified chunk list, or None when it cannot be had (now). One thread.
+    """*chunks(sha256, entry)* gives a verified chunk list, or None when it cannot be had (now).
+
+    One thread calls apply() and release(); by_id() is for any.
 
     With *store*, blobs that are complete there are opened in place, read-only, and never filled.
     """
@@ -62,21 +62,21 @@ class Registry:
         names = {name: current[sha256] for name, sha256 in catalogue.names.items() if sha256 in current}
         return Table(names, catalogue.version), lacking
 
-    def release(self) -> list[Blob]:
-        """Lets go of retired blobs nobody reads any more; their bytes leave the cache. Call it now and then."""
-        done = [blob for blob in self._retired.values() if blob.references <= OWN_REFERENCES]
+    def release(self, is_idle: Callable[[Blob], bool]) -> int:
+        """Lets go of retired blobs nobody reads any more and for which *is_idle* (nothing of them is being filled);
+        their bytes leave the cache. Returns how many. Call it now and then."""
+        done = [blob for blob in self._retired.values() if _is_unread(blob) and is_idle(blob)]
         for blob in done:
             del self._retired[blob.id]
-            del self._by_id[blob.id]
-            self._cache.drop(blob)
-        return done
+            if blob.chunks is not None:
+                self._cache.drop(blob)
+        if done:
+            self._by_id = {**self._retired, **{blob.id: blob for blob in self._current.values()}}
+        return len(done)
 
     def _usable(self, sha256: str, entry: BlobEntry) -> Blob | None:
-        """The Blob there is, a retired one included (two of one digest would share files of the cache), unless its
-        file has meanwhile become complete in the shared store."""
+        """The Blob there is, unless its file has meanwhile become complete in the shared store."""
         blob = self._current.get(sha256)
-        if blob is None:
-            blob = next((b for b in self._retired.values() if b.sha256 == sha256 and not b.complete), None)
         if blob is None or blob.size != entry.size:
             return None
         if self._store is not None and not blob.complete and self._store.has(sha256, entry.size):
@@ -91,3 +91,8 @@ class Registry:
                 log.warning("shared store: %s; the region is asked for it instead", error)
         chunks = self._chunks(sha256, entry)
         return None if chunks is None else self._cache.blob(sha256, entry.size, chunks)
+
+
+def _is_unread(blob: Blob) -> bool:
+    """Whether no snapshot and no transfer holds it: ours is one reference, the cache's another on what it fills."""
+    return blob.references <= (1 if blob.chunks is None else 2)

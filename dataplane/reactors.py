@@ -15,14 +15,17 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bootplane.core.blob import Blob
 from bootplane.core.counters import add_up
-from bootplane.core.reactor import Mail, Reactor
+from bootplane.core.reactor import Reactor
 from bootplane.core.status import RingFull
 from bootplane.core.table import Table
 from bootplane.dataplane.addresses import HostPort
+
+if TYPE_CHECKING:
+    from bootplane.core.reactor import Mail  # a type only: the extension has no such name
 
 BACKLOG = 4096
 TFTP_PORT = 69

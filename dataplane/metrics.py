@@ -1,0 +1,118 @@
+"""The rack's /metrics: every counter of core, the cache, the filler, the control port, as Prometheus text.
+
+A custom collector reads the numbers at scrape time; nothing is counted twice. Invariants: every name begins with
+bootplane_, units are base units, no label has unbounded values; help texts of core's counters are core's own.
+
+Left to others: counting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from bootplane.core.counters import COUNTERS
+from bootplane.dataplane.fill import FillStats
+
+PREFIX = "bootplane_"
+
+# key of Cache.stats() -> help; the first ones are levels, the others only grow
+CACHE_GAUGES = {
+    "limit_bytes": "Bytes the cache may hold.",
+    "charged_bytes": "Bytes charged to the cache, reservations of fills included.",
+    "condemned_bytes": "Bytes of evicted segments that somebody still reads.",
+    "segments": "Segments in the cache.",
+}
+CACHE_COUNTERS = {
+    "evicted_segments": "Segments evicted.",
+    "evicted_bytes": "Bytes of evicted segments.",
+    "filled_bytes": "Bytes verified and written to the cache.",
+    "refused_chunks": "Chunks refused because their digest differed.",
+}
+FETCH_ERRORS = ("unreachable", "stalled", "cut", "answer", "missing", "disk")
+QUESTION_OUTCOMES = ("text", "unknown", "retry", "refused")
+CONTROL_OUTCOMES = ("metrics", "forwarded", "refused", "unreachable", "cut", "gone")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """One reading of everything, for one scrape."""
+
+    core: Mapping[str, int]
+    cache: Mapping[str, int]
+    fill: FillStats
+    questions: Mapping[str, int]
+    control: Mapping[str, int]
+    sources: int
+    catalogue_version: int
+    catalogue_names: int
+    region_reachable: bool
+
+
+class RackCollector(Collector):
+    def __init__(self, read: Callable[[], Numbers], version: str) -> None:
+        self._read = read
+        self._version = version
+
+    def collect(self) -> Iterable[Metric]:
+        numbers = self._read()
+        for counter in COUNTERS:
+            yield CounterMetricFamily(PREFIX + counter.name, counter.help, value=numbers.core.get(counter.name, 0))
+        for key, text in CACHE_GAUGES.items():
+            yield GaugeMetricFamily(f"{PREFIX}cache_{key}", text, value=numbers.cache[key])
+        for key, text in CACHE_COUNTERS.items():
+            yield CounterMetricFamily(f"{PREFIX}cache_{key}", text, value=numbers.cache[key])
+        yield from self._fill(numbers.fill)
+        yield _labelled(
+            "boot_questions", "Boot configurations asked for.", "outcome", QUESTION_OUTCOMES, numbers.questions
+        )
+        yield _labelled(
+            "control_requests", "Requests on handed-over connections.", "outcome", CONTROL_OUTCOMES, numbers.control
+        )
+        yield GaugeMetricFamily(f"{PREFIX}sources", "Bulk addresses of regions known.", value=numbers.sources)
+        yield GaugeMetricFamily(
+            f"{PREFIX}catalogue_version", "Version of the catalogue being served.", value=numbers.catalogue_version
+        )
+        yield GaugeMetricFamily(f"{PREFIX}catalogue_names", "Names being served.", value=numbers.catalogue_names)
+        yield GaugeMetricFamily(
+            f"{PREFIX}region_reachable", "1 when a region answered the last beat.", value=numbers.region_reachable
+        )
+        yield InfoMetricFamily(f"{PREFIX}build", "What is running.", value={"version": self._version, "role": "rack"})
+
+    @staticmethod
+    def _fill(fill: FillStats) -> Iterable[Metric]:
+        for key, text, value in (
+            ("fill_upstream_bytes", "Body bytes received from regions.", fill.upstream_bytes),
+            ("fill_chunks", "Chunks fetched, verified and stored.", fill.chunks),
+            ("fill_requests", "Range requests sent to regions.", fill.runs),
+            ("fill_refused_chunks", "Chunks from regions whose digest differed.", fill.refused),
+            ("fill_given_up_chunks", "Chunks whose waiters were told that they cannot be had.", fill.given_up),
+        ):
+            yield CounterMetricFamily(PREFIX + key, text, value=value)
+        yield _labelled("fill_errors", "Fetches that failed.", "reason", FETCH_ERRORS, fill.errors)
+
+
+class Exposition:
+    """Renders the text; one scrape at a time, any thread."""
+
+    def __init__(self, read: Callable[[], Numbers], version: str) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(RackCollector(read, version))
+        self._lock = threading.Lock()
+
+    def text(self) -> bytes:
+        with self._lock:
+            return generate_latest(self._registry)
+
+
+def _labelled(name: str, text: str, label: str, values: Iterable[str], counts: Mapping[str, int]) -> Metric:
+    """A counter with one label of known values: each is there from the start, also while it is 0."""
+    family = CounterMetricFamily(PREFIX + name, text, labels=[label])
+    for value in values:
+        family.add_metric([value], counts.get(value, 0))
+    return family

@@ -1,0 +1,181 @@
+"""The rack process: ``python -m bootplane.dataplane.rack --data DIR --region URL --token-file F``.
+
+Order of start, because a machine that is being booted does not wait for imports: token, lock on DIR, cache, sockets,
+reactor threads; then everything else (rackservice), the kept catalogue, the "ready" line.
+
+Invariants: one rack for one directory; whatever stops the start is one sentence on stderr and exit status 1, and
+nothing is left listening.
+
+Left to others: what a rack does (rackservice), supervision (control's ``up``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import logging
+import os
+import re
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bootplane.core.lru import Cache
+from bootplane.dataplane import addresses, racktoken
+from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.racktoken import RackToken, TokenError
+from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
+
+DEFAULT_HTTP = ":5248"
+DEFAULT_TFTP = ":69"
+DEFAULT_CACHE = "4GiB"
+SWITCH_INTERVAL_S = (
+    0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
+)
+
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
+
+
+class RackError(Exception):
+    """The rack cannot start; one sentence."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise RackError(message)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of "4GiB", "512 MiB", "20GB" or a plain number. Raises ValueError."""
+    found = _SIZE.match(text.strip())
+    if found is None or found[2] not in _UNITS:
+        raise ValueError(f"size: expected a number with B, KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        _run(_options(argv))
+    except (RackError, TokenError, ListenError) as error:
+        print(f"bootplane rack: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(prog="bootplane rack", description="Serves boot files to machines; fills its cache from a region.")
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="where this rack keeps its cache")
+    parser.add_argument("--region", required=True, metavar="URL[,URL]", help="the regions, http://HOST:5240")
+    parser.add_argument("--token-file", required=True, type=Path, metavar="F", help="from: bootplane rack-token new")
+    parser.add_argument("--http", default=DEFAULT_HTTP, metavar="H:P", help="default: %(default)s")
+    parser.add_argument("--tftp", default=DEFAULT_TFTP, metavar="H:P", help='default: %(default)s; "" for none')
+    parser.add_argument("--cache-size", default=DEFAULT_CACHE, metavar="SIZE", help="default: %(default)s")
+    parser.add_argument("--shared-store", type=Path, metavar="DIR", help="a region's data directory on this host")
+    parser.add_argument("--reactors", type=int, default=1, metavar="N", help="threads that serve; default: %(default)s")
+    parser.add_argument("--park-limit", type=float, default=20.0, metavar="S", help=argparse.SUPPRESS)
+    parser.add_argument("--ready-fd", type=int, metavar="N", help="also write the ready line to this descriptor")
+    return parser.parse_args(argv)
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        cache_bytes = parse_size(options.cache_size)
+        http_address = addresses.parse(options.http, "--http")
+        tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
+    except ValueError as error:
+        raise RackError(str(error)) from error
+    if not 1 <= options.reactors <= 64:
+        raise RackError(f"--reactors: expected 1 to 64, got {options.reactors}")
+    token = racktoken.read(options.token_file)
+    raise_file_limit()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    lock = lock_directory(options.data)
+    try:
+        try:
+            cache = Cache(str(options.data / "cache"), cache_bytes)
+        except OSError as error:
+            raise RackError(str(error)) from error
+        http = open_http(http_address, options.reactors)
+        tftp = open_tftp(tftp_address, options.reactors) if tftp_address else []
+        reactors = Reactors(http, tftp, park_limit_s=options.park_limit)
+        reactors.start()
+        try:
+            places = (address_of(http[0]), address_of(tftp[0]) if tftp else None)
+            _serve(options, token, cache, reactors, *places)
+        finally:
+            reactors.stop()
+            cache.close()
+    finally:
+        os.close(lock)
+
+
+def _serve(
+    options: argparse.Namespace,
+    token: RackToken,
+    cache: Cache,
+    reactors: Reactors,
+    http: HostPort,
+    tftp: HostPort | None,
+) -> None:
+    """What is imported here is heavy, and the reactors are running already."""
+    import uvloop
+
+    from bootplane.dataplane.catalogue import CatalogueError
+    from bootplane.dataplane.rackservice import RackService
+
+    try:
+        service = RackService(
+            directory=options.data,
+            token=token,
+            regions=[url for url in options.region.split(",") if url.strip()],
+            cache=cache,
+            reactors=reactors,
+            http=http,
+            tftp=tftp,
+            shared_store=options.shared_store,
+            park_limit_s=options.park_limit,
+        )
+        service.load()
+    except (ValueError, OSError, CatalogueError) as error:
+        raise RackError(str(error)) from error
+    line = f"ready http={http}" + (f" tftp={tftp}" if tftp else "")
+    uvloop.run(service.run(lambda: _announce(line, options.ready_fd)))
+
+
+def _announce(line: str, ready_fd: int | None) -> None:
+    print(line, flush=True)
+    if ready_fd is not None:
+        os.write(ready_fd, f"{line}\n".encode())
+        os.close(ready_fd)
+
+
+def lock_directory(directory: Path) -> int:
+    """Makes *directory* and takes it for this process; returns the descriptor that holds it. Raises RackError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        fd = os.open(directory / "rack.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise RackError(f"{directory}: expected a writable directory, got {error.strerror}") from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise RackError(f"{directory}: expected no other rack on it, got one running as process {owner}") from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def raise_file_limit() -> None:
+    """Segments, connections and transfers are descriptors: as many as this process may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""The rack once its reactors run: everything that is Python, wired together on one event loop and a few threads.
+
+    reactor's mails ──▶ loop ──miss──▶ Filler (fill threads)
+                             ──ask───▶ Dynamic (worker threads)
+                             ──handover▶ ControlPort (the loop)
+    follower thread: catalogue, tables          beat thread: "I live", bulk addresses
+
+Invariant: nothing in here is on the way of a warm hit. Left to others: all the work; this file only connects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bootplane import __version__
+from bootplane.core.lru import Cache
+from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.catalogue import PinnedKey
+from bootplane.dataplane.dynamic import Dynamic
+from bootplane.dataplane.fill import Filler
+from bootplane.dataplane.follower import Follower
+from bootplane.dataplane.forward import Forwarder
+from bootplane.dataplane.names import Registry
+from bootplane.dataplane.proxy import ControlPort
+from bootplane.dataplane.racktoken import RackToken
+from bootplane.dataplane.reactors import Reactors
+from bootplane.dataplane.region_client import RegionClient, RegionError
+from bootplane.dataplane.store import Store
+
+if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes need not know Prometheus
+    from bootplane.dataplane.metrics import Exposition, Numbers
+
+BEAT_S = 5.0
+FIRST_CATALOGUE_S = 10.0  # how long "ready" waits for the region's first answer
+DRAIN_S = 5.0
+RECENT_EVENTS = 32  # refusals told with a beat
+
+log = logging.getLogger("bootplane.rack")
+
+
+class RackService:
+    """Built and run on one thread. *tftp* is None when this rack serves no TFTP."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        token: RackToken,
+        regions: Sequence[str],
+        cache: Cache,
+        reactors: Reactors,
+        http: HostPort,
+        tftp: HostPort | None,
+        shared_store: Path | None = None,
+        park_limit_s: float = 20.0,
+    ) -> None:
+        self._token = token
+        self._cache = cache
+        self._reactors = reactors
+        self._http = http
+        self._tftp = tftp
+        key = PinnedKey(token.region_key)
+        self._client = RegionClient(regions, token)
+        store = Store(shared_store, read_only=True) if shared_store else None
+        self.filler = Filler(cache, reactors.chunk, park_limit_s=park_limit_s)
+        self._follower = Follower(
+            directory,
+            self._client,
+            key,
+            lambda chunks: Registry(cache, chunks, store),
+            reactors.publish,
+            self.filler.set_sources,
+            self.filler.forget,
+        )
+        self._dynamic = Dynamic(self._client, key, token.rack_id, http, tftp, reactors.answer)
+        self._control = ControlPort(Forwarder(lambda: self._client.urls), self._metrics_text, reactors.adopt)
+        self._exposition: Exposition | None = None
+        self._region_reachable = False
+        self._stopping = threading.Event()
+
+    def load(self) -> None:
+        """Serves what the rack's own disk holds. The reactors run already."""
+        self._follower.load()
+
+    async def run(self, ready: Callable[[], None]) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. Calls *ready* once machines can be served."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        self._reactors.attach(loop, {"miss": self._miss, "ask": self._ask, "handover": self._handover})
+        self.filler.start()
+        for work in (self._follower.run, self._beats):
+            threading.Thread(target=work, name=work.__qualname__, daemon=True).start()
+        await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
+        ready()
+        await stop.wait()
+        log.info("draining")
+        await self._end(loop)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stopping.set()
+        self._follower.stop()
+        if not await self._reactors.drain(DRAIN_S):
+            log.warning("some transfers were not finished within %.0f s and are cut", DRAIN_S)
+        await self._control.close()
+        self._dynamic.close()
+        self._reactors.detach(loop)
+        await loop.run_in_executor(None, self._reactors.stop)
+        await loop.run_in_executor(None, self.filler.stop)
+        self._client.close()
+
+    # -- mails of the reactors, on the loop
+
+    def _miss(self, reactor: int, mail: tuple[Any, ...]) -> None:
+        _, blob_id, chunk = mail
+        blob = self._follower.registry.by_id(blob_id)
+        if blob is None:
+            log.error("reactor %d waits for chunk %d of blob id %d, which nobody knows", reactor, chunk, blob_id)
+            return
+        self.filler.miss(blob, chunk)
+
+    def _ask(self, reactor: int, mail: tuple[Any, ...]) -> None:
+        _, request, proto, name, peer, local = mail
+        self._dynamic.ask(reactor, request, proto, name, peer, local)
+
+    def _handover(self, reactor: int, mail: tuple[Any, ...]) -> None:
+        _, fd, data, peer, _ = mail
+        self._control.take(reactor, fd, data, peer)
+
+    # -- the beat, on its thread
+
+    def _beats(self) -> None:
+        failing = False
+        while not self._stopping.is_set():
+            try:
+                self.filler.set_sources(self._client.beat(self._report()))
+                self._region_reachable, failing = True, False
+            except RegionError as error:
+                self._region_reachable = False
+                if not failing:
+                    log.warning("beat: %s", error)
+                failing = True
+            self._stopping.wait(BEAT_S)
+
+    def _report(self) -> dict[str, Any]:
+        events = [dict(event._asdict(), text=event.sentence()) for event in list(self.filler.events)[-RECENT_EVENTS:]]
+        return {
+            "rack": self._token.rack_id,
+            "http": str(self._http),
+            "tftp": str(self._tftp) if self._tftp else "",
+            "catalogue": self._follower.version,
+            "cache": self._cache.stats(),
+            "upstream_bytes": self.filler.stats.upstream_bytes,
+            "events": events,
+            "version": __version__,
+            "time": time.time(),
+        }
+
+    # -- metrics, on the loop
+
+    def _numbers(self) -> Numbers:
+        from bootplane.dataplane.metrics import Numbers
+
+        catalogue = self._follower.catalogue
+        return Numbers(
+            core=self._reactors.counters(),
+            cache=self._cache.stats(),
+            fill=self.filler.stats,
+            questions=self._dynamic.outcomes,
+            control=self._control.outcomes,
+            sources=len(self.filler.source_keys()),
+            catalogue_version=self._follower.version,
+            catalogue_names=len(catalogue.names) if catalogue else 0,
+            region_reachable=self._region_reachable,
+        )
+
+    def _metrics_text(self) -> bytes:
+        if self._exposition is None:
+            from bootplane.dataplane.metrics import Exposition
+
+            self._exposition = Exposition(self._numbers, __version__)
+        return self._exposition.text()

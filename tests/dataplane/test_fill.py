@@ -1,0 +1,274 @@
+"""The filler against the fake region, with the real cache; waiters are a list of what they were told."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bootplane.core.blob import Blob
+from bootplane.core.lru import Cache
+from bootplane.dataplane import fill
+from bootplane.dataplane.fill import ST_FULL, ST_UPSTREAM, Filler
+from tests.fakes.region import CHUNK, FakeRegion, chunks_of
+
+MIB = 1 << 20
+DATA = random.Random(1).randbytes(10 * MIB + 12345)  # eleven chunks, the last one short
+SHA = hashlib.sha256(DATA).hexdigest()
+COUNT = 11
+
+
+def eventually(is_true: Callable[[], bool], timeout: float = 20) -> None:
+    """Waits for what a fill thread does and nobody is told about."""
+    deadline = time.monotonic() + timeout
+    while not is_true():
+        assert time.monotonic() < deadline, "it never came true"
+        threading.Event().wait(0.005)
+
+
+class Rack:
+    """Filler, cache and waiters."""
+
+    def __init__(self, directory: Path, region: FakeRegion, limit: int = 64 * MIB, park_limit_s: float = 20.0) -> None:
+        self.cache = Cache(str(directory), limit)
+        self.told: list[tuple[str, int, int]] = []
+        self.news = threading.Condition()
+        self.filler = Filler(self.cache, self.wake, park_limit_s=park_limit_s)
+        self.filler.set_sources([("127.0.0.1", region.bulk_port)])
+        self.filler.start()
+
+    def wake(self, blob: Blob, chunk: int, status: int) -> None:
+        with self.news:
+            self.told.append((blob.sha256, chunk, status))
+            self.news.notify_all()
+
+    def blob(self, data: bytes = DATA) -> Blob:
+        return self.cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunks_of(data))
+
+    def wait_for(self, blob: Blob, chunk: int, timeout: float = 20) -> int:
+        """Asks for a chunk and waits until somebody is told about it; returns the status."""
+        with self.news:
+            before = len(self.told)
+        self.filler.miss(blob, chunk)
+        return self.status_of(blob, chunk, before, timeout)
+
+    def status_of(self, blob: Blob, chunk: int, since: int = 0, timeout: float = 20) -> int:
+        def found() -> list[int]:
+            return [s for sha256, c, s in self.told[since:] if (sha256, c) == (blob.sha256, chunk)]
+
+        with self.news:
+            assert self.news.wait_for(lambda: bool(found()), timeout), f"nobody was told about chunk {chunk}"
+            return found()[0]
+
+    def read_whole(self, blob: Blob) -> bytes:
+        """As one reader does: in order, each chunk waited for when it is not there."""
+        got = b""
+        while len(got) < blob.size:
+            chunk = len(got) // CHUNK
+            if blob.states(chunk, 1) != b"\2":
+                assert self.wait_for(blob, chunk) == 0
+            got += blob.read(len(got), min(CHUNK, blob.size - len(got)))
+        return got
+
+    def close(self) -> None:
+        self.filler.stop()
+        self.cache.close()
+
+
+@pytest.fixture
+def region() -> Iterator[FakeRegion]:
+    with FakeRegion({"squashfs": DATA, "kernel": DATA[:3_000_000]}) as fake:
+        yield fake
+
+
+@pytest.fixture
+def make(tmp_path: Path, region: FakeRegion) -> Iterator[Callable[..., Rack]]:
+    racks: list[Rack] = []
+
+    def build(**options: float) -> Rack:
+        racks.append(Rack(tmp_path / f"cache{len(racks)}", region, **options))  # type: ignore[arg-type]
+        return racks[-1]
+
+    yield build
+    for rack in racks:
+        rack.close()
+
+
+def test_a_reader_gets_the_file_and_every_chunk_is_fetched_once(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    assert rack.read_whole(rack.blob()) == DATA
+    assert region.sent == {(SHA, chunk): 1 for chunk in range(COUNT)}
+    assert region.bulk_bytes == len(DATA)
+    assert rack.filler.stats.upstream_bytes == len(DATA)
+    assert rack.filler.stats.chunks == COUNT
+
+
+def test_however_many_wait_each_chunk_is_fetched_once(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    blob = rack.blob()
+    readers = [threading.Thread(target=rack.read_whole, args=(blob,)) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(timeout=30)
+    assert region.sent == {(SHA, chunk): 1 for chunk in range(COUNT)}
+
+
+def test_a_range_fetches_what_it_needs(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    assert rack.wait_for(rack.blob(), 5) == 0
+    assert region.sent == {(SHA, 5): 1}
+
+
+def test_a_miss_of_a_chunk_that_has_come_is_told_at_once(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    blob = rack.blob()
+    assert rack.wait_for(blob, 5) == 0
+    assert rack.wait_for(blob, 5) == 0
+    assert region.sent[SHA, 5] == 1
+
+
+def test_a_chunk_that_is_wrong_once_is_fetched_again(make: Callable[..., Rack], region: FakeRegion) -> None:
+    region.corrupt = {(SHA, 2)}
+    region.corrupt_times = 1
+    rack = make()
+    assert rack.read_whole(rack.blob()) == DATA
+    assert region.sent[SHA, 2] == 2
+    assert [event.chunk for event in rack.filler.events] == [2]
+
+
+def test_a_wrong_chunk_is_shown_to_nobody_and_told_in_one_sentence(
+    make: Callable[..., Rack], region: FakeRegion, caplog: pytest.LogCaptureFixture
+) -> None:
+    region.corrupt = {(SHA, 2)}
+    rack = make()
+    blob = rack.blob()
+    assert rack.wait_for(blob, 0) == 0
+    assert rack.wait_for(blob, 1) == 0
+    assert rack.wait_for(blob, 2) == ST_UPSTREAM
+    assert blob.states(2, 1) == b"\0"
+    good = DATA[2 * CHUNK : 3 * CHUNK]
+    bad = bytes([good[0] ^ 1]) + good[1:]
+    sentence = (
+        f"refused chunk 2 of blob {SHA} from {region.bulk}: "
+        f"expected {hashlib.sha256(good).hexdigest()}, got {hashlib.sha256(bad).hexdigest()}"
+    )
+    assert [
+        record.message for record in caplog.records if "refused" in record.message and "gave" not in record.message
+    ] == [sentence]
+    assert [event.sentence() for event in rack.filler.events] == [sentence]
+    # the source is in quarantine for this blob: whoever asks next is told at once
+    assert rack.wait_for(blob, 2) == ST_UPSTREAM
+    assert region.sent[SHA, 2] == 2
+    # and still good for another one
+    assert rack.read_whole(rack.blob(DATA[:3_000_000])) == DATA[:3_000_000]
+
+
+def test_another_source_is_asked_when_one_sends_a_wrong_chunk(make: Callable[..., Rack], region: FakeRegion) -> None:
+    region.corrupt = {(SHA, chunk) for chunk in range(COUNT)}
+    with FakeRegion({"squashfs": DATA}) as other:
+        rack = make()
+        rack.filler.set_sources([("127.0.0.1", region.bulk_port), ("127.0.0.1", other.bulk_port)])
+        assert rack.read_whole(rack.blob()) == DATA
+        assert {event.source for event in rack.filler.events} <= {region.bulk}
+        assert sum(other.sent.values()) == COUNT
+
+
+def test_an_answer_that_is_cut_goes_on_where_it_was(make: Callable[..., Rack], region: FakeRegion) -> None:
+    region.cut_after, region.cut_times = 1_500_000, 2
+    rack = make()
+    assert rack.read_whole(rack.blob()) == DATA
+    assert rack.filler.stats.errors["cut"] == 2
+    assert all(times <= 3 for times in region.sent.values())
+
+
+@pytest.mark.parametrize("fault", ["lie", "range", "status"])
+def test_an_answer_that_is_not_the_range_is_no_answer(
+    make: Callable[..., Rack], region: FakeRegion, fault: str
+) -> None:
+    if fault == "lie":
+        region.lie_about_length = 1
+    elif fault == "range":
+        region.ignore_range = True
+    else:
+        region.bulk_status = 500
+    rack = make(park_limit_s=0.3)
+    assert rack.wait_for(rack.blob(), 5) == ST_UPSTREAM
+    assert rack.filler.stats.errors["answer"] > 0
+    assert rack.filler.stats.chunks == 0
+
+
+def test_a_blob_nobody_has_is_told_before_the_park_limit(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    assert rack.wait_for(rack.blob(b"nobody has me"), 0, timeout=5) == ST_UPSTREAM
+
+
+def test_a_region_that_comes_back_in_time_is_found(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make()
+    blob = rack.blob()
+    region.stop()
+    rack.filler.miss(blob, 0)
+    eventually(lambda: rack.filler.stats.errors["unreachable"] >= 2)
+    region.start()
+    assert rack.status_of(blob, 0) == 0
+
+
+def test_a_region_that_stays_away_is_a_status_after_the_park_limit(
+    make: Callable[..., Rack], region: FakeRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bootplane.dataplane.sources.MAX_BACKOFF_S", 0.05)
+    region.stop()
+    rack = make(park_limit_s=0.3)
+    blob = rack.blob()
+    assert rack.wait_for(blob, 0) == ST_UPSTREAM
+    assert rack.filler.stats.given_up == 1
+    region.start()
+    assert rack.wait_for(blob, 0) == 0
+
+
+def test_a_source_that_stalls_is_left_for_another(
+    make: Callable[..., Rack], region: FakeRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bootplane.dataplane.upstream.STALL_S", 0.2)
+    region.stall.set()
+    with FakeRegion({"squashfs": DATA}) as other:
+        rack = make()
+        rack.filler.set_sources([("127.0.0.1", region.bulk_port), ("127.0.0.1", other.bulk_port)])
+        assert rack.read_whole(rack.blob()) == DATA
+        assert rack.filler.stats.errors["stalled"] >= 1
+        region.stall.clear()
+
+
+def test_a_file_larger_than_the_cache_streams_through_it(make: Callable[..., Rack]) -> None:
+    rack = make(limit=8 * MIB)
+    blob = rack.blob()
+    assert rack.read_whole(blob) == DATA
+    stats = rack.cache.stats()
+    assert stats["charged_bytes"] + stats["condemned_bytes"] <= 8 * MIB
+    assert stats["evicted_segments"] >= 1
+
+
+def test_a_cache_without_room_says_so(
+    make: Callable[..., Rack], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fill, "FULL_WAIT_S", 0.1)
+    rack = make(limit=MIB)
+    assert rack.wait_for(rack.blob(), 0) == ST_FULL
+    assert any(f"no room for chunk 0 of blob {SHA}: " in record.message for record in caplog.records)
+
+
+def test_a_blob_that_is_being_fetched_is_not_forgotten(make: Callable[..., Rack], region: FakeRegion) -> None:
+    region.stall.set()
+    rack = make()
+    blob = rack.blob()
+    rack.filler.miss(blob, 0)
+    eventually(lambda: rack.filler.stats.runs > 0)
+    assert not rack.filler.forget(blob)
+    region.stall.clear()
+    assert rack.status_of(blob, 3) == 0
+    eventually(lambda: rack.filler.forget(blob))
