@@ -95,12 +95,13 @@ def check_demo_tools(which: Callable[[str], str | None] = shutil.which) -> Findi
 
 
 def check_open_files(limits: tuple[int, int] | None = None) -> Finding:
+    """The hard limit counts: a rack raises its own soft limit to it."""
     soft, hard = limits or resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = f"soft limit {_limit(soft)}, hard limit {_limit(hard)}"
-    remedy = "ulimit -n 65536 (systemd: LimitNOFILE=65536)"
-    if _below(soft, NOFILE_MIN):
+    text = f"hard limit {_limit(hard)}, soft limit {_limit(soft)}"
+    remedy = "raise the hard limit (systemd: LimitNOFILE=65536, else /etc/security/limits.conf)"
+    if _below(hard, NOFILE_MIN):
         return Finding("open files", "fail", text, remedy)
-    if _below(soft, NOFILE_LOW):
+    if _below(hard, NOFILE_LOW):
         return Finding("open files", "warn", text, f"{remedy}: each machine takes one or two")
     return Finding("open files", "ok", text)
 
@@ -210,7 +211,7 @@ def _who(address: tuple[str, int]) -> str:
     connection = http.client.HTTPConnection(host, address[1], timeout=2)
     server = ""
     try:
-        connection.request("GET", "/healthz")
+        connection.request("GET", "/api/v1/status")
         response = connection.getresponse()
         server = response.getheader("Server", "")
         if _is_bootplane(response.read(4096)):
@@ -224,11 +225,12 @@ def _who(address: tuple[str, int]) -> str:
 
 
 def _is_bootplane(body: bytes) -> bool:
+    """A region answers a call without a token with a problem of its own type."""
     try:
         document = json.loads(body)
     except ValueError:
         return False
-    return isinstance(document, dict) and "bootplane" in document.get("service", "")
+    return isinstance(document, dict) and str(document.get("type", "")).startswith("urn:bootplane:")
 
 
 def _holder(port: int, protocol: str) -> str:

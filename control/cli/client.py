@@ -265,7 +265,8 @@ class Client:
 
 def parse_events(lines: Iterator[bytes] | http.client.HTTPResponse) -> Iterator[Event]:
     """Server-sent events out of *lines* (WHATWG HTML, 9.2.6); comments and unknown fields are skipped."""
-    name, data = "", []
+    name = ""
+    data: list[str] = []
     for raw in lines:
         line = raw.decode("utf-8", "replace").rstrip("\r\n")
         if not line:

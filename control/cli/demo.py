@@ -22,6 +22,6 @@ def demo(
 
     A signed boot source, a region, a rack and 64 machines that boot at once: loopback only, without root.
     """
-    from bootplane.control.demo import main as demonstration
+    from bootplane.control.demo.main import run
 
-    raise typer.Exit(demonstration.run(machines=machines, keep=keep, corrupt=corrupt, data=data, json=json))
+    raise typer.Exit(run(machines=machines, keep=keep, corrupt=corrupt, data=data, json=json))

@@ -8,22 +8,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Any
 
 from bootplane.control.cli import checks, client, output
 from bootplane.control.cli.checks import Finding
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
+from bootplane.control.cli.processes import Bulk, Http, Listen, Tftp
+
+# option -> its name in run.json, and where it listens when nothing says otherwise
+PLACES = {
+    "listen": ("region", "127.0.0.1:5240"),
+    "bulk": ("bulk", "127.0.0.1:5241"),
+    "http": ("http", "127.0.0.1:5248"),
+    "tftp": ("tftp", "127.0.0.1:69"),
+}
 
 
 def doctor(
     data: Data = None,
-    listen: Annotated[str, typer.Option(metavar="H:P", help="Where the region's API will listen.")] = "127.0.0.1:5240",
-    bulk: Annotated[str, typer.Option(metavar="H:P", help="Where the region's bulk files will be.")] = "127.0.0.1:5241",
-    http: Annotated[str, typer.Option(metavar="H:P", help="Where the rack's HTTP will listen.")] = "127.0.0.1:5248",
-    tftp: Annotated[str, typer.Option(metavar="H:P", help="Where the rack's TFTP will listen.")] = "127.0.0.1:69",
+    listen: Listen = None,
+    bulk: Bulk = None,
+    http: Http = None,
+    tftp: Tftp = None,
     json: Json = False,
 ) -> None:
     """Check what would keep bootplane from working here.
@@ -31,10 +38,12 @@ def doctor(
     Python, gpgv, keyring, limits, disk, ports; with a region on DIR, its banners too. Exit 1 when a check fails.
     """
     directory = data or Path(os.environ.get("BOOTPLANE_DATA") or Path.cwd())
+    running = _run(directory)
+    given = {"listen": listen, "bulk": bulk, "http": http, "tftp": tftp}
     addresses = {
-        name: address(name, text) for name, text in {"listen": listen, "bulk": bulk, "http": http, "tftp": tftp}.items()
+        name: address(name, given[name] or str(running.get(key, default))) for name, (key, default) in PLACES.items()
     }
-    findings = list(examine(directory, addresses))
+    findings = list(examine(directory, addresses, running))
     if json:
         output.print_json({"items": [finding._asdict() for finding in findings], "next": None})
     else:
@@ -47,14 +56,14 @@ def doctor(
         raise CliError(f"doctor: {len(failed)} of {len(findings)} checks failed: {', '.join(failed)}.")
 
 
-def examine(directory: Path, addresses: dict[str, tuple[str, int]]) -> Iterator[Finding]:
+def examine(directory: Path, addresses: dict[str, tuple[str, int]], running: dict[str, Any]) -> Iterator[Finding]:
     yield checks.check_python()
     yield checks.check_gpgv()
     yield checks.check_keyring()
     yield checks.check_demo_tools()
     yield checks.check_open_files()
     yield from checks.check_data(directory)
-    own = _own_addresses(directory)
+    own = {value for value in running.values() if isinstance(value, str)}
     for name in ("listen", "bulk", "http"):
         yield checks.check_port(name, addresses[name], own)
     yield checks.check_tftp(addresses["tftp"], own)
@@ -62,12 +71,12 @@ def examine(directory: Path, addresses: dict[str, tuple[str, int]]) -> Iterator[
         yield from _region(directory)
 
 
-def _own_addresses(directory: Path) -> set[str]:
-    """The addresses a bootplane on *directory* last wrote down; empty when it never ran."""
+def _run(directory: Path) -> dict[str, Any]:
+    """Where a bootplane on *directory* listens; empty when none runs there."""
     try:
-        return {value for value in client.read_run(directory).values() if isinstance(value, str)}
+        return client.read_run(directory)
     except CliError:
-        return set()
+        return {}
 
 
 def _region(directory: Path) -> Iterator[Finding]:

@@ -66,8 +66,8 @@ def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
         typer.echo(output.clean(f"{file['name']} ({file['ftype']}), {file['size']} bytes, sha256 {file['sha256']}"))
         for wire in file["names"]:
             typer.echo(output.clean(f"  {wire}"))
-    bases = [f"http://{rack['http']}/" for rack in racks if rack.get("http")]
-    bases += [f"tftp://{rack['tftp']}/" for rack in racks if rack.get("tftp")]
+    bases = [f"http://{rack['http']}/" for rack in racks if rack["http"]]
+    bases += [f"tftp://{rack['tftp']}/" for rack in racks if rack["tftp"]]
     if bases:
         typer.echo()
         typer.echo(f"served under {', '.join(bases)}")

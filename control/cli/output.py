@@ -84,7 +84,7 @@ def state(word: str) -> Any:
     from rich.text import Text
 
     colours = {
-        "green": ("ok", "complete", "verified", "yes", "live", "idle"),
+        "green": ("ok", "complete", "done", "verified", "yes", "live", "idle"),
         "red": ("fail", "failed", "error", "no", "gone"),
         "yellow": ("warn", "incomplete", "stopped", "stale", "refreshing", "downloading", "finishing"),
     }

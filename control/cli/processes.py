@@ -54,12 +54,12 @@ def up(
     ] = True,
 ) -> None:
     """Run a region and a rack on this host, on one data directory."""
-    from bootplane.control import supervisor
+    from bootplane.control.supervisor import UpOptions, run_up
 
-    options = supervisor.UpOptions(
+    options = UpOptions(
         data=data_directory(data), listen=listen, bulk=bulk, http=http, tftp=tftp, cache_size=cache_size, share=share
     )
-    raise typer.Exit(supervisor.run_up(options))
+    raise typer.Exit(run_up(options))
 
 
 def region(
@@ -74,6 +74,6 @@ def region(
     ] = None,
 ) -> None:
     """Run a region alone; its racks run elsewhere."""
-    from bootplane.control import region as process
+    from bootplane.control.region import main as run_region
 
-    raise typer.Exit(process.main(data=data_directory(data), listen=listen, bulk=bulk, database=database))
+    raise typer.Exit(run_region(data=data_directory(data), listen=listen, bulk=bulk, database=database))

@@ -14,7 +14,7 @@ import typer
 
 from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.options import Data, Json
-from bootplane.control.cli.processes import CacheSize, Http, Tftp, data_directory
+from bootplane.control.cli.processes import CacheSize, data_directory
 
 app = typer.Typer(help="Run a rack, or list the racks a region knows.", invoke_without_command=True)
 
@@ -29,8 +29,12 @@ def rack(
     token_file: Annotated[
         Path | None, typer.Option("--token-file", metavar="FILE", help="File with the rack's token (rack-token new).")
     ] = None,
-    http: Http = None,
-    tftp: Tftp = None,
+    http: Annotated[
+        str | None, typer.Option("--http", metavar="H:P", help="HTTP for machines. [default: every address, port 5248]")
+    ] = None,
+    tftp: Annotated[
+        str | None, typer.Option("--tftp", metavar="H:P", help="TFTP for machines. [default: every address, port 69]")
+    ] = None,
     cache_size: CacheSize = None,
 ) -> None:
     ctx.obj = data
@@ -38,7 +42,7 @@ def rack(
         return
     if region is None or token_file is None:
         raise typer.BadParameter("a rack needs --region URL and --token-file FILE (or say `rack list`)")
-    from bootplane.dataplane import rack as process
+    from bootplane.dataplane.rack import main as run_rack
 
     options = {
         "--data": str(data_directory(data)),
@@ -49,7 +53,7 @@ def rack(
         "--cache-size": cache_size,
     }
     arguments = [part for option, value in options.items() if value is not None for part in (option, value)]
-    raise typer.Exit(process.main(arguments) or 0)
+    raise typer.Exit(run_rack(arguments))
 
 
 @app.command("list")
@@ -67,12 +71,12 @@ def print_racks(racks: Sequence[dict[str, Any]]) -> None:
         ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "LAST SEEN"),
         (
             (
-                rack.get("name") or rack["id"],
-                rack.get("http") or "-",
-                rack.get("tftp") or "-",
-                rack.get("catalogue") or "-",
-                _cache(rack.get("cache") or {}),
-                rack.get("last_seen") or "never",
+                rack["name"] or rack["id"],
+                rack["http"] or "-",
+                rack["tftp"] or "-",
+                rack["catalogue"] or "-",
+                _cache(rack["cache"] or {}),
+                rack["last_seen"] or "never",
             )
             for rack in racks
         ),

@@ -62,6 +62,8 @@ def describe_sync(sync: dict[str, Any]) -> str:
         )
     if state in ("complete", "finishing"):
         when = f" at {sync['finished']}" if sync.get("finished") else ""
+        if not sync["files"]:
+            return f"{state}{when}: nothing new"
         return f"{state}{when}: {figures.size(sync['bytes_total'])} in {figures.count(len(sync['files']), 'file')}"
     if sync.get("error"):
         return f"{state}: {sync['error']}"

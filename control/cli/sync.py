@@ -19,6 +19,7 @@ from bootplane.control.cli.sync_view import View, view_for
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a region may stay away (a restart) before watching gives up
+HANDOVER_POLLS = 10  # how long the region may take from one sync to the next that was asked for meanwhile
 ENDED = ("complete", "stopped", "failed", "idle")
 
 app = typer.Typer(help="Make the store like its sources. Without a command: start a sync.", invoke_without_command=True)
@@ -35,11 +36,12 @@ def sync(
     if ctx.invoked_subcommand is not None:
         return
     region = client.connect(data)
+    before = region.get("/sync") if wait else {}
     document = region.post("/sync")
     if not wait:
         output.done(document, json, "The sync runs; watch it with `bootplane sync status --wait`.")
         return
-    _watch(region, document, json)
+    _watch(region, document, json, superseded=before["started"] if before["state"] not in ENDED else None)
 
 
 @app.command("status")
@@ -73,6 +75,9 @@ def status(
         ),
         right=("SIZE", "DONE", "RATE"),
     )
+    for file in document["files"]:
+        if file["error"]:
+            output.say(file["error"])
 
 
 @app.command("stop")
@@ -82,11 +87,11 @@ def stop(ctx: typer.Context, data: Data = None, json: Json = False) -> None:
     output.done(document, json, "The sync is told to stop; what has arrived is kept.")
 
 
-def _watch(region: client.Client, document: dict[str, Any], json: bool) -> None:
+def _watch(region: client.Client, document: dict[str, Any], json: bool, superseded: str | None = None) -> None:
     """Shows the sync until it ends. Raises CliError unless it ended complete, Exit(130) on Ctrl-C."""
     try:
         with view_for(quiet=json) as view:
-            document = follow(region, document, view, time.sleep, time.monotonic)
+            document = follow(region, document, view, time.sleep, time.monotonic, superseded)
     except KeyboardInterrupt:
         output.say(
             "No longer watching; the sync goes on. `bootplane sync status --wait` watches it again, "
@@ -114,10 +119,21 @@ def follow(
     view: View,
     pause: Callable[[float], None],
     clock: Callable[[], float],
+    superseded: str | None = None,
 ) -> dict[str, Any]:
-    """Polls and shows until the sync has ended; returns its last state. Raises Unreachable after PATIENCE_S silent."""
+    """Polls and shows until the sync has ended; returns its last state. Raises Unreachable after PATIENCE_S silent.
+
+    *superseded* is the start time of a sync that ran already when another was asked for: it may have read its sources
+    before that, the region begins another after it, and that one is the one to wait for.
+    """
     silent_since: float | None = None
-    while document["state"] not in ENDED:
+    handovers = HANDOVER_POLLS
+    while True:
+        if document["state"] in ENDED:
+            handovers -= 1
+            is_it = superseded is None or document["started"] != superseded
+            if is_it or document["state"] == "stopped" or handovers < 0:
+                break
         view.show(document)
         pause(POLL_S)
         try:

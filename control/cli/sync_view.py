@@ -112,7 +112,7 @@ class Bars:
             rate=figures.rate(sync["rate"]) if sync["state"] == "downloading" else "",
             left=figures.duration(eta_s) if eta_s is not None and sync["state"] == "downloading" else "",
         )
-        busy = {f["sha256"]: f for f in sync["files"] if 0 < f["done"] < f["size"]}
+        busy = {f["sha256"]: f for f in sync["files"] if f["state"] == "downloading"}
         for sha256 in [known for known in self._files if known not in busy]:
             self._progress.remove_task(self._files.pop(sha256))
         for sha256, file in busy.items():

@@ -16,18 +16,13 @@ from typer.testing import CliRunner, Result
 from bootplane.control.cli.main import app
 
 TOKEN = "c0ffee" * 8
+FILE = {
+    "sha256": "a" * 64, "path": "noble/amd64/1/boot-kernel", "size": 2048, "done": 2048, "rate": 0, "state": "done",
+    "error": None,
+}  # fmt: skip
 SYNC = {
     "state": "complete",
-    "files": [
-        {
-            "sha256": "a" * 64,
-            "path": "noble/amd64/1/boot-kernel",
-            "size": 2048,
-            "done": 2048,
-            "rate": 0,
-            "state": "done",
-        }
-    ],
+    "files": [FILE],
     "bytes_total": 2048,
     "bytes_done": 2048,
     "rate": 0,
@@ -72,7 +67,11 @@ IMAGE = {
         }
     ],
 }
-RACK = {"id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3}
+RACK = {
+    "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3,
+    "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30},
+    "created": "2026-11-21T09:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
+}  # fmt: skip
 STATUS = {
     "version": "0.1.0",
     "region": {"id": "r1", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-21T09:00:00Z"},
@@ -131,7 +130,7 @@ def _handler(region: FakeRegion) -> type[BaseHTTPRequestHandler]:
             region.calls.append(Call(self.command, path, dict(self.headers), json.loads(raw) if raw else None))
             status, kind, body = region.answer(f"{self.command} {path}")
             if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                status, kind, body = 401, "application/problem+json", b'{"title": "Unauthorised", "status": 401}'
+                status, kind, body = 401, "application/problem+json", b'{"type": "urn:bootplane:unauthorised"}'
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))

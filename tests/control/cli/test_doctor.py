@@ -15,6 +15,7 @@ from bootplane.control.cli.failure import CliError
 
 def listening(kind: int = socket.SOCK_STREAM) -> socket.socket:
     held = socket.socket(socket.AF_INET, kind)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)  # as every server sets it
     held.bind(("127.0.0.1", 0))
     if kind == socket.SOCK_STREAM:
         held.listen()
@@ -58,10 +59,10 @@ def test_the_demos_tools(present: set[str], remedy: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("soft", "state"), [(64, "fail"), (1024, "warn"), (65536, "ok"), (resource.RLIM_INFINITY, "ok")]
+    ("hard", "state"), [(64, "fail"), (1024, "warn"), (65536, "ok"), (resource.RLIM_INFINITY, "ok")]
 )
-def test_the_limit_of_open_files(soft: int, state: str) -> None:
-    assert checks.check_open_files((soft, resource.RLIM_INFINITY)).state == state
+def test_the_hard_limit_of_open_files_counts(hard: int, state: str) -> None:
+    assert checks.check_open_files((64, hard)).state == state
 
 
 @pytest.mark.parametrize(("free", "state"), [(1 << 20, "fail"), (5 << 30, "warn"), (50 << 30, "ok")])
@@ -110,11 +111,9 @@ def test_a_port_whose_last_connection_lingers_is_free() -> None:
 
 
 def test_another_bootplane_on_the_port_is_told_by_its_own_word(region) -> None:
-    region.answers["GET /healthz"] = {"service": "bootplane-region", "ok": True}
     host, port = region.address.split(":")
-    # the fake wants a token for everything, a real /healthz for nothing
-    assert checks._is_bootplane(json.dumps(region.answers["GET /healthz"]).encode())
-    assert checks.check_port("listen", (host, int(port)), set()).state == "fail"
+    finding = checks.check_port("listen", (host, int(port)), set())
+    assert (finding.state, finding.found) == ("fail", f"in use on {host}: another bootplane region answers")
 
 
 def test_a_held_tftp_port_fails_and_the_privileged_one_warns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +154,12 @@ def test_doctor_exits_1_when_a_check_fails_and_names_it(bootplane, tmp_path: Pat
     assert result.exit_code == 1
     assert "1 of" in result.stderr and "(bulk)" in result.stderr
     assert result.stdout.splitlines()[0].split() == ["CHECK", "STATE", "FOUND", "REMEDY"]
+
+
+def test_doctor_looks_where_a_running_region_listens(bootplane, region, data) -> None:
+    result = bootplane("doctor", "--json", *free_ports()[2:])
+    (found,) = [item for item in json.loads(result.stdout)["items"] if "(listen)" in item["check"]]
+    assert (found["state"], region.address.split(":")[1] in found["check"]) == ("ok", True)
 
 
 def test_doctor_with_a_running_region_shows_its_banners(bootplane, region, data) -> None:

@@ -35,6 +35,17 @@ def test_image_list_is_one_line_an_image(bootplane) -> None:
     assert line.endswith("complete")
 
 
+def test_the_packages_of_an_image_are_a_table_or_a_sentence(bootplane, region) -> None:
+    image = {**region.answers["GET /images/ubuntu/noble/amd64/ga-24.04"]}
+    key = "GET /images/ubuntu/noble/amd64/ga-24.04?packages=true"
+    region.answers[key] = {**image, "packages": [{"name": "base-files", "version": "13ubuntu10"}]}
+    lines = bootplane("image", "show", image["name"], "--packages").stdout.splitlines()
+    assert [line.split() for line in lines] == [["PACKAGE", "VERSION"], ["base-files", "13ubuntu10"]]
+    region.answers[key] = {**image, "packages": []}
+    result = bootplane("image", "show", image["name"], "--packages")
+    assert (result.exit_code, "came without a package manifest" in result.stderr) == (1, True)
+
+
 def test_image_list_follows_every_page(bootplane, region) -> None:
     one = region.answers["GET /images"]["items"][0]
     region.answers["GET /images"] = {"items": [one], "next": "c1"}
@@ -70,6 +81,7 @@ def test_text_from_a_mirror_cannot_move_the_cursor(bootplane, region) -> None:
 def test_rack_list_works_beside_the_process_command(bootplane, data) -> None:
     for arguments in (("rack", "list"), ("rack", "--data", data, "list"), ("rack", "list", "--data", data)):
         assert bootplane(*arguments).stdout.splitlines()[1].split()[:3] == ["rack1", "127.0.0.1:5248", "127.0.0.1:6969"]
+    assert "1.0 GiB of 4.0 GiB" in bootplane("rack", "list").stdout
 
 
 def test_rack_without_region_or_token_is_a_usage_error(bootplane) -> None:

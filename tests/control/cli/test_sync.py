@@ -12,7 +12,15 @@ from bootplane.control.cli.sync_view import Bars, Lines, Quiet
 
 
 def state(word: str, done: int = 0, **more: Any) -> dict[str, Any]:
-    file = {"sha256": "a" * 64, "path": "noble/squashfs", "size": 1000, "done": done, "rate": 100, "state": "fetching"}
+    file = {
+        "sha256": "a" * 64,
+        "path": "noble/squashfs",
+        "size": 1000,
+        "done": done,
+        "rate": 100,
+        "state": "downloading",
+    }
+    file |= {"error": None, "state": "done" if done == 1000 else "downloading"}
     return {
         "state": word, "files": [file], "bytes_total": 1000, "bytes_done": done, "rate": 100,
         "eta_s": (1000 - done) / 100,
@@ -78,11 +86,32 @@ def test_a_region_that_stays_away_ends_the_watch() -> None:
         follow(Script(client.Unreachable("No region answers.")), Recorder(), state("downloading"))
 
 
+def test_a_sync_asked_for_during_another_is_the_one_that_is_waited_for() -> None:
+    first, second = "2026-11-21T10:00:00Z", "2026-11-21T10:00:05Z"
+    script = Script(
+        state("complete", 1000, started=first), state("refreshing", started=second), state("failed", started=second)
+    )
+    clock = Clock()
+    last = sync.follow(script, state("downloading", started=first), Quiet(), clock.pause, lambda: clock.now, first)
+    assert (last["state"], last["started"]) == ("failed", second)
+
+
+@pytest.mark.parametrize(("word", "polls"), [("stopped", 1), ("complete", 11)])
+def test_a_stopped_sync_has_no_successor_and_a_missing_one_is_not_waited_for_in_vain(word: str, polls: int) -> None:
+    clock = Clock()
+    document = state(word, 1000)
+    last = sync.follow(
+        Script(document), state("downloading"), Quiet(), clock.pause, lambda: clock.now, document["started"]
+    )
+    assert last["state"] == word
+    assert clock.now == polls * sync.POLL_S
+
+
 def test_sync_wait_exits_0_and_prints_plain_lines_off_a_terminal(bootplane, region, monkeypatch) -> None:
     monkeypatch.setattr(sync, "POLL_S", 0)
     region.answers["POST /sync"] = state("refreshing", bytes_total=0)
     region.answers["GET /sync"] = [
-        state("downloading", 110), state("downloading", 120), state("downloading", 500),
+        state("idle", started=None), state("downloading", 110), state("downloading", 120), state("downloading", 500),
         state("complete", 1000, finished="2026-11-21T10:00:09Z"),
     ]  # fmt: skip
     result = bootplane("sync", "--wait")
@@ -112,7 +141,7 @@ def test_sync_wait_exits_1_with_the_reason_when_it_does_not_complete(bootplane, 
 def test_sync_wait_json_prints_the_last_document_only(bootplane, region, monkeypatch) -> None:
     monkeypatch.setattr(sync, "POLL_S", 0)
     region.answers["POST /sync"] = state("refreshing")
-    region.answers["GET /sync"] = [state("downloading", 1), state("complete", 1000)]
+    region.answers["GET /sync"] = [state("idle"), state("downloading", 1), state("complete", 1000)]
     result = bootplane("sync", "--wait", "--json")
     assert json.loads(result.stdout) == state("complete", 1000)
 
@@ -139,7 +168,7 @@ def test_sync_status_lists_the_files(bootplane, region) -> None:
     region.answers["GET /sync"] = state("downloading", 250)
     lines = bootplane("sync", "status").stdout.splitlines()
     assert lines[0].startswith("downloading: 250 B of 1000 B (25 %)")
-    assert lines[2].split() == ["noble/squashfs", "1000", "B", "250", "B", "100", "B/s", "fetching"]
+    assert lines[2].split() == ["noble/squashfs", "1000", "B", "250", "B", "100", "B/s", "downloading"]
 
 
 def test_sync_stop_is_one_call(bootplane, region, data) -> None:

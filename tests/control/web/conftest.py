@@ -14,7 +14,15 @@ TOKEN = "admin-token-of-the-region"
 
 
 def file_of(path: str, size: int, done: int, state: str) -> dict[str, Any]:
-    return {"sha256": f"{len(path):064x}", "path": path, "size": size, "done": done, "rate": 1 << 20, "state": state}
+    return {
+        "sha256": f"{len(path):064x}",
+        "path": path,
+        "size": size,
+        "done": done,
+        "rate": 1 << 20,
+        "state": state,
+        "error": None,
+    }
 
 
 class FakeService:
@@ -27,7 +35,7 @@ class FakeService:
                 "state": "downloading",
                 "files": [
                     file_of("noble/amd64/1/squashfs", 400 << 20, 100 << 20, "downloading"),
-                    file_of("noble/amd64/1/boot-kernel", 14 << 20, 14 << 20, "complete"),
+                    file_of("noble/amd64/1/boot-kernel", 14 << 20, 14 << 20, "done"),
                     file_of("noble/amd64/1/boot-initrd", 86 << 20, 0, "waiting"),
                 ],
                 "bytes_total": 500 << 20,
