@@ -123,13 +123,23 @@ class Client:
         """A whole answer of our own."""
         fields = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         fields += [(name.replace("_", "-"), value) for name, value in headers.items()]
-        if self.http.their_state is not h11.DONE:
+        if not self._has_whole_request():
             fields.append(("Connection", "close"))
         reason = REASONS.get(status, b"")
         await self.send(h11.Response(status_code=status, reason=reason, headers=fields))
         if not self._bodyless:
             await self.send(h11.Data(data=body))
         await self.send(h11.EndOfMessage())
+
+    def _has_whole_request(self) -> bool:
+        """Takes what has arrived of an unread body. True when that was the end of it: the next request can be found."""
+        while self.http.their_state is h11.SEND_BODY:
+            try:
+                if not isinstance(self.http.next_event(), (h11.Data, h11.EndOfMessage)):
+                    return False
+            except h11.RemoteProtocolError:
+                return False
+        return bool(self.http.their_state is h11.DONE)
 
     @property
     def is_reusable(self) -> bool:

@@ -48,11 +48,11 @@ class _Parser(argparse.ArgumentParser):
         raise RackError(message)
 
 
-def parse_size(text: str) -> int:
-    """Bytes of "4GiB", "512 MiB", "20GB" or a plain number. Raises ValueError."""
+def parse_size(text: str, what: str = "size") -> int:
+    """Bytes of "4GiB", "512 MiB", "20GB" or a plain number. Raises ValueError, one sentence with *what*."""
     found = _SIZE.match(text.strip())
     if found is None or found[2] not in _UNITS:
-        raise ValueError(f"size: expected a number with B, KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
+        raise ValueError(f"{what}: expected a number with KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
     return int(float(found[1]) * _UNITS[found[2]])
 
 
@@ -83,7 +83,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     try:
-        cache_bytes = parse_size(options.cache_size)
+        cache_bytes = parse_size(options.cache_size, "--cache-size")
         http_address = addresses.parse(options.http, "--http")
         tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
     except ValueError as error:
