@@ -182,6 +182,7 @@ cdef class Cache:
             with nogil:
                 seg = cache_claimed(self.c, blob.b, <uint64_t>chunk)
             if seg == NULL:
+                self.check_open()
                 raise ValueError(f"blob {blob.sha256} chunk {chunk}: expected begin() before store()")
             memcpy(fault.digest, blob.b.digest, 32)
             fault.index = seg.index
@@ -275,8 +276,10 @@ cdef class Cache:
 
     cdef object fail(self, int status, fault_t* fault, int64_t needed):
         # The exception of a status; for an errno with the path, what was wanted, and the reason.
+        if status == ST_CLOSED:      # meanwhile
+            self.check_open()
         if status >= 0:
-            check(status, f"cache {self.directory}" if status != ST_CLOSED else f"cache {self.directory} was closed")
+            check(status, f"cache {self.directory}")
         path = pathlib.Path(self.directory, f"{fault.digest[:32].hex()}.d", str(fault.index))
         room = f" ({needed} bytes needed)" if needed else ""
         raise OSError(-status, f"{path}: {fault.what.decode()}{room}: {os.strerror(-status)}")

@@ -1,0 +1,607 @@
+"""The cache: claims, eviction, accounting, and what is on the disk. The order against a model is in test_lru_model.py,
+several threads in test_lru_threads.py."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import pathlib
+import random
+import resource
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from bootplane.core.blob import Blob, counts, reap
+from bootplane.core.lru import Cache, CacheFull, CacheInUse
+from bootplane.core.status import CoreError, DigestMismatch
+
+MIB = 1 << 20
+SEGMENT = 4 * MIB
+ABSENT, FILLING, PRESENT = range(3)
+DATA = random.Random(2).randbytes(SEGMENT + MIB + 77)  # segment 0: chunks 0 to 3; segment 1: chunk 4, and 77 bytes in 5
+SHA256 = hashlib.sha256(DATA).hexdigest()
+
+
+def chunk_list(data: bytes) -> bytes:
+    return b"".join(hashlib.sha256(data[i : i + MIB]).digest() for i in range(0, len(data), MIB))
+
+
+CHUNKS = chunk_list(DATA)
+
+
+def known(cache: Cache, data: bytes) -> Blob:
+    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunk_list(data))
+
+
+def fill(cache: Cache, blob: Blob, data: bytes, *chunks: int) -> None:
+    for chunk in chunks or range((len(data) + MIB - 1) // MIB):
+        assert cache.begin(blob, chunk)
+        cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
+
+
+def small(cache: Cache, text: bytes) -> Blob:
+    """A filled blob that costs 4096 bytes."""
+    blob = known(cache, text)
+    fill(cache, blob, text)
+    return blob
+
+
+def files(cache: Cache) -> list[str]:
+    root = pathlib.Path(cache.directory)
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name != "lock")
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    def state() -> tuple[dict[str, int], int]:
+        gc.collect()
+        reap()
+        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir()))
+
+    before = state()
+    yield
+    assert state() == before
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path) -> Iterator[Cache]:
+    cache = Cache(str(tmp_path / "cache"), 64 * MIB)
+    yield cache
+    cache.close()
+
+
+class TestClaims:
+    def test_a_filled_blob_reads_back_and_lies_in_one_file_per_segment(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        assert (blob.complete, blob.present_bytes(), blob.references) == (False, 0, 1)
+        fill(cache, blob, DATA)
+        assert (blob.complete, blob.present_bytes()) == (True, len(DATA))
+        assert blob.read(0, len(DATA)) == DATA
+        assert files(cache) == [f"{SHA256}.d", f"{SHA256}.d/0", f"{SHA256}.d/1"]
+        root = pathlib.Path(cache.directory, f"{SHA256}.d")
+        assert (root / "0").read_bytes() + (root / "1").read_bytes() == DATA
+
+    def test_a_chunk_has_one_filler_at_a_time(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        assert cache.begin(blob, 1)
+        assert not cache.begin(blob, 1)
+        assert blob.states(0, 9) == bytes([ABSENT, FILLING, ABSENT, ABSENT, ABSENT, ABSENT])
+        cache.store(blob, 1, memoryview(DATA)[MIB : 2 * MIB])
+        assert not cache.begin(blob, 1)
+        assert blob.states(1, 1) == bytes([PRESENT])
+
+    def test_a_span_ends_at_the_first_chunk_that_is_not_present_and_at_the_segments_end(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 1, 2, 4, 5)
+        assert [blob.span(offset) for offset in (0, MIB - 1, MIB, MIB + 5, 3 * MIB - 1, 3 * MIB)] == [
+            0,
+            0,
+            2 * MIB,
+            2 * MIB - 5,
+            1,
+            0,
+        ]
+        assert blob.span(SEGMENT) == MIB + 77
+        fill(cache, blob, DATA, 3)
+        assert blob.span(MIB) == 3 * MIB
+        with pytest.raises(CoreError, match=f"blob {SHA256}: 2 bytes from {MIB - 1}: not in the cache"):
+            blob.read(MIB - 1, 2)
+
+    def test_a_chunk_that_is_being_filled_is_not_sent(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 0)
+        assert blob.span(0) == 0 and blob.present_bytes() == 0
+        cache.abandon(blob, 0)
+
+    def test_an_abandoned_chunk_can_be_begun_again_and_leaves_no_file(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 4)
+        assert cache.stats()["charged_bytes"] == MIB + 4096
+        cache.abandon(blob, 4)
+        assert files(cache) == []
+        assert cache.stats()["charged_bytes"] == cache.stats()["condemned_bytes"] == 0
+        fill(cache, blob, DATA, 4)
+        assert blob.read(SEGMENT, MIB) == DATA[SEGMENT : SEGMENT + MIB]
+
+    def test_abandoning_without_a_claim_does_nothing(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0)
+        cache.abandon(blob, 0)
+        cache.abandon(blob, 4)
+        assert blob.states(0, 1) == bytes([PRESENT])
+
+    def test_storing_without_a_claim_is_an_error_of_the_caller(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        with pytest.raises(ValueError, match=rf"blob {SHA256} chunk 0: expected begin\(\) before store\(\)"):
+            cache.store(blob, 0, DATA[:MIB])
+        fill(cache, blob, DATA, 0)
+        with pytest.raises(ValueError, match="expected begin"):
+            cache.store(blob, 0, DATA[:MIB])
+
+    def test_a_chunk_with_another_digest_is_refused_with_both_and_shown_to_nobody(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        wrong = DATA[: MIB - 1] + bytes([DATA[MIB - 1] ^ 1])
+        cache.begin(blob, 0)
+        expected, got = CHUNKS[:32].hex(), hashlib.sha256(wrong).hexdigest()
+        with pytest.raises(DigestMismatch, match=f"^blob {SHA256} chunk 0: expected {expected}, got {got}$"):
+            cache.store(blob, 0, wrong)
+        assert blob.states(0, 1) == bytes([ABSENT]) and files(cache) == []
+        assert (
+            cache.stats() | {"refused_chunks": 1, "segments": 0, "charged_bytes": 0, "filled_bytes": 0} == cache.stats()
+        )
+        fill(cache, blob, DATA, 0)
+
+    @pytest.mark.parametrize("length", [0, 76, 78, MIB])
+    def test_a_chunk_of_another_length_is_refused_with_both(self, cache: Cache, length: int) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 5)
+        with pytest.raises(DigestMismatch, match=f"^blob {SHA256} chunk 5: expected 77 bytes, got {length} bytes$"):
+            cache.store(blob, 5, bytes(length))
+        assert cache.stats()["refused_chunks"] == 1 and files(cache) == []
+
+    def test_a_refused_chunk_leaves_its_neighbours_alone(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0)
+        cache.begin(blob, 1)
+        cache.begin(blob, 2)
+        with pytest.raises(DigestMismatch):
+            cache.store(blob, 1, bytes(MIB))
+        assert blob.states(0, 4) == bytes([PRESENT, ABSENT, FILLING, ABSENT])
+        cache.abandon(blob, 2)
+        assert blob.read(0, MIB) == DATA[:MIB]
+
+    def test_a_blob_of_no_bytes_is_complete_and_has_no_chunk(self, cache: Cache) -> None:
+        blob = known(cache, b"")
+        assert blob.complete
+        with pytest.raises(ValueError, match="expected a chunk below 0, got 0"):
+            cache.begin(blob, 0)
+
+    @pytest.mark.parametrize("chunk", [-2, 6, 1 << 40])
+    def test_a_chunk_outside_the_blob_is_refused(self, cache: Cache, chunk: int) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        for call in (cache.begin, cache.abandon, lambda b, c: cache.store(b, c, b"")):
+            with pytest.raises(ValueError, match=f"expected a chunk below 6, got {chunk}"):
+                call(blob, chunk)
+
+
+class TestBlobs:
+    def test_one_digest_is_one_blob_however_often_it_is_asked_for(self, cache: Cache) -> None:
+        a, b = cache.blob(SHA256, len(DATA), CHUNKS), cache.blob(SHA256, len(DATA), CHUNKS)
+        assert a == b and a.id == b.id and a.chunks == CHUNKS
+        assert a.references == 2
+        del b
+        assert a.references == 1
+
+    def test_a_cached_blob_that_nobody_had_for_a_while_is_still_warm(self, cache: Cache) -> None:
+        fill(cache, cache.blob(SHA256, len(DATA), CHUNKS), DATA, 0)
+        cache.reap()
+        assert cache.blob(SHA256, len(DATA), CHUNKS).read(0, MIB) == DATA[:MIB]
+
+    def test_a_blob_nobody_has_and_nothing_is_cached_of_is_forgotten(self, cache: Cache) -> None:
+        before = counts()["blobs"]
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        first = blob.id
+        fill(cache, blob, DATA, 0)
+        cache.drop(blob)
+        cache.reap()
+        assert counts()["blobs"] == before + 1
+        del blob
+        cache.reap()
+        reap()
+        assert counts()["blobs"] == before
+        assert cache.blob(SHA256, len(DATA), CHUNKS).id != first
+
+    @pytest.mark.parametrize("chunks", [b"", CHUNKS[:-1], CHUNKS + bytes(32)])
+    def test_a_chunk_list_of_another_length_is_refused(self, cache: Cache, chunks: bytes) -> None:
+        with pytest.raises(ValueError, match=f"blob {SHA256}: expected 6 digests of 32 bytes for {len(DATA)} bytes"):
+            cache.blob(SHA256, len(DATA), chunks)
+
+    def test_a_blob_in_use_keeps_its_size_and_chunk_list(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        with pytest.raises(
+            ValueError, match=f"known as {len(DATA)} bytes, got {len(DATA)} bytes or another chunk list"
+        ):
+            cache.blob(SHA256, len(DATA), bytes(len(CHUNKS)))
+        with pytest.raises(ValueError, match=f"known as {len(DATA)} bytes, got 7 bytes"):
+            cache.blob(SHA256, 7, bytes(32))
+        del blob
+        assert cache.blob(SHA256, 7, bytes(32)).size == 7
+
+    def test_a_blob_of_another_kind_or_cache_is_refused(self, cache: Cache, tmp_path: pathlib.Path) -> None:
+        other = Cache(str(tmp_path / "other"), MIB)
+        for blob in (Blob.memory(b"x"), other.blob(SHA256, len(DATA), CHUNKS)):
+            with pytest.raises(ValueError, match=f"expected a blob of the cache {cache.directory}, got another's"):
+                cache.begin(blob, 0)
+        other.close()
+
+
+class TestLimit:
+    def test_a_segment_is_charged_whole_in_blocks_of_4096_before_it_is_filled(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 0)
+        assert cache.stats()["charged_bytes"] == SEGMENT
+        cache.begin(blob, 5)
+        assert cache.stats()["charged_bytes"] == SEGMENT + MIB + 4096
+        assert cache.stats()["segments"] == 2
+        cache.abandon(blob, 0)
+        cache.abandon(blob, 5)
+
+    def test_the_least_recently_used_segment_goes_first(self, cache: Cache) -> None:
+        cache.limit_bytes = 3 * 4096
+        a, b, c = (small(cache, text) for text in (b"a", b"b", b"c"))
+        a.read(0, 1)
+        d = small(cache, b"d")
+        assert [blob.complete for blob in (a, b, c, d)] == [True, False, True, True]
+        assert cache.stats() == {
+            "limit_bytes": 3 * 4096,
+            "charged_bytes": 3 * 4096,
+            "condemned_bytes": 0,
+            "segments": 3,
+            "evicted_segments": 1,
+            "evicted_bytes": 4096,
+            "filled_bytes": 4,
+            "refused_chunks": 0,
+        }
+        assert files(cache) == sorted(name for x in (a, c, d) for name in (f"{x.sha256}.d", f"{x.sha256}.d/0"))
+
+    def test_half_a_file_stays_when_the_other_half_goes(self, cache: Cache) -> None:
+        cache.limit_bytes = SEGMENT + MIB + 4096
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA)
+        blob.span(SEGMENT)
+        small(cache, b"one more")
+        assert blob.states(0, 6) == bytes([ABSENT] * 4 + [PRESENT] * 2)
+        assert blob.read(SEGMENT, MIB + 77) == DATA[SEGMENT:]
+
+    def test_a_segment_with_a_chunk_being_filled_is_not_evicted(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a = known(cache, b"a")
+        cache.begin(a, 0)
+        b = small(cache, b"b")
+        c = small(cache, b"c")
+        assert [b.complete, c.complete] == [False, True]
+        cache.store(a, 0, b"a")
+        assert a.complete
+
+    def test_a_segment_somebody_sends_is_not_evicted(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a, b = small(cache, b"a"), small(cache, b"b")
+        with a.pin(0):
+            c = small(cache, b"c")
+            assert [x.complete for x in (a, b, c)] == [True, False, True]
+
+    def test_when_all_is_held_the_cache_is_full_and_says_of_what(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a, b, c = small(cache, b"a"), known(cache, b"b"), known(cache, b"c")
+        cache.begin(b, 0)
+        with a.pin(0):
+            with pytest.raises(CacheFull) as error:
+                cache.begin(c, 0)
+            assert str(error.value) == (
+                f"cache {cache.directory}: no room for chunk 0 of blob {c.sha256}: expected something to evict, got 2 "
+                "segments all being filled or sent (8192 bytes charged, 0 condemned, limit 8192)"
+            )
+        assert a.complete
+        assert cache.begin(c, 0) and not a.complete
+        cache.abandon(b, 0)
+        cache.abandon(c, 0)
+
+    def test_a_segment_larger_than_the_limit_evicts_nobody_in_vain(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a = small(cache, b"a")
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        with pytest.raises(CacheFull):
+            cache.begin(blob, 0)
+        assert a.complete
+
+    def test_unlinked_bytes_count_until_the_last_sender_has_let_go(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a, b = small(cache, b"a"), small(cache, b"b")
+        with a.pin(0) as pin, b.pin(0):
+            assert cache.drop(a) == 4096
+            assert not a.complete and os.pread(pin.fd, 9, pin.offset) == b"a"
+            assert (cache.stats()["charged_bytes"], cache.stats()["condemned_bytes"]) == (4096, 4096)
+            with pytest.raises(CacheFull):
+                cache.begin(known(cache, b"c"), 0)
+            pin.release()
+            small(cache, b"c")
+            assert (cache.stats()["charged_bytes"], cache.stats()["condemned_bytes"]) == (2 * 4096, 0)
+
+    def test_a_new_segment_of_the_same_chunk_is_a_new_file(self, cache: Cache) -> None:
+        blob = small(cache, b"a")
+        path = pathlib.Path(cache.directory, f"{blob.sha256}.d", "0")
+        with blob.pin(0) as old:
+            cache.drop(blob)
+            fill(cache, blob, b"a")
+            with blob.pin(0) as new:
+                assert os.fstat(old.fd).st_ino != os.fstat(new.fd).st_ino == path.stat().st_ino
+
+    def test_a_smaller_limit_evicts_at_once_and_what_is_held_later(self, cache: Cache) -> None:
+        blobs = [small(cache, text) for text in (b"a", b"b", b"c", b"d")]
+        with blobs[0].pin(0):
+            cache.limit_bytes = 4096 + 4095
+            assert [blob.complete for blob in blobs] == [True, False, False, False]
+            cache.limit_bytes = 0
+            assert cache.stats()["charged_bytes"] == 4096
+        cache.limit_bytes = 0
+        assert cache.stats()["charged_bytes"] == 0 and files(cache) == []
+        cache.limit_bytes = 4096
+        small(cache, b"e")
+
+    def test_evict_frees_at_least_what_a_full_disk_wants(self, cache: Cache) -> None:
+        blobs = [small(cache, text) for text in (b"a", b"b", b"c", b"d")]
+        assert cache.evict(5000) == 2 * 4096
+        assert [blob.complete for blob in blobs] == [False, False, True, True]
+        assert cache.evict(1 << 40) == 2 * 4096
+        assert cache.stats()["limit_bytes"] == 64 * MIB
+
+    def test_a_negative_limit_is_refused(self, cache: Cache) -> None:
+        with pytest.raises(ValueError, match="expected 0 bytes or more, got -1"):
+            cache.limit_bytes = -1
+
+
+class TestDrop:
+    def test_dropping_removes_every_segment_and_says_how_much(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0, 4)
+        assert cache.drop(blob) == SEGMENT + MIB + 4096
+        assert files(cache) == [] and cache.stats()["evicted_segments"] == 0
+        assert cache.drop(blob) == 0
+        fill(cache, blob, DATA, 0)
+
+    @pytest.mark.parametrize("outcome", ["store", "abandon", "mismatch"])
+    def test_a_dropped_segment_with_a_fill_goes_when_the_fill_ends(self, cache: Cache, outcome: str) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0)
+        cache.begin(blob, 1)
+        assert cache.drop(blob) == 0
+        assert blob.states(0, 2) == bytes([PRESENT, FILLING])
+        if outcome == "store":
+            cache.store(blob, 1, DATA[MIB : 2 * MIB])
+        elif outcome == "abandon":
+            cache.abandon(blob, 1)
+        else:
+            with pytest.raises(DigestMismatch):
+                cache.store(blob, 1, bytes(MIB))
+        assert blob.present_bytes() == 0 and files(cache) == []
+
+    def test_a_dropped_segment_that_somebody_wants_again_stays(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 0)
+        cache.drop(blob)
+        cache.begin(blob, 1)
+        cache.store(blob, 0, DATA[:MIB])
+        cache.store(blob, 1, DATA[MIB : 2 * MIB])
+        assert blob.present_bytes() == 2 * MIB
+
+
+class TestDirectory:
+    def test_a_second_cache_is_refused_and_told_who_has_the_directory(self, cache: Cache) -> None:
+        with pytest.raises(CacheInUse) as error:
+            Cache(cache.directory, MIB)
+        assert str(error.value) == (
+            f"cache directory {cache.directory}: expected to be its only user, got process {os.getpid()} "
+            f"holding {cache.directory}/lock"
+        )
+
+    def test_segment_files_of_an_earlier_run_go_and_foreign_files_stay(self, tmp_path: pathlib.Path) -> None:
+        cache = Cache(str(tmp_path), MIB)
+        small(cache, b"a")
+        cache.close()
+        mine = hashlib.sha256(b"a").hexdigest() + ".d"
+        assert (tmp_path / mine / "0").exists(), "close() must leave files to the next run"
+        other = "f" * 64 + ".d"
+        (tmp_path / other).mkdir()
+        for name in ("12", "012", "note"):
+            (tmp_path / other / name).write_text(name)
+        (tmp_path / "README").write_text("mine")
+        (tmp_path / ("e" * 64 + ".d")).symlink_to(tmp_path / other)
+        (tmp_path / ("d" * 63 + ".d")).mkdir()
+        cache = Cache(str(tmp_path), MIB)
+        assert files(cache) == sorted(
+            ["README", "d" * 63 + ".d", "e" * 64 + ".d", other, f"{other}/012", f"{other}/note"]
+        )
+        assert cache.foreign == ("README", "d" * 63 + ".d", "e" * 64 + ".d", f"{other}/012", f"{other}/note")
+        assert cache.stats()["charged_bytes"] == 0
+        cache.close()
+
+    def test_a_path_that_is_no_directory_is_refused_in_one_sentence(self, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match=f"cache directory {tmp_path}/file: cannot be used: File exists"):
+            Cache(str(tmp_path / "file"), MIB)
+
+    def test_a_closed_cache_lets_go_of_everything_and_says_so(self, tmp_path: pathlib.Path) -> None:
+        cache = Cache(str(tmp_path), MIB)
+        blob, other = small(cache, b"a"), known(cache, b"b")
+        cache.begin(other, 0)
+        with blob.pin(0) as pin:
+            cache.close()
+            cache.close()
+            assert os.pread(pin.fd, 1, pin.offset) == b"a"
+        assert not blob.complete and cache.stats()["segments"] == 0
+        for call in (cache.begin, cache.abandon, lambda b, c: cache.store(b, c, b"b"), lambda b, c: cache.drop(b)):
+            with pytest.raises(ValueError, match=f"cache {tmp_path}: is closed"):
+                call(other, 0)
+
+    def test_a_cache_that_was_never_closed_cleans_up_after_itself(self, tmp_path: pathlib.Path) -> None:
+        cache = Cache(str(tmp_path), MIB)
+        blob = small(cache, b"a")
+        del cache
+        assert not blob.complete
+        Cache(str(tmp_path), MIB).close()
+
+    def test_a_link_in_place_of_a_blobs_directory_is_not_followed(self, cache: Cache, tmp_path: pathlib.Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        pathlib.Path(cache.directory, f"{SHA256}.d").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match=rf"{SHA256}\.d/0: directory cannot be made \({SEGMENT} bytes needed\)"):
+            cache.begin(blob, 0)
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+        assert cache.stats()["charged_bytes"] == 0
+
+    def test_a_left_over_file_is_replaced_and_not_written_into(self, cache: Cache) -> None:
+        blob = known(cache, b"a")
+        path = pathlib.Path(cache.directory, f"{blob.sha256}.d", "0")
+        path.parent.mkdir()
+        path.write_bytes(b"stale and longer")
+        with path.open("rb") as stale:
+            fill(cache, blob, b"a")
+            assert stale.read() == b"stale and longer"
+        assert path.read_bytes() == blob.read(0, 1) == b"a"
+
+
+class TestDiskFaults:
+    @pytest.fixture
+    def file_size_limit(self) -> Iterator[int]:
+        """Writes past 1.5 MiB of a file come back short, then fail, as on a full disk (there ENOSPC, here EFBIG)."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        yield 3 * MIB // 2
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def test_a_short_write_is_a_failed_fill_and_shown_to_nobody(self, cache: Cache, file_size_limit: int) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0)
+        cache.begin(blob, 1)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
+        with pytest.raises(
+            OSError, match=rf"{SHA256}\.d/0: file cannot be written \({MIB} bytes needed\): File too large"
+        ):
+            cache.store(blob, 1, DATA[MIB : 2 * MIB])
+        assert blob.states(0, 2) == bytes([PRESENT, ABSENT])
+        assert blob.read(0, MIB) == DATA[:MIB]
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        fill(cache, blob, DATA, 1)
+        assert blob.read(0, 2 * MIB) == DATA[: 2 * MIB]
+
+    def test_a_segment_in_which_nothing_could_be_written_is_dropped(self, cache: Cache, file_size_limit: int) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        cache.begin(blob, 2)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            cache.store(blob, 2, DATA[2 * MIB : 3 * MIB])
+        assert files(cache) == [] and cache.stats()["charged_bytes"] == cache.stats()["condemned_bytes"] == 0
+
+    def test_a_file_that_cannot_be_made_is_not_charged(self, cache: Cache, file_size_limit: int) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
+        with pytest.raises(OSError, match=rf"{SHA256}\.d/0: file cannot be made \({SEGMENT} bytes needed\)"):
+            cache.begin(blob, 0)
+        assert files(cache) == [] and cache.stats()["charged_bytes"] == 0
+
+    def test_out_of_descriptors_is_one_sentence_and_costs_nothing(self, cache: Cache) -> None:
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        held: list[int] = []
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    held.append(os.dup(0))
+            os.close(held.pop())  # enough for the directory, not for the file
+            with pytest.raises(OSError, match=rf"{SHA256}\.d/0: file cannot be made .*: Too many open files"):
+                cache.begin(blob, 0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for fd in held:
+                os.close(fd)
+        assert files(cache) == [] and cache.stats()["charged_bytes"] == 0
+
+    def test_an_eviction_that_fails_is_not_accounted_as_freed(self, cache: Cache) -> None:
+        cache.limit_bytes = 2 * 4096
+        a, b = small(cache, b"a"), small(cache, b"b")
+        path = pathlib.Path(cache.directory, f"{a.sha256}.d", "0")
+        path.unlink()
+        path.mkdir()  # unlink() refuses a directory
+        c = known(cache, b"c")
+        with pytest.raises(OSError, match=f"{path}: file cannot be unlinked"):
+            cache.begin(c, 0)
+        assert a.complete and cache.stats()["charged_bytes"] == 2 * 4096 and cache.stats()["evicted_segments"] == 0
+        fill(cache, c, b"c")  # the next one is tried instead
+        assert [a.complete, b.complete] == [True, False]
+        path.rmdir()
+
+    def test_a_file_somebody_else_removed_is_evicted_like_any_other(self, cache: Cache) -> None:
+        cache.limit_bytes = 4096
+        a = small(cache, b"a")
+        pathlib.Path(cache.directory, f"{a.sha256}.d", "0").unlink()
+        assert a.read(0, 1) == b"a"
+        small(cache, b"b")
+        assert not a.complete and cache.stats()["charged_bytes"] == 4096
+
+    def test_a_full_disk_is_named_and_heals_by_evicting(self, tmp_path: pathlib.Path) -> None:
+        mount = tmp_path / "small"
+        mount.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(mount)]
+        if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a file system of 5 MiB needs root")
+        try:
+            cache = Cache(str(mount), 64 * MIB)
+            blob = cache.blob(SHA256, len(DATA), CHUNKS)
+            fill(cache, blob, DATA, 0, 1, 2, 3)
+            cache.begin(blob, 4)
+            with pytest.raises(OSError, match=rf"d/1: file cannot be written \({MIB} bytes needed\): No space left"):
+                cache.store(blob, 4, DATA[SEGMENT : SEGMENT + MIB])
+            assert blob.states(4, 1) == bytes([ABSENT])
+            assert cache.evict(MIB) == SEGMENT
+            fill(cache, blob, DATA, 4)
+            assert blob.read(SEGMENT, MIB) == DATA[SEGMENT : SEGMENT + MIB]
+            cache.close()
+            del cache, blob
+        finally:
+            subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_bytes_on_their_way_to_a_slow_reader_survive_eviction_and_refill(cache: Cache) -> None:
+    """sendfile hands the socket the file's own pages. Fails on a cache that punches or re-uses its files."""
+    cache.limit_bytes = 2 * SEGMENT
+    blob = cache.blob(SHA256, len(DATA), CHUNKS)
+    fill(cache, blob, DATA)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    server.setblocking(False)
+    sent = 0
+    with blob.pin(0) as pin:
+        try:
+            while sent < pin.length:
+                sent += os.sendfile(server.fileno(), pin.fd, pin.offset + sent, pin.length - sent)
+        except BlockingIOError:
+            assert sent > 0
+    for seed in range(3):  # evict everything, twice over, with other bytes in every new file
+        other = random.Random(seed).randbytes(SEGMENT)
+        fill(cache, known(cache, other), other)
+    assert blob.present_bytes() == 0 and cache.stats()["evicted_segments"] >= 2
+    server.shutdown(socket.SHUT_WR)
+    received = bytearray()
+    while piece := client.recv(MIB):
+        received += piece
+    assert received == DATA[:sent]
+    for end in (listener, client, server):
+        end.close()

@@ -1,0 +1,254 @@
+"""The cache under several threads: no wrong byte, no leak, never above its limit."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import pathlib
+import random
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bootplane.core.blob import Blob, counts, reap
+from bootplane.core.lru import Cache, CacheFull
+from bootplane.core.status import DigestMismatch
+
+MIB = 1 << 20
+SEGMENT = 4 * MIB
+PRESENT = 2
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    def state() -> tuple[dict[str, int], int, int]:
+        gc.collect()
+        reap()
+        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    before = state()
+    yield
+    assert state() == before
+
+
+def known(cache: Cache, data: bytes) -> Blob:
+    chunks = b"".join(hashlib.sha256(data[i : i + MIB]).digest() for i in range(0, len(data), MIB))
+    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunks)
+
+
+def run(*jobs: Callable[[], None]) -> None:
+    """All at once; the first exception of any of them is raised here."""
+    start, errors = threading.Barrier(len(jobs)), []
+
+    def body(job: Callable[[], None]) -> None:
+        try:
+            start.wait()
+            job()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def within_limit(cache: Cache) -> None:
+    stats = cache.stats()
+    assert stats["charged_bytes"] + stats["condemned_bytes"] <= stats["limit_bytes"], stats
+
+
+def settled(cache: Cache, blobs: list[Blob]) -> None:
+    """What must hold once everybody has let go."""
+    cache.reap()
+    stats = cache.stats()
+    assert stats["condemned_bytes"] == 0
+    lengths = [
+        min(SEGMENT, blob.size - at)
+        for blob in blobs
+        for at in range(0, blob.size, SEGMENT)
+        if any(blob.states(at // MIB, 4))
+    ]
+    assert stats["segments"] == len(lengths)
+    assert stats["charged_bytes"] == sum((length + 4095) // 4096 * 4096 for length in lengths)
+    files = [path for path in pathlib.Path(cache.directory).rglob("*") if path.is_file() and path.name != "lock"]
+    assert sorted(path.stat().st_size for path in files) == sorted(lengths)
+
+
+def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(tmp_path: pathlib.Path) -> None:
+    rng = random.Random(5)
+    data = [rng.randbytes(2 * SEGMENT + MIB + 11) for _ in range(3)]  # nine segments
+    cache = Cache(str(tmp_path), 4 * SEGMENT)
+    blobs = [known(cache, each) for each in data]
+    done = threading.Event()
+    outcomes = {"stored": 0, "refused": 0, "abandoned": 0, "full": 0}
+    looks = {"found": 0}
+    guard = threading.Lock()
+
+    def fill(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(150):
+            which = rng.randrange(3)
+            chunk = rng.randrange(10)
+            piece = data[which][chunk * MIB : (chunk + 1) * MIB]
+            try:
+                if not cache.begin(blobs[which], chunk):
+                    continue
+            except CacheFull:
+                outcome = "full"
+            else:
+                within_limit(cache)
+                outcome = rng.choice(["stored"] * 8 + ["refused", "abandoned"])
+                if outcome == "stored":
+                    cache.store(blobs[which], chunk, piece)
+                elif outcome == "refused":
+                    with pytest.raises(DigestMismatch):
+                        cache.store(blobs[which], chunk, piece[::-1])
+                else:
+                    cache.abandon(blobs[which], chunk)
+            within_limit(cache)
+            with guard:
+                outcomes[outcome] += 1
+
+    def send(seed: int) -> None:
+        rng = random.Random(seed)
+        while not done.is_set():
+            which = rng.randrange(3)
+            found, wrong = blobs[which].compare(data[which], 200, rng.getrandbits(60))
+            assert wrong == 0
+            with guard:
+                looks["found"] += found
+
+    def drop() -> None:
+        rng = random.Random(0)
+        while not done.wait(0.02):
+            cache.drop(rng.choice(blobs))
+            reap()
+
+    def fill_all() -> None:
+        try:
+            run(*(lambda seed=seed: fill(seed) for seed in range(3)))
+        finally:
+            done.set()
+
+    run(fill_all, lambda: send(10), lambda: send(11), drop)
+    assert outcomes["stored"] > 100 and outcomes["refused"] and outcomes["abandoned"] and looks["found"] > 1000
+    assert cache.stats()["evicted_segments"] > 10
+    assert cache.stats()["refused_chunks"] == outcomes["refused"]
+    settled(cache, blobs)
+    cache.close()
+
+
+def test_names_that_come_and_go_under_many_threads_stay_one_file_each(tmp_path: pathlib.Path) -> None:
+    """Room for three blobs of one block, nine wanted: each begin meets an eviction of its own name or directory."""
+    texts = [bytes([i]) * (i + 1) for i in range(9)]
+    cache = Cache(str(tmp_path), 3 * 4096)
+    blobs = [known(cache, text) for text in texts]
+    filled = [0] * 4
+
+    def work(me: int) -> None:
+        rng = random.Random(me)
+        for _ in range(400):
+            i = rng.randrange(9)
+            try:
+                if cache.begin(blobs[i], 0):
+                    cache.store(blobs[i], 0, texts[i])
+                    filled[me] += 1
+            except CacheFull:
+                cache.reap()
+            within_limit(cache)
+            assert blobs[i].compare(texts[i], 3, rng.getrandbits(60))[1] == 0
+            if rng.random() < 0.05:
+                cache.drop(blobs[i])
+
+    run(*(lambda me=me: work(me) for me in range(4)))
+    assert sum(filled) > 500
+    assert cache.stats()["filled_bytes"] >= sum(filled)
+    settled(cache, blobs)
+    cache.close()
+
+
+def test_a_chunk_is_given_to_exactly_one_of_many_fillers(tmp_path: pathlib.Path) -> None:
+    cache = Cache(str(tmp_path), 4 * SEGMENT)
+    data = random.Random(6).randbytes(4 * MIB)
+    blob = known(cache, data)
+    for _ in range(25):
+        mine: list[int] = []
+
+        def begin_all(mine: list[int] = mine) -> None:
+            mine.extend(chunk for chunk in range(4) if cache.begin(blob, chunk))
+
+        run(*([begin_all] * 4))
+        assert sorted(mine) == [0, 1, 2, 3]
+        assert cache.stats()["segments"] == 1
+        for chunk in mine:
+            cache.abandon(blob, chunk)
+        assert cache.stats()["charged_bytes"] == 0
+    cache.close()
+
+
+def test_references_taken_while_a_slot_changes_hands_are_all_given_back(tmp_path: pathlib.Path) -> None:
+    """Two blobs of one block, room for one: segment_t memory goes back and forth between their slots under readers."""
+    cache = Cache(str(tmp_path), 4096)
+    texts = [b"a" * 4096, b"b" * 4096]
+    blobs = [known(cache, text) for text in texts]
+    done = threading.Event()
+
+    def swap() -> None:
+        try:
+            for i in range(1500):
+                try:
+                    if cache.begin(blobs[i % 2], 0):
+                        cache.store(blobs[i % 2], 0, texts[i % 2])
+                except CacheFull:  # a reader holds it right now
+                    cache.drop(blobs[(i + 1) % 2])
+        finally:
+            done.set()
+
+    def look(which: int) -> None:
+        seed = which + 1
+        while not done.is_set():
+            seed = seed * 6364136223846793005 + 1 & (1 << 63) - 1
+            assert blobs[which].compare(texts[which], 2000, seed)[1] == 0
+
+    run(swap, lambda: look(0), lambda: look(1), lambda: look(0))
+    settled(cache, blobs)
+    assert all(blob.references == 1 for blob in blobs)
+    cache.close()
+
+
+def fill_until_closed(cache: Cache, blob: Blob, data: bytes, seed: int) -> str:
+    rng = random.Random(seed)
+    while True:
+        chunk = rng.randrange(6)
+        try:
+            if cache.begin(blob, chunk):
+                cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
+            elif rng.random() < 0.5:
+                cache.drop(blob)
+        except CacheFull:
+            cache.reap()
+        except ValueError as error:
+            return str(error)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_closing_under_work_stops_it_plainly_and_leaves_nothing_behind(tmp_path: pathlib.Path, seed: int) -> None:
+    data = random.Random(7).randbytes(6 * MIB)
+    cache = Cache(str(tmp_path), 2 * SEGMENT)
+    blob = known(cache, data)
+    last_words: list[str] = []
+
+    def close() -> None:
+        for look in range(20):
+            assert blob.compare(data, 20, look)[1] == 0
+        cache.close()
+
+    jobs = [lambda me=me: last_words.append(fill_until_closed(cache, blob, data, me)) for me in (seed, seed + 10)]
+    run(*jobs, close)
+    assert len(last_words) == 2
+    assert blob.present_bytes() == 0 and cache.stats()["segments"] == 0
