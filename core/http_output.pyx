@@ -115,7 +115,7 @@ cdef int send_small(http_t* http, connection_t* c, segment_t* seg) noexcept nogi
     if sent < head:
         return keep_rest(http, c, http.scene.out + sent, head - sent, head - sent)
     exchange_sent(&c.x, &http.scene, sent - head)        # less than body: it is not the end
-    return blocked(http, c, TIMER_SEND)
+    return blocked(http, c, TIMER_PROBE)
 
 
 cdef int begin_body(http_t* http, connection_t* c, int queue) noexcept nogil:

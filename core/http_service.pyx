@@ -38,7 +38,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_NONBLOCK
 
 cdef enum:
-    ROUND_BYTES = 4194304            # of large bodies between two looks at new events: some 0.4 ms
+    ROUND_BYTES = 8388608            # of large bodies between two looks at new events: about 1 ms
     REFUSED_AT_ONCE = 256            # connections beyond the limit that are told so; further ones are just closed
     PROBE_NS = 1000000000
     LINGER_NS = 2000000000
@@ -240,7 +240,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
         http.options.turn_bytes = 1 << 20
     http.timers[<int>TIMER_IDLE].span_ns = options.idle_timeout_ns + options.idle_timeout_ns // 7    # see timer_touch
     http.timers[<int>TIMER_HEAD].span_ns = options.head_timeout_ns
-    http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS
+    http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS if PROBE_NS < options.send_timeout_ns else options.send_timeout_ns
     http.timers[<int>TIMER_SEND].span_ns = options.send_timeout_ns + options.send_timeout_ns // 7
     http.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
     http.accept_again_ns = NEVER
