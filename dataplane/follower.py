@@ -57,7 +57,7 @@ class Follower:
         self._sources = sources
         self._is_idle = is_idle
         self._stopping = threading.Event()
-        self._said = ""
+        self._said: set[str] = set()  # since all was well
         self._region_failed = False  # in this round: the other chunk lists are not asked for
         self._lacking: list[str] = []
         self.registry = registry(self._chunks)
@@ -115,8 +115,8 @@ class Follower:
             signed, bulk = answer
             self._sources(bulk)
             self._take(signed)
-        if self._said:
-            self._say("")
+        if self._said and not self._lacking:
+            self._said.clear()
             log.info("the region answers; catalogue version %d is served", self.version)
 
     def _take(self, signed: SignedBody) -> None:
@@ -153,7 +153,7 @@ class Follower:
         return found
 
     def _say(self, sentence: str) -> None:
-        """Once, until something else is wrong or all is well."""
-        if sentence and sentence != self._said:
+        """Once, until all has been well again."""
+        if sentence not in self._said:
+            self._said.add(sentence)
             log.warning("%s", sentence)
-        self._said = sentence

@@ -19,6 +19,8 @@ from bootplane.core.table import Table
 from bootplane.dataplane.catalogue import BlobEntry, Catalogue
 from bootplane.dataplane.store import Store
 
+OWN = 1  # reference: the Blob object in this registry
+
 log = logging.getLogger("bootplane.names")
 
 
@@ -65,7 +67,7 @@ class Registry:
     def release(self, is_idle: Callable[[Blob], bool]) -> int:
         """Lets go of retired blobs nobody reads any more and for which *is_idle* (nothing of them is being filled);
         their bytes leave the cache. Returns how many. Call it now and then."""
-        done = [blob for blob in self._retired.values() if _is_unread(blob) and is_idle(blob)]
+        done = [blob for blob in self._retired.values() if blob.references <= OWN and is_idle(blob)]
         for blob in done:
             del self._retired[blob.id]
             if blob.chunks is not None:
@@ -91,8 +93,3 @@ class Registry:
                 log.warning("shared store: %s; the region is asked for it instead", error)
         chunks = self._chunks(sha256, entry)
         return None if chunks is None else self._cache.blob(sha256, entry.size, chunks)
-
-
-def _is_unread(blob: Blob) -> bool:
-    """Whether no snapshot and no transfer holds it: ours is one reference, the cache's another on what it fills."""
-    return blob.references <= (1 if blob.chunks is None else 2)

@@ -87,6 +87,8 @@ class FakeRegion:
         self.api_status: int | None = None
         self.stall = threading.Event()  # set: bulk answers stop before the body until it is cleared
         self.unsigned_boot = False
+        self.without_list: set[str] = set()  # blobs whose chunk list is answered with 404
+        self.wrong_list: set[str] = set()  # ... with other bytes of the right length
         self.changed = threading.Condition(self.lock)
         self.publish(files)
         self._api: _Server | None = None
@@ -202,8 +204,12 @@ class _Api(_Handler):
         elif parts.path == "/rack/v1/catalogue":
             self.catalogue()
         elif parts.path.startswith("/rack/v1/chunks/"):
-            data = region.blobs.get(parts.path.rpartition("/")[2])
-            self.answer(404) if data is None else self.answer(200, chunks_of(data))
+            sha256 = parts.path.rpartition("/")[2]
+            data = None if sha256 in region.without_list else region.blobs.get(sha256)
+            if data is None:
+                self.answer(404)
+            else:
+                self.answer(200, chunks_of(data)[:: -1 if sha256 in region.wrong_list else 1])
         elif parts.path == "/rack/v1/boot":
             self.boot({name: values[0] for name, values in parse_qs(parts.query).items()})
         else:

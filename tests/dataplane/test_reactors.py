@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from bootplane.core import http_fetch
+from bootplane.core.blob import Blob
+from bootplane.core.table import Table
+from bootplane.dataplane import reactors
+from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
+
+LOOPBACK = HostPort("127.0.0.1", 0)
+
+
+@pytest.mark.parametrize("opener", [open_http, open_tftp])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", ""])
+def test_sockets_share_one_port(opener: Any, count: int, host: str) -> None:
+    sockets = opener(HostPort(host, 0), count)
+    assert len(sockets) == count
+    assert len({address_of(sock) for sock in sockets}) == 1
+    assert address_of(sockets[0]).port > 0
+    for sock in sockets:
+        assert not sock.getblocking()
+        sock.close()
+
+
+@pytest.mark.parametrize("opener", [open_http, open_tftp])
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_a_port_somebody_has_is_an_error_and_never_shared(opener: Any, first: int, second: int) -> None:
+    sockets = opener(LOOPBACK, first)
+    taken = address_of(sockets[0])
+    with pytest.raises(ListenError, match=f"address {taken}: expected a free one, got one already in use"):
+        opener(taken, second)
+    for sock in sockets:
+        sock.close()
+
+
+def test_an_address_that_is_not_ours_is_an_error() -> None:
+    with pytest.raises(ListenError, match=r"HTTP address 192\.0\.2\.1:80: expected a free one, got Cannot assign"):
+        open_http(HostPort("192.0.2.1", 80), 1)
+    with pytest.raises(ListenError, match=r"TFTP address nowhere\.invalid:80: expected a local address, got "):
+        open_tftp(HostPort("nowhere.invalid", 80), 1)
+
+
+def test_port_69_without_the_right_to_it_becomes_6969_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = reactors._bind
+
+    def strict(family: int, kind: socket.SocketKind, place: Any, *, shared: bool) -> socket.socket:
+        if place[1] == 69:
+            raise PermissionError(13, "Permission denied")
+        return real(family, kind, (place[0], 0), shared=shared)
+
+    monkeypatch.setattr(reactors, "_bind", strict)
+    for sock in open_tftp(HostPort("127.0.0.1", 69), 1):
+        sock.close()
+    assert [record.message for record in caplog.records] == [
+        "TFTP: no right to listen on port 69; listening on 6969 instead"
+    ]
+    with pytest.raises(ListenError, match="Permission denied"):
+        open_http(HostPort("127.0.0.1", 69), 1)
+
+
+def test_the_wildcard_hears_ipv4_too() -> None:
+    (sock,) = open_http(HostPort("", 0), 1)
+    with socket.create_connection(("127.0.0.1", address_of(sock).port), timeout=10):
+        sock.close()
+
+
+async def test_reactors_serve_say_what_they_miss_and_drain() -> None:
+    sockets = open_http(LOOPBACK, 2)
+    place = address_of(sockets[0])
+    group = Reactors(sockets, park_limit_s=20)
+    group.start()
+    loop = asyncio.get_running_loop()
+    asked: list[tuple[Any, ...]] = []
+
+    def ask(reactor: int, mail: tuple[Any, ...]) -> None:
+        asked.append(mail[2:4])
+        group.answer(reactor, mail[1], Blob.memory(b"for you\n"))
+
+    def broken(reactor: int, mail: tuple[Any, ...]) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    group.attach(loop, {"ask": ask, "handover": broken, "miss": broken})
+    group.publish(Table({"hello": Blob.memory(b"hello\n", dynamic=False)}, 1))
+
+    def get(path: str) -> bytes:
+        return http_fetch.fetch(place.host, place.port, path, keep=True).body
+
+    deadline = time.monotonic() + 20
+    while await loop.run_in_executor(None, get, "/hello") != b"hello\n":  # until each reactor has the snapshot
+        assert time.monotonic() < deadline
+    assert await loop.run_in_executor(None, get, "/ipxe.cfg") == b"for you\n"
+    assert asked == [("http", "ipxe.cfg")]
+    assert group.counters()["http_ok"] >= 2
+    assert len(group) == 2
+    assert await group.drain(20)
+    group.detach(loop)
+    group.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place, timeout=5)
+
+
+async def test_a_drain_that_takes_too_long_is_given_up() -> None:
+    sockets = open_http(LOOPBACK, 1)
+    place = address_of(sockets[0])
+    group = Reactors(sockets)
+    group.start()
+    group.attach(asyncio.get_running_loop(), {"ask": lambda *_: None})
+    with socket.create_connection(place, timeout=10) as waiting:
+        waiting.sendall(b"GET /ipxe.cfg HTTP/1.1\r\nHost: r\r\n\r\n")  # asks, and is never answered
+        while group.counters()["names_dynamic"] == 0:
+            await asyncio.sleep(0)
+        assert not await group.drain(0.05)
+    group.detach(asyncio.get_running_loop())
+    group.stop()
+    assert threading.active_count() < 50
