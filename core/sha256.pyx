@@ -4,7 +4,7 @@ A stream is a zeroed sha256_t; sha256_init() begins it and sha256_free() ends it
 instead of including OpenSSL's headers, so a fresh machine needs only a compiler, and the library is not linked, so a
 wheel carries no private copy that the system's security updates would miss. Speed is that of hashlib either way.
 
-Invariant: a stream stays with the backend that began it (its ``kind``), whatever _load() finds later.
+Invariant: a stream ends with the backend that began it (its ``kind``), whatever _load() finds meanwhile.
 """
 
 import hashlib
@@ -172,15 +172,15 @@ cdef int python_final(sha256_t* h, uint8_t* out32) noexcept with gil:
     except Exception:
         return ST_BAD
     memcpy(out32, <const char*>digest, 32)
-    python_free(h)              # finished: a further update finds no state, as with libcrypto
-    h.kind = KIND_PYTHON        # a restart stays with hashlib
+    python_free(h)              # finished: a further update finds no state
     return ST_OK
 
 
 cdef void python_free(sha256_t* h) noexcept with gil:
     if h.state is not NULL:
         Py_DECREF(<object>h.state)
-        h.state = NULL
+    h.state = NULL
+    h.kind = KIND_NONE
 
 
 _load(LIBCRYPTO)

@@ -254,7 +254,18 @@ def test_a_reply_without_length_ends_with_the_connection() -> None:
         assert fetch(HOST, port, "/x", keep=True).body == b"abc"
 
 
-def test_a_reply_that_arrives_byte_by_byte_is_the_same_reply() -> None:
+def is_read(connection: socket.socket) -> bool:
+    """Whether the other end, in this network namespace, has read all that *connection* sent (/proc/net/tcp)."""
+    here = f":{connection.getsockname()[1]:04X}"
+    there = f":{connection.getpeername()[1]:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(there) and remote.endswith(here):
+            return queues.endswith(":00000000")
+    return True  # it has closed
+
+
+def test_a_reply_that_is_read_byte_by_byte_is_the_same_reply() -> None:
     reply = ok(b"kernel", "X-Field: v")
     with socket.create_server((HOST, 0)) as listener:
 
@@ -265,6 +276,8 @@ def test_a_reply_that_arrives_byte_by_byte_is_the_same_reply() -> None:
                 connection.recv(65536)
                 for at in range(len(reply)):
                     connection.sendall(reply[at : at + 1])
+                    while not is_read(connection):
+                        os.sched_yield()
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -333,6 +346,7 @@ PREFIX = r"GET http://127\.0\.0\.1:\d+/x: "
         (b"HTTP/1.1 200", "expected a reply, got 12 bytes of it and then the end of the connection"),
         (ok(b"abc", length=10), "body: expected 10 bytes, got 3 and then the end of the connection"),
         (ok(b"abcdef", length=3), "body: expected 3 bytes, got at least 6"),
+        (ok(bytes(600_000), length=599_999), "body: expected 599999 bytes, got at least 600000"),
         (b"220 ftp ready\r\n\r\n", "expected the head of an HTTP/1 reply, got the line '220 ftp ready'"),
         (b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", "expected the head of an HTTP/1 reply, got the line 'nonsense'"),
         (
@@ -356,6 +370,7 @@ PREFIX = r"GET http://127\.0\.0\.1:\d+/x: "
         "cut head",
         "short",
         "long",
+        "longer",
         "not HTTP",
         "no colon",
         "interim",
