@@ -1,0 +1,106 @@
+"""The data directory of a region: made, locked, and the small files in it written so that a crash leaves no half.
+
+    region.lock up.lock     held (flock) by the one process that owns the directory; the pid stands in it
+    region.sqlite           the database          sync.sqlite   the sync engine's own
+    region-key admin-token  secrets, 0600         rack-token    of the rack that `up` runs
+    image-storage/          the store             rack/         that rack's data
+    run.json                where it listens, while it runs
+
+Invariant: a secret file has mode 0600 from the moment it has a name. Messages name the file and never its content.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bootplane.control.errors import StartError
+
+SYNC_DATABASE = "sync.sqlite"
+REGION_KEY, ADMIN_TOKEN, RACK_TOKEN = "region-key", "admin-token", "rack-token"
+RUN_JSON = "run.json"
+
+
+class Lock:
+    """The right to be the one process of its kind on a data directory. Ends with the process, however that ends."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        """Raises StartError that names the pid of the holder."""
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"{path}: cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pid = os.read(self._fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise StartError(
+                f"{path.parent}: expected to be the only {what} here, got one already: pid {pid}"
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._fd)
+
+
+def prepare(directory: Path) -> None:
+    """Make *directory* (0700 when it is new) and see that it can be written. Raises StartError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = directory / f".probe-{os.getpid()}"
+        with probe.open("wb") as file:
+            file.write(b"x" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            (directory / f".probe-{os.getpid()}").unlink()
+        raise StartError(
+            f"data directory {directory}: expected one that can be written, got: {error.strerror}"
+        ) from None
+
+
+def secret(path: Path, make: Callable[[], str]) -> str:
+    """The one line in the secret file *path*, made and written when it is not there. Raises StartError."""
+    try:
+        text = path.read_text(encoding="ascii").strip()
+        if text:
+            return text
+        raise StartError(f"{path}: expected one line, got an empty file; remove it to have a new one made")
+    except FileNotFoundError:
+        text = make()
+        write_secret(path, text)
+        return text
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not plain text"
+        raise StartError(f"{path}: expected a readable secret, got: {reason}") from None
+
+
+def write_secret(path: Path, text: str) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(path)
+    except OSError as error:
+        raise StartError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        aside.rename(path)
+    except OSError as error:
+        raise StartError(f"{path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,1 @@
+"""Migrations of the region's database, run at start by storage.database."""

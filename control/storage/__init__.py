@@ -1,0 +1,1 @@
+"""The region's database: one repository per noun, the only SQL of the project."""

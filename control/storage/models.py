@@ -1,0 +1,201 @@
+"""The tables, as SQLAlchemy models. Plain columns that mean the same on SQLite and PostgreSQL.
+
+Times are ISO 8601 UTC text (database.now_text): SQLite drops time zones from its own types, and text compares alike
+everywhere. Lists are JSON. Only repositories of this folder read or write these; nothing outside sees a model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+Sha256 = sa.String(64)
+Time = sa.String(32)
+
+
+class Model(DeclarativeBase):
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+
+class SettingRow(Model):
+    """Facts of the region itself: its id, the catalogue's version and digest."""
+
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    value: Mapped[str] = mapped_column(sa.Text)
+
+
+class SourceRow(Model):
+    __tablename__ = "boot_sources"
+    __table_args__ = (sa.UniqueConstraint("url"), sa.UniqueConstraint("name"))
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(128))
+    url: Mapped[str] = mapped_column(sa.String(2048))
+    priority: Mapped[int]
+    enabled: Mapped[bool]
+    unsigned: Mapped[bool]
+    keyring: Mapped[bytes | None] = mapped_column(sa.LargeBinary)  # binary form, as gpgv wants it
+    fingerprints: Mapped[list[str]] = mapped_column(sa.JSON)
+    last_checked: Mapped[str | None] = mapped_column(Time)
+    last_updated: Mapped[str | None] = mapped_column(Time)  # the index's own `updated`
+    error: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class SourceDocumentRow(Model):
+    """The newest accepted document of one (source, content id): what rollback is measured against. "" is the index."""
+
+    __tablename__ = "source_documents"
+    source_id: Mapped[int] = mapped_column(sa.ForeignKey("boot_sources.id", ondelete="CASCADE"), primary_key=True)
+    content_id: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    updated: Mapped[str] = mapped_column(sa.String(64))
+    accepted: Mapped[str] = mapped_column(Time)
+
+
+class SelectionRow(Model):
+    __tablename__ = "selections"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    os: Mapped[str] = mapped_column(sa.String(64))
+    release: Mapped[str] = mapped_column(sa.String(64))
+    arches: Mapped[list[str]] = mapped_column(sa.JSON)
+    subarches: Mapped[list[str]] = mapped_column(sa.JSON)
+    labels: Mapped[list[str]] = mapped_column(sa.JSON)
+
+
+class ResourceRow(Model):
+    """One product we mirror: ubuntu/noble/amd64/ga-24.04, or a boot loader."""
+
+    __tablename__ = "boot_resources"
+    __table_args__ = (sa.UniqueConstraint("name"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    source_id: Mapped[int | None] = mapped_column(sa.ForeignKey("boot_sources.id", ondelete="SET NULL"))
+    name: Mapped[str] = mapped_column(sa.String(256))
+    os: Mapped[str] = mapped_column(sa.String(64))
+    release: Mapped[str] = mapped_column(sa.String(64))
+    arch: Mapped[str] = mapped_column(sa.String(32))
+    subarch: Mapped[str] = mapped_column(sa.String(64))
+    kflavor: Mapped[str] = mapped_column(sa.String(32))
+    label: Mapped[str] = mapped_column(sa.String(64))
+    title: Mapped[str] = mapped_column(sa.String(256))
+    codename: Mapped[str] = mapped_column(sa.String(128))
+    bootloader_type: Mapped[str] = mapped_column(sa.String(32))
+    sets: Mapped[list[SetRow]] = relationship(
+        back_populates="resource", cascade="all, delete-orphan", order_by="SetRow.id", passive_deletes=True
+    )
+
+
+class SetRow(Model):
+    """One version of a resource. wanted: its files are being fetched; complete: every file is here."""
+
+    __tablename__ = "resource_sets"
+    __table_args__ = (sa.UniqueConstraint("resource_id", "version"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    resource_id: Mapped[int] = mapped_column(sa.ForeignKey("boot_resources.id", ondelete="CASCADE"))
+    version: Mapped[str] = mapped_column(sa.String(64))
+    complete: Mapped[bool]
+    created: Mapped[str] = mapped_column(Time)
+    marked: Mapped[str | None] = mapped_column(Time)  # superseded or dropped at; removed after the grace time
+    resource: Mapped[ResourceRow] = relationship(back_populates="sets")
+    files: Mapped[list[FileRow]] = relationship(
+        back_populates="resource_set", cascade="all, delete-orphan", order_by="FileRow.id", passive_deletes=True
+    )
+
+
+class FileRow(Model):
+    __tablename__ = "resource_files"
+    __table_args__ = (sa.UniqueConstraint("set_id", "name"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    set_id: Mapped[int] = mapped_column(sa.ForeignKey("resource_sets.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(sa.String(256))  # its last part on the wire
+    ftype: Mapped[str] = mapped_column(sa.String(64))
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    path: Mapped[str] = mapped_column(sa.String(2048))  # relative to the boot source
+    kparams: Mapped[str] = mapped_column(sa.Text)
+    resource_set: Mapped[SetRow] = relationship(back_populates="files")
+
+
+class BlobRow(Model):
+    """A complete, verified file of the store. Its row follows the rename; one without its file is dropped at start."""
+
+    __tablename__ = "blobs"
+    sha256: Mapped[str] = mapped_column(Sha256, primary_key=True)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+    root: Mapped[str] = mapped_column(Sha256)
+    created: Mapped[str] = mapped_column(Time)
+    removed: Mapped[str | None] = mapped_column(Time)  # set: it was here; a rack that asks is told 410
+
+
+class DerivedRow(Model):
+    """A file unpacked from a boot loader archive; it lives in the store as a blob of its own."""
+
+    __tablename__ = "derived_files"
+    archive_sha256: Mapped[str] = mapped_column(Sha256, primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(256), primary_key=True)
+    sha256: Mapped[str] = mapped_column(Sha256, index=True)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class RackRow(Model):
+    """A rack and the token it speaks with. The secret is kept as its SHA-256 only."""
+
+    __tablename__ = "racks"
+    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(sa.String(128))
+    secret_sha256: Mapped[str] = mapped_column(Sha256)
+    created: Mapped[str] = mapped_column(Time)
+    revoked: Mapped[str | None] = mapped_column(Time)
+    last_seen: Mapped[str | None] = mapped_column(Time)
+    http: Mapped[str | None] = mapped_column(sa.String(64))
+    tftp: Mapped[str | None] = mapped_column(sa.String(64))
+    catalogue_version: Mapped[int | None]
+    cache: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+
+
+class RunRow(Model):
+    """One sync. At most one is unfinished; a region that starts and finds one goes on with it."""
+
+    __tablename__ = "sync_runs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(sa.String(16))
+    starts: Mapped[int]  # processes that have worked on it; part of work ids, so that a restart can ask anew
+    started: Mapped[str] = mapped_column(Time)
+    finished: Mapped[str | None] = mapped_column(Time)
+    error: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class AttemptRow(Model):
+    """How often one piece of work was begun: the engine forgets this when it resumes, so a poison file needs us."""
+
+    __tablename__ = "attempts"
+    work_id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    count: Mapped[int]
+    error: Mapped[str | None] = mapped_column(sa.Text)
+
+
+class LeaseRow(Model):
+    """One executor (one start of a region process) and its last sign of life."""
+
+    __tablename__ = "executors"
+    id: Mapped[str] = mapped_column(sa.String(128), primary_key=True)
+    beat: Mapped[float]  # seconds since 1970 by the database's clock on PostgreSQL, by ours on SQLite
+    taker: Mapped[str | None] = mapped_column(sa.String(128))
+    taken_at: Mapped[float | None]
+
+
+class BannerRow(Model):
+    """A condition an operator should see until it ends."""
+
+    __tablename__ = "banners"
+    id: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    text: Mapped[str] = mapped_column(sa.Text)
+    since: Mapped[str] = mapped_column(Time)
+    remedy: Mapped[str] = mapped_column(sa.Text)

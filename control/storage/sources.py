@@ -1,0 +1,134 @@
+"""Boot sources and the newest documents accepted from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+from bootplane.control.domain.images import BootSource
+from bootplane.control.errors import Conflict, NotFound
+from bootplane.control.storage.database import Database, now_text
+from bootplane.control.storage.models import SourceDocumentRow, SourceRow
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """A boot source and what the last look at it said."""
+
+    source: BootSource
+    fingerprints: tuple[str, ...]
+    last_checked: str | None  # ours: when it was last looked at with success or without
+    last_updated: str | None  # its own: `updated` of the accepted index
+    error: str | None  # the sentence of the last refusal; None after a success
+
+
+class SourceRepository:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self) -> list[SourceRecord]:
+        """Highest priority first."""
+        with self._database.read() as session:
+            rows = session.scalars(sa.select(SourceRow).order_by(SourceRow.priority.desc(), SourceRow.id))
+            return [_record(row) for row in rows]
+
+    def find(self, key: str) -> SourceRecord:
+        """By id or name. Raises NotFound."""
+        with self._database.read() as session:
+            return _record(_row(session, key))
+
+    def add(
+        self,
+        *,
+        name: str,
+        url: str,
+        keyring: bytes | None,
+        unsigned: bool,
+        priority: int | None,
+        fingerprints: Sequence[str],
+        updated: str | None,
+    ) -> SourceRecord:
+        """Raises Conflict when the URL or the name is taken. No *priority* means one above the highest."""
+        with self._database.begin() as session:
+            for column, value in ((SourceRow.url, url), (SourceRow.name, name)):
+                other = session.scalar(sa.select(SourceRow).where(column == value))
+                if other is not None:
+                    raise Conflict(f"boot source {value!r}: there is one already, `{other.name}` with URL {other.url}")
+            if priority is None:
+                priority = (session.scalar(sa.select(sa.func.max(SourceRow.priority))) or 0) + 1
+            row = SourceRow(
+                name=name,
+                url=url,
+                keyring=keyring,
+                unsigned=unsigned,
+                priority=priority,
+                enabled=True,
+                fingerprints=list(fingerprints),
+                last_checked=now_text(),
+                last_updated=updated,
+                error=None,
+            )
+            session.add(row)
+            session.flush()
+            return _record(row)
+
+    def checked(self, source_id: str, *, updated: str | None, error: str | None) -> None:
+        """Note the outcome of a look at it; an *error* leaves what was accepted before as it is."""
+        with self._database.begin() as session:
+            row = session.get(SourceRow, int(source_id))
+            if row is None:
+                return  # removed meanwhile
+            row.last_checked = now_text()
+            row.error = error
+            if updated is not None:
+                row.last_updated = updated
+
+    def accepted(self, source_id: str) -> dict[str, str]:
+        """content id -> `updated` (ISO 8601, UTC) of the newest accepted document; "" is the index."""
+        with self._database.read() as session:
+            rows = session.scalars(sa.select(SourceDocumentRow).where(SourceDocumentRow.source_id == int(source_id)))
+            return {row.content_id: row.updated for row in rows}
+
+    def accept(self, source_id: str, updated: Mapping[str, str]) -> None:
+        """From now on these are the newest accepted documents of the source."""
+        with self._database.begin() as session:
+            if session.get(SourceRow, int(source_id)) is None:
+                return  # removed meanwhile
+            session.execute(sa.delete(SourceDocumentRow).where(SourceDocumentRow.source_id == int(source_id)))
+            for content_id, when in updated.items():
+                session.add(
+                    SourceDocumentRow(
+                        source_id=int(source_id), content_id=content_id, updated=when, accepted=now_text()
+                    )
+                )
+
+    def remove(self, key: str) -> SourceRecord:
+        with self._database.begin() as session:
+            row = _row(session, key)
+            record = _record(row)
+            session.delete(row)
+            return record
+
+
+def _row(session: Session, key: str) -> SourceRow:
+    row = session.get(SourceRow, int(key)) if key.isdecimal() and len(key) < 10 else None
+    row = row or session.scalar(sa.select(SourceRow).where(SourceRow.name == key))
+    if row is None:
+        raise NotFound(f"boot source {key!r}: there is none with this id or name")
+    return row
+
+
+def _record(row: SourceRow) -> SourceRecord:
+    source = BootSource(
+        id=str(row.id),
+        name=row.name,
+        url=row.url,
+        keyring=row.keyring,
+        unsigned=row.unsigned,
+        priority=row.priority,
+        enabled=row.enabled,
+    )
+    return SourceRecord(source, tuple(row.fingerprints), row.last_checked, row.last_updated, row.error)
