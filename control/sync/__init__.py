@@ -1,0 +1,1 @@
+"""Sync: make our copy of the selected images like the boot sources'."""

@@ -1,0 +1,355 @@
+"""The sync: refresh, reserve, download, unpack, commit sets, publish. One thread, one run at a time.
+
+What it decides stands in the database before anything is fetched, and every step may be repeated: a region that is
+killed and started again goes on with the unfinished run, without asking the sources again if they had been asked. The
+files themselves are works of the engine, so that they outlive this process and can be divided among several.
+
+Invariants: one bad file stops no other and is named; a set is complete, and published, as soon as its own files are
+here. Left to others: metadata (refresh), bytes (download), room (space), what racks see (the ``publish`` callback).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bootplane.control.events import Hub
+from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.storage.blobs import BlobRepository
+from bootplane.control.storage.images import ImageRepository
+from bootplane.control.storage.runs import Run, RunRepository
+from bootplane.control.sync.decide import Fetch
+from bootplane.control.sync.download import Downloader
+from bootplane.control.sync.engine import SyncEngine, WorkStatus
+from bootplane.control.sync.housekeeping import Housekeeper
+from bootplane.control.sync.progress import Progress
+from bootplane.control.sync.refresh import Refresher
+from bootplane.control.sync.space import Room
+from bootplane.dataplane.store import InsufficientSpace
+
+POLL_S = 0.25
+SPACE_CHECK_S = 15.0
+SETTLE_S = 15.0  # a running work ends within one read of its socket, or not at all
+_LOG = logging.getLogger("bootplane.sync")
+
+
+@dataclass
+class _Outcome:
+    """What a run has met so far."""
+
+    errors: list[str] = field(default_factory=list)
+    moved: bool = False  # a file was not where its list says: the stream may have moved on
+    space: str | None = None  # the disk is full, in one sentence
+    needed_bytes: int = 0
+    stopped: bool = False
+
+
+class Coordinator:
+    """``start`` begins the thread; every other method may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        images: ImageRepository,
+        blobs: BlobRepository,
+        runs: RunRepository,
+        banners: BannerRepository,
+        refresher: Refresher,
+        housekeeper: Housekeeper,
+        engine: SyncEngine,
+        downloader: Downloader,
+        progress: Progress,
+        room: Room,
+        hub: Hub,
+        publish: Callable[[], None],
+        interval_s: float,
+    ) -> None:
+        self._images, self._blobs, self._runs, self._banners = images, blobs, runs, banners
+        self._refresher, self._housekeeper, self._room = refresher, housekeeper, room
+        self._engine, self._downloader, self._progress = engine, downloader, progress
+        self._hub, self._publish = hub, publish
+        self._interval_s = interval_s  # between two automatic syncs; 0: only when asked
+        self._wake = threading.Condition()
+        self._asked = False
+        self._stop_asked = False
+        self._closing = False
+        self._run: Run | None = runs.unfinished() or runs.last()
+        self._state = self._run.state if self._run else "idle"
+        self._ended_at: float | None = None  # monotonic; of the last run of this process
+        self._thread = threading.Thread(target=self._main, name="sync", daemon=True)
+
+    # -- from any thread
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def request(self) -> None:
+        """Sync now; once more after the running one, which may have read its sources before this call."""
+        with self._wake:
+            if not self._is_running():
+                self._open()
+            self._asked = True
+            self._wake.notify_all()
+
+    def stop(self) -> None:
+        """End the running sync; what has arrived is kept. Without one, nothing."""
+        with self._wake:
+            if self._is_running():
+                self._stop_asked = True
+                self._asked = False
+                self._downloader.stop()
+                self._wake.notify_all()
+
+    def close(self) -> None:
+        """The process ends: the run stays unfinished and goes on at the next start."""
+        with self._wake:
+            self._closing = True
+            self._downloader.stop()
+            self._wake.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def document(self) -> dict[str, Any]:
+        """The API's <sync>."""
+        run = self._run
+        return {
+            "state": self._state,
+            **self._progress.document(),
+            "started": run.started if run else None,
+            "finished": run.finished if run else None,
+            "error": run.error if run else None,
+        }
+
+    # -- when
+
+    def _main(self) -> None:
+        try:
+            self._engine.start(self._downloader)
+        except Exception as error:  # whatever it is, the region serves what it has and says so
+            _LOG.exception("the sync engine cannot start")
+            self._banners.raise_("sync-engine", f"The sync engine cannot start: {error}.", "See the region's log.")
+            return
+        self._banners.end("sync-engine")
+        if self._is_running():
+            _LOG.info("going on with the sync of %s, which was %s", self._run.started, self._state)  # type: ignore[union-attr]
+            with self._wake:
+                was = self._state
+                self._run = self._runs.begin()
+            self._carry_out(self._run, resumed=was in ("downloading", "finishing"))
+        while not self._closing:
+            if self._is_due():
+                with self._wake:
+                    run = self._run if self._is_running() else self._open()
+                assert run is not None
+                self._carry_out(run, resumed=False)
+        self._engine.close()
+
+    def _is_running(self) -> bool:
+        return self._run is not None and self._run.finished is None
+
+    def _open(self) -> Run:
+        """Begin a run; the caller holds the lock."""
+        self._progress.begin([])
+        self._stop_asked = False
+        self._run = self._runs.begin()
+        self._state = self._run.state
+        return self._run
+
+    def _is_due(self) -> bool:
+        """Wait a while for something to do; True when a sync is to begin."""
+        with self._wake:
+            if not (self._asked or self._closing):
+                self._wake.wait(self._pause_s())
+            if self._closing:
+                return False
+            if self._asked:
+                self._asked = False
+                return True
+            if self._is_running():  # asked for and stopped before it began
+                return True
+        if self._room.waits():
+            return self._room.has_come()
+        return self._interval_s > 0 and self._rest_s() <= 0 and self._refresher.has_work()
+
+    def _pause_s(self) -> float:
+        if self._is_running():
+            return 0.0
+        if self._room.waits():
+            return SPACE_CHECK_S
+        return min(max(self._rest_s(), 1.0), 60.0) if self._interval_s > 0 else 3600.0
+
+    def _rest_s(self) -> float:
+        """Seconds until the next automatic sync."""
+        return 0.0 if self._ended_at is None else self._ended_at + self._interval_s - time.monotonic()
+
+    # -- one run
+
+    def _carry_out(self, run: Run, *, resumed: bool) -> None:
+        """From where it stands to its end; leaves it unfinished when the process closes."""
+        outcome = _Outcome()
+        try:
+            self._turns(run, outcome, resumed)
+        except Exception as error:  # ours: the run must end and say so, not die with its thread
+            _LOG.exception("sync failed")
+            outcome.errors.insert(0, f"the sync failed in the region itself: {error}")
+        finally:
+            self._downloader.close_gate()
+            self._room.release()
+        if not self._closing:
+            self._finish(run, outcome)
+
+    def _turns(self, run: Run, outcome: _Outcome, resumed: bool) -> None:
+        """Refresh and download; once more when a file was not where its list said, for the stream may have moved."""
+        for turn in (1, 2):
+            if resumed and turn == 1:
+                refreshed = self._refresher.decided()
+            else:
+                self._enter(run, "refreshing")
+                refreshed = self._refresher.refresh()
+                self._hub.publish("sources", {})
+            outcome.errors = [*refreshed.errors]
+            outcome.moved = False
+            if self._must_end(outcome):
+                return
+            self._download(run, turn, refreshed.fetches, outcome)
+            if not outcome.moved or outcome.space or self._must_end(outcome):
+                return
+
+    def _download(self, run: Run, turn: int, wanted: Iterable[Fetch], outcome: _Outcome) -> None:
+        """Have *wanted* fetched; commit and publish sets as they become whole."""
+        wanted = list(wanted)
+        self._progress.begin([(each.sha256, each.path, each.size) for each in wanted])
+        self._enter(run, "downloading")
+        try:
+            self._room.reserve(wanted)
+        except InsufficientSpace as error:
+            outcome.space = f"{error.path}: expected {error.needed} bytes free for this sync, got {error.free}"
+            outcome.needed_bytes = error.needed
+            return
+        pending = self._enqueue(run, turn, wanted)
+        self._downloader.open_gate(self._room.reservations)
+        while pending and not outcome.space and not self._must_end(outcome):
+            with self._wake:
+                self._wake.wait(POLL_S)
+            self._collect(pending, outcome)
+            self._tell()
+        if pending:
+            self._settle(pending, outcome)
+        if not outcome.space and not self._must_end(outcome):
+            self._enter(run, "finishing")
+            self._commit(outcome, last=True)
+
+    def _enqueue(self, run: Run, turn: int, wanted: Iterable[Fetch]) -> dict[str, Fetch]:
+        """Works of an earlier start of this run go on under their own ids; the rest gets new ones."""
+        running = {work_id.split("-")[1]: work_id for work_id in self._engine.unfinished()}
+        pending: dict[str, Fetch] = {}
+        for each in wanted:
+            work_id = running.pop(each.sha256, None) or f"fetch-{each.sha256}-{run.id}.{run.starts}.{turn}"
+            job = {"sha256": each.sha256, "size": each.size, "path": each.path, "urls": list(each.urls)}
+            self._engine.enqueue(work_id, job)
+            pending[work_id] = each
+        if running:  # nobody wants these any more
+            self._engine.cancel(running.values())
+        return pending
+
+    def _collect(self, pending: dict[str, Fetch], outcome: _Outcome) -> None:
+        """Take ended works out of *pending*; when some brought files, sets may be whole now."""
+        brought = False
+        for work_id, status in self._engine.status(pending).items():
+            if status.is_over:
+                brought |= self._judge(status, pending.pop(work_id), outcome)
+        if brought:
+            self._commit(outcome, last=False)
+
+    def _judge(self, status: WorkStatus, fetch: Fetch, outcome: _Outcome) -> bool:
+        """Note how one work ended; True when its file is here."""
+        said: Mapping[str, Any] = status.outcome or {}
+        if status.state == "done" and said.get("ok"):
+            self._progress.end(fetch.sha256, "done")
+            return True
+        if status.state == "cancelled" or said.get("kind") == "stopped":
+            self._progress.end(fetch.sha256, "stopped")
+            return False
+        error = str(said.get("error") or status.error or f"{fetch.path}: the fetch ended without an outcome")
+        self._progress.end(fetch.sha256, "failed", error)
+        if said.get("kind") == "space":
+            outcome.space, outcome.needed_bytes = error, int(said.get("needed", 0))
+        else:
+            outcome.errors.append(error)
+            outcome.moved |= said.get("kind") == "NotFound"
+        return False
+
+    def _settle(self, pending: dict[str, Fetch], outcome: _Outcome) -> None:
+        """After a stop: running works end within one read, queued ones are cancelled, or left when the process ends."""
+        self._downloader.stop()
+        if not self._closing:
+            self._engine.cancel(pending)
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            statuses = self._engine.status(pending).values()
+            if not any(
+                status.state == "running" or (status.state == "queued" and not self._closing) for status in statuses
+            ):
+                break
+            time.sleep(0.05)
+        self._collect(pending, outcome)
+        for each in pending.values():
+            self._progress.end(each.sha256, "stopped")
+
+    def _commit(self, outcome: _Outcome, *, last: bool) -> None:
+        """Unpack, complete what is whole, publish; at the end also let go what nobody needs."""
+        sets = self._images.sets()
+        refused = self._housekeeper.unpack_archives(sets, self._blobs.present())
+        ready = self._housekeeper.ready(sets, self._blobs.present())
+        if ready:
+            self._images.complete(each.id for each in ready)
+        if last:
+            outcome.errors += refused.values()
+            if expired := self._housekeeper.expired(self._images.sets()):
+                self._images.remove(each.id for each in expired)
+        if ready or last:
+            self._publish()
+        if last and self._housekeeper.sweep(self._images.sets()):
+            self._publish()  # lets go of the descriptors of what was deleted
+
+    def _must_end(self, outcome: _Outcome) -> bool:
+        outcome.stopped |= self._stop_asked
+        return self._stop_asked or self._closing
+
+    def _enter(self, run: Run, state: str) -> None:
+        self._state = state
+        self._runs.enter(run.id, state)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._hub.publish("sync", self.document())
+
+    def _finish(self, run: Run, outcome: _Outcome) -> None:
+        error = None
+        if outcome.space:
+            state, error = "stopped", f"{outcome.space}; it goes on by itself when there is room"
+            self._room.lacked(outcome.space, outcome.needed_bytes)
+        else:
+            self._room.sufficed()
+            state = "stopped" if outcome.stopped else "failed" if outcome.errors else "complete"
+        if state == "failed":
+            more = len(outcome.errors) - 1
+            error = outcome.errors[0] + (f" (and {more} more, see the files of the sync or the log)" if more else "")
+            self._banners.raise_("sync", f"The last sync failed: {error}.", "Mend it, then run `bootplane sync`.")
+        elif state == "complete":
+            self._banners.end("sync")
+        for sentence in outcome.errors:
+            _LOG.warning("sync: %s", sentence)
+        with self._wake:
+            self._runs.finish(run.id, state, error)
+            self._run = self._runs.last()
+            self._state = state
+            self._ended_at = time.monotonic()
+            self._stop_asked = False
+        _LOG.info("sync %s%s", state, f": {error}" if error else "")
+        self._tell()
+        self._hub.publish("banner", {})

@@ -1,0 +1,81 @@
+"""Room on the disk for a sync: reserved before the first byte, for all of its files or for none.
+
+Half a set boots nothing, so a sync that does not fit does not begin. What is lacking is remembered, and the sync goes
+on by itself when it is there. A warning comes before that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.sync.decide import Fetch
+from bootplane.dataplane.store import InsufficientSpace, Reservation, Store
+
+DISK_FULL, LOW_SPACE = "disk-full", "low-space"  # banners
+
+
+class Room:
+    """Reservations of one sync at a time, and the banners about space."""
+
+    def __init__(self, store: Store, banners: BannerRepository, low_space_bytes: int) -> None:
+        self._store = store
+        self._banners = banners
+        self._low_space_bytes = low_space_bytes
+        self.reservations: dict[str, Reservation] = {}
+        self.needed_bytes: int | None = None  # free bytes that a stopped sync waits for
+
+    def waits(self) -> bool:
+        """Whether a sync stopped for lack of room, in this process or an earlier one."""
+        if self.needed_bytes is None and any(banner.id == DISK_FULL for banner in self._banners.list()):
+            self.needed_bytes = 0
+        return self.needed_bytes is not None
+
+    def has_come(self) -> bool:
+        return self.needed_bytes is not None and self._store.free_bytes() > self.needed_bytes
+
+    def reserve(self, wanted: Iterable[Fetch]) -> None:
+        """Room for what these files still lack. Raises InsufficientSpace with the sum, and reserves nothing then."""
+        lacking = {each.sha256: max(each.size - self._partial_bytes(each.sha256), 0) for each in wanted}
+        total = sum(lacking.values())
+        free = self._store.free_bytes()
+        try:
+            if total > free:
+                raise InsufficientSpace(self._store.directory, total, max(free, 0))
+            for sha256, nbytes in lacking.items():
+                self.reservations[sha256] = self._store.reserve(nbytes)
+        except InsufficientSpace:
+            self.release()
+            raise
+        self._warn_early(self._store.free_bytes())
+
+    def release(self) -> None:
+        while self.reservations:
+            self.reservations.popitem()[1].release()
+
+    def lacked(self, sentence: str, needed_bytes: int) -> None:
+        """The sync stops: say so, and remember how much it waits for."""
+        self.needed_bytes = needed_bytes
+        self._banners.raise_(
+            DISK_FULL, f"The sync stopped: {sentence}.", "Free disk space or remove selections; it goes on by itself."
+        )
+
+    def sufficed(self) -> None:
+        self.needed_bytes = None
+        self._banners.end(DISK_FULL)
+
+    def _warn_early(self, free_bytes: int) -> None:
+        if free_bytes >= self._low_space_bytes:
+            self._banners.end(LOW_SPACE)
+            return
+        text = (
+            f"{self._store.directory}: expected at least {self._low_space_bytes} bytes free after the running sync, "
+            f"got {max(free_bytes, 0)}."
+        )
+        self._banners.raise_(LOW_SPACE, text, "Free some disk space or remove selections.")
+
+    def _partial_bytes(self, sha256: str) -> int:
+        try:
+            return self._store.partial_path(sha256).stat().st_size
+        except FileNotFoundError:
+            return 0
