@@ -1,0 +1,93 @@
+"""The bulk port: blobs by digest (``/blob/<sha256>``) for racks, sent by a core reactor in this process.
+
+Invariant: the table holds exactly the blobs of the store that are present; a name that is not there gets the reactor's
+404 without asking Python. Left to others: which blobs exist (storage), when to publish (app).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+
+from bootplane.control.config import join_address, split_address
+from bootplane.control.errors import StartError
+from bootplane.core.blob import Blob
+from bootplane.core.counters import COUNTERS
+from bootplane.core.reactor import Reactor
+from bootplane.core.status import CoreError
+from bootplane.core.table import Table
+from bootplane.dataplane.store import Store
+
+ST_UNKNOWN = 10  # core/status.pxd
+_LOG = logging.getLogger("bootplane.bulk")
+
+
+class BulkServer:
+    """Owns the listening socket and one reactor. ``publish`` may be called from any one thread at a time."""
+
+    def __init__(self, store: Store, address: str) -> None:
+        self._store = store
+        self._socket = _listen(address)
+        host, port = self._socket.getsockname()[:2]
+        self.address = join_address(host, port)
+        self._reactor = Reactor(0, http=[self._socket.fileno()], http_options={"control": 0})
+        self._blobs: dict[str, Blob] = {}
+        self._version = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._reactor.start()
+        loop.add_reader(self._reactor.fileno(), self._drain)
+
+    def publish(self, blobs: Iterable[tuple[str, int]]) -> list[str]:
+        """Serve these (sha256, size). Returns the digests whose file is missing or of another length."""
+        wanted = dict(blobs)
+        gone = []
+        for sha256 in [*self._blobs]:
+            if sha256 not in wanted:
+                del self._blobs[sha256]
+        for sha256, size in wanted.items():
+            if sha256 in self._blobs:
+                continue
+            try:
+                self._blobs[sha256] = self._store.open_blob(sha256, size)
+            except (OSError, CoreError) as error:
+                _LOG.error("blob %s cannot be served: %s", sha256, error)
+                gone.append(sha256)
+        self._version += 1
+        self._reactor.publish(Table({f"blob/{sha256}": blob for sha256, blob in self._blobs.items()}, self._version))
+        return gone
+
+    def counters(self) -> dict[str, int]:
+        return self._reactor.counters()
+
+    def stop(self) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.remove_reader(self._reactor.fileno())
+        self._reactor.stop()
+        self._socket.close()
+
+    def _drain(self) -> None:
+        for mail in self._reactor.take():
+            if mail[0] == "ask":  # a machine's configuration is asked of racks, not here
+                self._reactor.answer(mail[1], None, ST_UNKNOWN)
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise StartError(f"bulk address {address}: cannot listen: {error.strerror}") from None
+    return listener
+
+
+COUNTER_HELP = {counter.name: counter.help for counter in COUNTERS}

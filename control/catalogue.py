@@ -1,0 +1,243 @@
+"""What the region publishes to its racks: names -> blobs, built from complete sets, signed, numbered.
+
+``contents()`` is pure: sets, derived boot loader files and present blobs in, names and blobs out. The Publisher numbers
+and signs it, keeps the newest body in memory, and wakes racks that wait for a newer one.
+
+Invariants: only files of complete sets have names; a name's blob is in the store; the version goes up whenever names or
+blobs differ from what was published last, over restarts too, and stays when they do not. A set that cannot be named
+(two files for one name, a tag that is no name) is left out and reported; it never withholds the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bootplane.control.domain.images import ARCHIVE, ResourceSet
+from bootplane.control.storage.blobs import BlobRecord, DerivedFile
+from bootplane.control.storage.images import StoredSet
+from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SettingsRepository
+from bootplane.dataplane import catalogue
+from bootplane.dataplane.namespace import ImageFile, LoaderFile, NameClash, image_name, names_of, wire_names
+
+_LOG = logging.getLogger("bootplane.catalogue")
+PXE_ARCH = "i386"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Names and blobs of one catalogue, and what machines are offered."""
+
+    names: Mapping[str, str]
+    blobs: Mapping[str, BlobRecord]
+    offered: tuple[ResourceSet, ...]  # the newest complete set of each resource
+    left_out: tuple[str, ...]  # one sentence for each set that could not be named
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One published catalogue. *body* and *signature* are what a rack is sent."""
+
+    version: int
+    body: bytes
+    signature: str
+    contents: Contents
+
+
+def contents(
+    sets: Iterable[StoredSet], derived: Mapping[str, Sequence[DerivedFile]], present: Mapping[str, BlobRecord]
+) -> Contents:
+    """The newest complete set of each resource under all its names, older complete ones by content only."""
+    newest: dict[str, StoredSet] = {}
+    older: list[StoredSet] = []
+    for stored in sets:
+        if not stored.complete:
+            continue
+        name = stored.resource_set.resource.name
+        known = newest.get(name)
+        if known is None or stored.resource_set.version > known.resource_set.version:
+            newest[name] = stored
+            if known is not None:
+                older.append(known)
+        else:
+            older.append(stored)
+    names: dict[str, str] = {}
+    offered: list[ResourceSet] = []
+    left_out: list[str] = []
+    loaders_taken: dict[tuple[str, str], str] = {}
+    # Tested labels first: where two boot loaders claim one bare name, the tested one has it.
+    for stored in sorted(
+        newest.values(), key=lambda s: (not s.resource_set.resource.is_tested, s.resource_set.resource.name)
+    ):
+        resource_set = stored.resource_set
+        resource = resource_set.resource
+        try:
+            if resource.is_bootloader:
+                arch = loader_arch(resource.bootloader_type, resource.arch)
+                other = loaders_taken.setdefault((resource.bootloader_type, arch), resource.name)
+                if other != resource.name:
+                    raise NameClash(f"boot loader {resource.bootloader_type}/{arch} is served from {other} already")
+                added = names_of((), _loader_files(resource_set, arch, derived, present))
+            else:
+                added = names_of(_image_files(resource_set, present), ())
+            clash = next((name for name, sha256 in added.items() if names.get(name, sha256) != sha256), None)
+            if clash is not None:
+                raise NameClash(f"name {clash!r}: expected one file, got {names[clash]} and {added[clash]}")
+        except ValueError as error:
+            left_out.append(f"{resource.name} {resource_set.version} is not served: {error}")
+            continue
+        names.update(added)
+        offered.append(resource_set)
+    for stored in older:
+        names.update(_by_content(stored.resource_set, present, left_out))
+    blobs = {sha256: present[sha256] for sha256 in set(names.values())}
+    return Contents(names, blobs, tuple(offered), tuple(left_out))
+
+
+def names_by_file(resource_set: ResourceSet, table: Mapping[str, str]) -> dict[str, list[str]]:
+    """File name -> the wire names of *table* that mean this file of the set, the canonical one first."""
+    found: dict[str, list[str]] = {}
+    for file in _files_of(resource_set):
+        try:
+            found[file.file] = [name for name in wire_names(file) if table.get(name) == file.sha256]
+        except ValueError:
+            found[file.file] = []
+    return found
+
+
+def loader_arch(bootloader_type: str, arch: str) -> str:
+    """The arch in a boot loader's names: images.maas.io has the one PXELINUX under i386 and amd64."""
+    return PXE_ARCH if bootloader_type == "pxe" and arch == "amd64" else arch
+
+
+class Publisher:
+    """Holds the newest publication. ``publish`` is called by worker threads, ``newer_than`` by the event loop."""
+
+    def __init__(self, region_id: str, key: catalogue.SigningKey, settings: SettingsRepository) -> None:
+        self.key = key
+        self._region_id = region_id
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._current: Publication | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._changed: asyncio.Event | None = None
+        self._reported: set[str] = set()
+
+    @property
+    def current(self) -> Publication | None:
+        return self._current
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Waiters live on *loop*."""
+        self._loop = loop
+        self._changed = asyncio.Event()
+
+    def publish(self, new: Contents) -> Publication:
+        """Make *new* the current catalogue; a new version only when it differs from the last."""
+        with self._lock:
+            digest = _digest(new)
+            version = int(self._settings.get(CATALOGUE_VERSION) or 0)
+            if digest != self._settings.get(CATALOGUE_DIGEST) or version == 0:
+                version += 1
+                self._settings.put({CATALOGUE_VERSION: str(version), CATALOGUE_DIGEST: digest})
+            elif self._current is not None:
+                return self._current
+            entries = {sha256: catalogue.BlobEntry(blob.size, blob.root) for sha256, blob in new.blobs.items()}
+            body = catalogue.encode(catalogue.build(self._region_id, version, entries, new.names))
+            self._current = Publication(version, body, self.key.sign_catalogue(body), new)
+            for sentence in new.left_out:
+                if sentence not in self._reported:
+                    self._reported.add(sentence)
+                    _LOG.warning("%s", sentence)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake)
+        return self._current
+
+    async def newer_than(self, version: int, wait_s: float) -> Publication | None:
+        """The current publication when it is not *version*, waiting up to *wait_s* seconds for one; else None.
+
+        A rack that has a *higher* version than ours (a region restored from a backup) is told at once as well: it
+        refuses ours, and says so, which is better than two sides waiting for each other.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            changed = self._changed
+            current = self._current
+            if current is not None and current.version != version:
+                return current
+            left_s = deadline - asyncio.get_running_loop().time()
+            if left_s <= 0 or changed is None:
+                return None
+            try:
+                await asyncio.wait_for(changed.wait(), left_s)
+            except TimeoutError:
+                return None
+
+    def end_waits(self) -> None:
+        """The region ends: whoever waits hears "nothing newer" now. Called on the loop."""
+        if self._changed is not None:
+            self._changed.set()
+        self._changed = None
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+
+def _image_files(resource_set: ResourceSet, present: Mapping[str, BlobRecord]) -> list[ImageFile]:
+    resource = resource_set.resource
+    return [
+        ImageFile(
+            file.sha256, resource.os, resource.arch, resource.subarch, resource.release, resource.label, file.name
+        )
+        for file in resource_set.files
+        if file.sha256 in present and file.ftype != ARCHIVE
+    ]
+
+
+def _loader_files(
+    resource_set: ResourceSet,
+    arch: str,
+    derived: Mapping[str, Sequence[DerivedFile]],
+    present: Mapping[str, BlobRecord],
+) -> list[LoaderFile]:
+    return [
+        LoaderFile(inner.sha256, resource_set.resource.bootloader_type, arch, inner.name)
+        for file in resource_set.files
+        for inner in derived.get(file.sha256, ())
+        if inner.sha256 in present
+    ]
+
+
+def _files_of(resource_set: ResourceSet) -> list[ImageFile]:
+    resource = resource_set.resource
+    if resource.is_bootloader:
+        return []
+    return [
+        ImageFile(f.sha256, resource.os, resource.arch, resource.subarch, resource.release, resource.label, f.name)
+        for f in resource_set.files
+    ]
+
+
+def _by_content(resource_set: ResourceSet, present: Mapping[str, BlobRecord], left_out: list[str]) -> dict[str, str]:
+    """An older set goes on being served to whoever booted into it, until it is removed."""
+    found: dict[str, str] = {}
+    try:
+        for file in _image_files(resource_set, present):
+            place = (file.os, file.arch, file.subarch, file.release, file.label, file.file)
+            found[image_name(file.sha256, *place)] = file.sha256
+    except ValueError as error:
+        left_out.append(f"{resource_set.resource.name} {resource_set.version} is not served: {error}")
+    return found
+
+
+def _digest(new: Contents) -> str:
+    blobs = {sha256: (blob.size, blob.root) for sha256, blob in new.blobs.items()}
+    text = json.dumps([sorted(new.names.items()), sorted(blobs.items())], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

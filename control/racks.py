@@ -1,0 +1,104 @@
+"""The racks of a region: who may speak, and what each said last.
+
+Beats come every few seconds from every rack, so the book is in memory; the database gets a rack's state at most every
+KEEP_S seconds. A secret is looked up by its SHA-256: what a guess could learn from timing is a hash of its own making.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from bootplane.control.errors import CallerError
+from bootplane.control.storage.database import now_text
+from bootplane.control.storage.racks import RackRecord, RackRepository
+from bootplane.dataplane.racktoken import RackToken
+
+KEEP_S = 30.0
+SECRET_BYTES = 32
+_CACHE_KEYS = 64  # of what a rack says about its cache
+
+
+class RackBook:
+    """Thread-safe."""
+
+    def __init__(self, repository: RackRepository) -> None:
+        self._repository = repository
+        self._lock = threading.Lock()
+        self._racks = {record.id: record for record in repository.list()}
+        self._by_secret = {record.secret_sha256: record.id for record in self._racks.values()}
+        self._kept_at: dict[str, float] = {}
+
+    def list(self) -> list[RackRecord]:
+        with self._lock:
+            return sorted(self._racks.values(), key=lambda rack: (rack.created, rack.id))
+
+    def new_token(self, name: str, region_key: str) -> RackToken:
+        """A new rack's token. The secret is kept as its SHA-256 only, so this is the one time it can be shown."""
+        rack_id = f"r{secrets.token_hex(4)}"
+        secret = secrets.token_hex(SECRET_BYTES)
+        digest = _digest(secret)
+        record = self._repository.add(rack_id, name or rack_id, digest)
+        with self._lock:
+            self._racks[rack_id] = record
+            self._by_secret[digest] = rack_id
+        return RackToken(rack_id, secret, region_key)
+
+    def authenticate(self, authorization: str | None) -> RackRecord | None:
+        """The rack whose secret stands in the Authorization header, or None."""
+        scheme, _, secret = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            return None
+        with self._lock:
+            rack_id = self._by_secret.get(_digest(secret.strip()))
+            return self._racks.get(rack_id) if rack_id is not None else None
+
+    def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
+        """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""
+        new = _merged(rack, report)
+        with self._lock:
+            before = self._racks.get(rack.id, rack)
+            self._racks[rack.id] = new
+            now = time.monotonic()
+            changed = _told(before) != _told(new) or before.last_seen is None
+            keep = changed or now - self._kept_at.get(rack.id, -KEEP_S) >= KEEP_S
+            if keep:
+                self._kept_at[rack.id] = now
+        if keep:
+            self._repository.seen(new)
+        return changed
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
+
+
+def _told(rack: RackRecord) -> tuple[object, ...]:
+    return rack.http, rack.tftp, rack.catalogue_version, rack.cache
+
+
+def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
+    version, cache = report.get("catalogue"), report.get("cache")
+    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
+        raise CallerError(f"beat of rack {rack.id}: expected a number as catalogue, got {version!r}")
+    if cache is not None and (not isinstance(cache, dict) or len(cache) > _CACHE_KEYS):
+        raise CallerError(f"beat of rack {rack.id}: expected an object of at most {_CACHE_KEYS} numbers as cache")
+    if report.get("rack", rack.id) != rack.id:
+        raise CallerError(f"beat: expected rack {rack.id}, whose token this is, got {report['rack']!r}")
+    return dataclasses.replace(
+        rack,
+        last_seen=now_text(),
+        http=_address(report.get("http")),
+        tftp=_address(report.get("tftp")),
+        catalogue_version=version,
+        cache=cache,
+    )
+
+
+def _address(value: object) -> str | None:
+    return value[:64] if isinstance(value, str) and value else None
