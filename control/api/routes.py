@@ -1,0 +1,109 @@
+"""The REST API as a table, in the order of the manual. Handlers are one line each: RegionService does the work.
+
+Plain functions run in a thread pool, because the service reads a database; only the event stream is a coroutine. Every
+route under /api/v1 needs the admin token, or for reading an open session.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.responses import StreamingResponse
+
+from bootplane.control.api import events, schemas
+from bootplane.control.api.sessions import Sessions
+from bootplane.control.errors import Unauthorised
+from bootplane.control.events import Hub
+from bootplane.control.service import RegionService
+
+PREFIX = "/api/v1"
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.Problem, "content": {"application/problem+json": {}}}
+    for status in (400, 401, 404, 409, 422)
+}
+
+
+def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
+    def authorised(request: Request) -> None:
+        if not sessions.is_authorised(request):
+            raise Unauthorised(
+                f"{request.method} {request.url.path}: expected the region's admin token as Authorization: Bearer"
+            )
+
+    api = APIRouter(
+        prefix=PREFIX,
+        dependencies=[Depends(authorised), Depends(HTTPBearer(auto_error=False, description="DIR/admin-token"))],
+        responses=_ERRORS,
+    )
+
+    @api.get("/status", response_model=schemas.Status)
+    def status() -> Any:
+        return service.status()
+
+    @api.get("/sources", response_model=schemas.Sources)
+    def list_sources() -> Any:
+        return {"items": service.sources(), "next": None}
+
+    @api.post("/sources", response_model=schemas.Source, status_code=201)
+    def add_source(body: schemas.SourceIn) -> Any:
+        return service.add_source(body.url, body.keyring, body.unsigned, body.priority, body.name)
+
+    @api.delete("/sources/{key}", response_model=schemas.Source)
+    def remove_source(key: str) -> Any:
+        return service.remove_source(key)
+
+    @api.post("/sources/{key}/check", response_model=schemas.Source)
+    def check_source(key: str) -> Any:
+        return service.check_source(key)
+
+    @api.get("/selections", response_model=schemas.Selections)
+    def list_selections() -> Any:
+        return {"items": service.selections(), "next": None}
+
+    @api.post("/selections", response_model=schemas.Selection, status_code=201)
+    def add_selection(body: schemas.SelectionIn) -> Any:
+        return service.add_selection(body.os, body.release, body.arches, body.subarches, body.labels)
+
+    @api.delete("/selections/{key}", response_model=schemas.Selection)
+    def remove_selection(key: str) -> Any:
+        return service.remove_selection(key)
+
+    @api.get("/sync", response_model=schemas.Sync)
+    def sync_status() -> Any:
+        return service.sync_status()
+
+    @api.post("/sync", response_model=schemas.Sync, status_code=202)
+    def start_sync() -> Any:
+        return service.start_sync()
+
+    @api.post("/sync/stop", response_model=schemas.Sync)
+    def stop_sync() -> Any:
+        return service.stop_sync()
+
+    @api.get("/images", response_model=schemas.Images, response_model_exclude_none=False)
+    def list_images() -> Any:
+        return {"items": service.images(), "next": None}
+
+    @api.get("/images/{name:path}", response_model=schemas.Image)
+    def show_image(name: str, packages: bool = False) -> Any:
+        return service.image(name, packages=packages)
+
+    @api.get("/racks", response_model=schemas.Racks)
+    def list_racks() -> Any:
+        return {"items": service.racks(), "next": None}
+
+    @api.post("/rack-tokens", response_model=schemas.RackToken, status_code=201)
+    def new_rack_token(body: schemas.RackTokenIn) -> Any:
+        return service.new_rack_token(body.name)
+
+    @api.get("/events", response_class=StreamingResponse)
+    async def event_stream() -> StreamingResponse:
+        return events.stream(hub, service.sync_status)
+
+    @api.post("/login-links", response_model=schemas.LoginLink, status_code=201)
+    def new_login_link() -> Any:
+        return service.new_login_link()
+
+    return api

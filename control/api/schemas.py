@@ -1,0 +1,200 @@
+"""What the API takes and gives, as models: they make its OpenAPI and check what comes in. RegionService makes the
+documents; a test holds each of them against its model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+KEYRING_CHARACTERS = 8 << 20
+
+Word = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _In(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SourceIn(_In):
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+    keyring: Annotated[str | None, Field(max_length=KEYRING_CHARACTERS)] = None  # armored, or base64 of either form
+    unsigned: bool = False
+    priority: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
+    name: Annotated[str | None, Field(max_length=64)] = None
+
+
+class Source(_Out):
+    id: int
+    name: str
+    url: str
+    priority: int
+    enabled: bool
+    unsigned: bool
+    fingerprints: list[str]
+    last_checked: str | None
+    last_updated: str | None
+    error: str | None
+
+
+class SelectionIn(_In):
+    os: Word
+    release: Word
+    arches: Annotated[list[Word], Field(max_length=64)]
+    subarches: Annotated[list[Word], Field(max_length=64)] = []
+    labels: Annotated[list[Word], Field(max_length=64)] = []
+
+
+class Selection(_Out):
+    id: int
+    os: str
+    release: str
+    arches: list[str]
+    subarches: list[str]
+    labels: list[str]
+
+
+class SyncFile(_Out):
+    sha256: str
+    path: str
+    size: int
+    done: int
+    rate: int
+    state: str
+    error: str | None
+
+
+class Sync(_Out):
+    state: str
+    files: list[SyncFile]
+    bytes_total: int
+    bytes_done: int
+    rate: int
+    eta_s: float | None
+    started: str | None
+    finished: str | None
+    error: str | None
+
+
+class ImageFile(_Out):
+    name: str
+    ftype: str
+    sha256: str
+    size: int
+    names: list[str]
+    packages: bool
+
+
+class Package(_Out):
+    name: str
+    version: str
+
+
+class Image(_Out):
+    name: str
+    os: str
+    release: str
+    title: str
+    arch: str
+    subarch: str
+    kflavor: str
+    label: str
+    version: str
+    complete: bool
+    size: int
+    files: list[ImageFile]
+    packages: list[Package] | None = None
+
+
+class Rack(_Out):
+    id: str
+    name: str
+    http: str | None
+    tftp: str | None
+    catalogue: int | None
+    cache: dict[str, Any] | None
+    created: str
+    last_seen: str | None
+
+
+class RackTokenIn(_In):
+    name: Annotated[str, Field(max_length=64)] = ""
+
+
+class RackToken(_Out):
+    id: str
+    token: str
+
+
+class LoginLink(_Out):
+    path: str
+
+
+class Banner(_Out):
+    id: str
+    text: str
+    since: str
+    remedy: str
+
+
+class RegionFacts(_Out):
+    id: str
+    listen: str
+    bulk: str
+    started: str
+
+
+class StoreFacts(_Out):
+    path: str
+    blobs: int
+    bytes: int
+    free_bytes: int
+
+
+class CatalogueFacts(_Out):
+    version: int
+    names: int
+
+
+class Status(_Out):
+    version: str
+    region: RegionFacts
+    store: StoreFacts
+    catalogue: CatalogueFacts
+    sync: Sync
+    sources: int
+    selections: int
+    images: int
+    racks: list[Rack]
+    banners: list[Banner]
+
+
+class Sources(_Out):
+    items: list[Source]
+    next: str | None = None
+
+
+class Selections(_Out):
+    items: list[Selection]
+    next: str | None = None
+
+
+class Images(_Out):
+    items: list[Image]
+    next: str | None = None
+
+
+class Racks(_Out):
+    items: list[Rack]
+    next: str | None = None
+
+
+class Problem(_Out):
+    type: str
+    title: str
+    status: int
+    detail: str

@@ -1,0 +1,259 @@
+"""The one place that builds everything a region is made of, and the order in which it starts and ends.
+
+Invariant: nothing below knows how anything else is made; whatever owns a thread, a descriptor or a file is closed here,
+in the reverse order. Starting raises StartError in one sentence and leaves nothing running.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import secrets
+import socket
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from bootplane import __version__
+from bootplane.control import datadir, metrics
+from bootplane.control.api import problems
+from bootplane.control.api.limits import BodyLimit
+from bootplane.control.api.routes import router
+from bootplane.control.api.sessions import Sessions
+from bootplane.control.bulk import BulkServer
+from bootplane.control.catalogue import Publisher, contents
+from bootplane.control.config import Settings
+from bootplane.control.errors import StartError
+from bootplane.control.events import Hub
+from bootplane.control.rack_api import RackApi
+from bootplane.control.racks import RackBook
+from bootplane.control.service import RegionService
+from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.storage.blobs import BlobRepository
+from bootplane.control.storage.database import Database, now_text
+from bootplane.control.storage.images import ImageRepository
+from bootplane.control.storage.leases import LeaseRepository
+from bootplane.control.storage.racks import RackRepository
+from bootplane.control.storage.runs import RunRepository
+from bootplane.control.storage.selections import SelectionRepository
+from bootplane.control.storage.settings import REGION_ID, SettingsRepository
+from bootplane.control.storage.sources import SourceRepository
+from bootplane.control.sync.coordinator import Coordinator
+from bootplane.control.sync.dbos_engine import DbosEngine
+from bootplane.control.sync.download import Downloader
+from bootplane.control.sync.engine import SyncEngine
+from bootplane.control.sync.housekeeping import Housekeeper
+from bootplane.control.sync.progress import Progress
+from bootplane.control.sync.refresh import Refresher
+from bootplane.control.sync.sources import SourceKeeper
+from bootplane.control.sync.space import Room
+from bootplane.dataplane.catalogue import SigningKey
+from bootplane.dataplane.store import Store, StoreError
+
+PAGES = "bootplane.control.web.pages"
+LOOPBACK = ("127.", "::1", "::ffff:127.", "testclient")
+_LOG = logging.getLogger("bootplane.region")
+
+
+class Region:
+    """Everything of one region process. ``app`` is its ASGI application; its lifespan starts and ends the rest."""
+
+    def __init__(self, settings: Settings, *, engine: SyncEngine | None = None) -> None:
+        self.settings = settings
+        self.listen = settings.listen  # the true address once it is bound
+        self._undo = contextlib.ExitStack()
+        try:
+            self._build(settings, engine)
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def _build(self, settings: Settings, engine: SyncEngine | None) -> None:
+        directory = settings.data
+        datadir.prepare(directory)
+        self._undo.callback(datadir.Lock(directory / "region.lock", "region").release)
+        self.admin_token = datadir.secret(directory / datadir.ADMIN_TOKEN, lambda: secrets.token_hex(32))
+        self.key = _signing_key(settings)
+        self.database = Database(settings.database_url)
+        self._undo.callback(self.database.close)
+        self.database.migrate()
+        try:
+            self.store = Store(directory, keep_free_bytes=settings.disk_reserve_bytes)
+        except StoreError as error:
+            raise StartError(str(error)) from None
+
+        self.settings_rows = SettingsRepository(self.database)
+        self.sources = SourceRepository(self.database)
+        self.selections = SelectionRepository(self.database)
+        self.images = ImageRepository(self.database)
+        self.blobs = BlobRepository(self.database)
+        self.runs = RunRepository(self.database)
+        self.banners = BannerRepository(self.database)
+        self.region_id = self.settings_rows.get_or_put(REGION_ID, _new_region_id())
+
+        self.hub = Hub()
+        self.racks = RackBook(RackRepository(self.database))
+        self.publisher = Publisher(self.region_id, self.key, self.settings_rows)
+        self.bulk = BulkServer(self.store, settings.bulk)
+        self._undo.callback(self.bulk.stop)
+        self.sessions = Sessions(self.admin_token, self.key.secret_bytes())
+        keeper = SourceKeeper(self.sources)
+        self.housekeeper = Housekeeper(self.store, self.blobs, self.images, settings.removal_grace_s)
+        progress = Progress()
+        self.coordinator = Coordinator(
+            images=self.images,
+            blobs=self.blobs,
+            runs=self.runs,
+            banners=self.banners,
+            refresher=Refresher(self.sources, self.selections, self.images, self.blobs, keeper),
+            housekeeper=self.housekeeper,
+            engine=engine or self._engine(settings),
+            downloader=Downloader(self.store, self.blobs, self.runs, progress, attempts=settings.fetch_attempts),
+            progress=progress,
+            room=Room(self.store, self.banners, settings.low_space_bytes),
+            hub=self.hub,
+            publish=self.publish,
+            interval_s=settings.sync_interval_s,
+        )
+        self.service = RegionService(
+            region_id=self.region_id,
+            started=now_text()[:19] + "Z",
+            listen=lambda: self.listen,
+            bulk=lambda: self.bulk.address,
+            store=self.store,
+            sources=self.sources,
+            selections=self.selections,
+            images=self.images,
+            blobs=self.blobs,
+            banners=self.banners,
+            racks=self.racks,
+            keeper=keeper,
+            coordinator=self.coordinator,
+            publisher=self.publisher,
+            hub=self.hub,
+            login_link=self.sessions.new_link,
+        )
+        self._publishing = threading.Lock()
+        self.app = self._application()
+
+    def _engine(self, settings: Settings) -> SyncEngine:
+        return DbosEngine(
+            settings.database or f"sqlite:///{settings.data / datadir.SYNC_DATABASE}",
+            LeaseRepository(self.database),
+            region_id=self.region_id,
+            parallel=settings.parallel_downloads,
+            lease_s=settings.lease_s,
+            alone=settings.database is None,
+        )
+
+    def publish(self) -> None:
+        """Bring bulk table and catalogue up to date with the database. Blobs first: a rack asks at once."""
+        with self._publishing:
+            present = self.blobs.present()
+            new = contents(self.images.sets(), self.blobs.derived(), present)
+            self.bulk.publish((blob.sha256, blob.size) for blob in present.values())
+            before = self.publisher.current
+            published = self.publisher.publish(new)
+        if published is not before:
+            _LOG.info("catalogue version %d: %d names, %d files", published.version, len(new.names), len(new.blobs))
+            self.hub.publish("images", {"version": published.version})
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Store and database in step, catalogue published, then the threads."""
+        found = self.housekeeper.reconcile()
+        if found.adopted:
+            _LOG.info("adopted %d complete files the database did not know", len(found.adopted))
+        self.publisher.attach(loop)
+        self.hub.attach(loop)
+        self.publish()
+        self.bulk.start(loop)
+        self.coordinator.start()
+        if found.missing:
+            _LOG.error("%d files are missing or cut: fetching them again", len(found.missing))
+            self.coordinator.request()
+
+    def end_waits(self) -> None:
+        """On the loop, before connections are waited for: long polls and event streams end now."""
+        self.hub.close()
+        self.publisher.end_waits()
+
+    def close(self) -> None:
+        """In reverse. The running sync stays unfinished and goes on at the next start."""
+        self.coordinator.close()
+        self._undo.close()
+
+    def _application(self) -> FastAPI:
+        @contextlib.asynccontextmanager
+        async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, self.start, loop)
+            try:
+                yield
+            finally:
+                self.end_waits()
+                await loop.run_in_executor(None, self.close)
+
+        app = FastAPI(
+            title="bootplane",
+            version=__version__,
+            lifespan=lifespan,
+            docs_url=None,  # its page would fetch scripts from other hosts
+            redoc_url=None,
+            openapi_url="/openapi.json",
+        )
+        app.add_middleware(BodyLimit)
+        problems.install(app)
+        app.include_router(router(self.service, self.sessions, self.hub))
+        rack_api = RackApi(
+            region_id=self.region_id,
+            publisher=self.publisher,
+            racks=self.racks,
+            store=self.store,
+            blobs=self.blobs,
+            hub=self.hub,
+            bulk=lambda: list(self.settings.bulk_advertise) or [self.bulk.address],
+        )
+        app.router.routes.extend(rack_api.routes())
+        app.router.routes.extend([Route("/healthz", _healthz), Route("/metrics", self._metrics())])
+        if importlib.util.find_spec(PAGES) is not None:
+            app.include_router(importlib.import_module(PAGES).router(self.service, self.sessions))
+        return app
+
+    def _metrics(self) -> Any:
+        exposition = metrics.exposition(self.bulk.counters, self.service.status)
+
+        def answer(request: Request) -> Response:
+            if request.client is None or not request.client.host.startswith(LOOPBACK):
+                detail = "/metrics: expected a caller on this host; scrape it from here or through a proxy"
+                return problems.problem(403, "forbidden", "forbidden", detail)
+            return Response(exposition(), media_type=metrics.CONTENT_TYPE)
+
+        return answer
+
+
+async def _healthz(_request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _signing_key(settings: Settings) -> SigningKey:
+    path = settings.data / datadir.REGION_KEY
+    text = datadir.secret(path, lambda: SigningKey.generate().secret_bytes().hex())
+    try:
+        return SigningKey(bytes.fromhex(text))
+    except ValueError:
+        raise StartError(f"{path}: expected 64 hex digits, the region's Ed25519 key; got something else") from None
+
+
+def _new_region_id() -> str:
+    """Names the host, for people at a machine's console, and is unique."""
+    host = re.sub(r"[^a-z0-9-]", "-", socket.gethostname().split(".")[0].lower())[:24].strip("-") or "region"
+    return f"{host}-{os.urandom(3).hex()}"

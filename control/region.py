@@ -1,0 +1,151 @@
+"""The region process: reads its settings, binds, serves, says ``ready``, ends in order on SIGTERM.
+
+Whatever hinders it is one sentence on standard error and exit status 1; a traceback is a bug. Under ``bootplane up``
+the ready line goes to a pipe (``--ready-fd``) and the supervisor writes run.json; alone it does both itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from bootplane.control import config, datadir, logs
+from bootplane.control.errors import BootplaneError, StartError
+
+GRACE_S = 5  # for requests under way once the process is told to end
+KEEP_ALIVE_S = 75
+
+
+def main(
+    *,
+    data: Path,
+    listen: str | None = None,
+    bulk: str | None = None,
+    database: str | None = None,
+    ready_fd: int | None = None,
+) -> int:
+    """Runs until SIGTERM or SIGINT; returns the exit status. None leaves an option to environment, file and default."""
+    logs.install()
+    try:
+        settings = config.load(data, listen=listen, bulk=bulk, database=database)
+        return _serve(settings, ready_fd)
+    except BootplaneError as error:
+        print(f"bootplane region: {error}", file=sys.stderr)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"bootplane region: data directory {data}: {where}{error.strerror or error}", file=sys.stderr)
+    return 1
+
+
+def _serve(settings: config.Settings, ready_fd: int | None) -> int:
+    listener = _listen(settings.listen)
+    try:
+        from bootplane.control.app import Region  # after the port is ours: it imports for a second
+
+        region = Region(settings)
+        region.listen = config.join_address(*listener.getsockname()[:2])
+        server = _Server(
+            uvicorn.Config(
+                region.app,
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
+            ),
+            region,
+            ready_fd,
+        )
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
+            uvloop.run(server.serve(sockets=[listener]))
+    finally:
+        listener.close()
+    if not server.was_ready:
+        print("bootplane region: it could not start; the lines above say why", file=sys.stderr)
+        return 1
+    return 0
+
+
+class _Server(uvicorn.Server):
+    """Says when it is ready, and ends long polls and event streams before it waits for connections."""
+
+    def __init__(self, settings: uvicorn.Config, region: Any, ready_fd: int | None) -> None:
+        super().__init__(settings)
+        self.was_ready = False
+        self._region = region
+        self._ready_fd = ready_fd
+        self._run_json = region.settings.data / datadir.RUN_JSON
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if not self.started or self.should_exit:
+            return
+        self.was_ready = True
+        where = {"region": self._region.listen, "bulk": self._region.bulk.address}
+        line = " ".join(["ready", *(f"{key}={value}" for key, value in where.items())])
+        if self._ready_fd is not None:
+            os.write(self._ready_fd, line.encode() + b"\n")
+            os.close(self._ready_fd)
+        else:
+            datadir.write_json(self._run_json, {"pid": os.getpid(), **where})
+            print(line, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._region.end_waits()
+        await super().shutdown(sockets)
+        if self._ready_fd is None:
+            await asyncio.to_thread(self._run_json.unlink, missing_ok=True)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        """As uvicorn's, but a signal that ended us is not raised again: ending on SIGTERM is exit status 0."""
+        with super().capture_signals():
+            yield
+            self._captured_signals.clear()
+
+
+def _listen(address: str) -> socket.socket:
+    host, port = config.split_address(address)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as error:
+        raise StartError(f"--listen {address}: expected an address of this host, got: {error.strerror}") from None
+    family, kind, proto, _, where = found[0]
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen(2048)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        why = "somebody else listens there" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        raise StartError(f"--listen {address}: cannot listen: {why}") from None
+    return listener
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bootplane.control.region")
+    parser.add_argument("--data", required=True, type=Path)
+    parser.add_argument("--listen")
+    parser.add_argument("--bulk")
+    parser.add_argument("--database")
+    parser.add_argument("--ready-fd", type=int)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main(**vars(_arguments(None))))

@@ -1,0 +1,363 @@
+"""RegionService: what an operator may ask of a region, as plain documents. The API's handlers and the pages call this
+and nothing else; each method answers the document of its REST endpoint (docs: the API's own OpenAPI).
+
+Invariants: a refusal changes nothing; no secret stands in any document but the one that is meant to show it.
+Thread-safe: handlers run in a thread pool. Left to others: carrying out syncs (sync), who may call (api), what racks
+ask (rack_api).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from bootplane import __version__
+from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
+from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
+from bootplane.control.errors import CallerError, Conflict, NotFound
+from bootplane.control.events import Hub
+from bootplane.control.racks import RackBook
+from bootplane.control.simplestreams import keyring as keyrings
+from bootplane.control.simplestreams.paths import shown_url, source_url
+from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.storage.blobs import BlobRepository
+from bootplane.control.storage.images import ImageRepository, StoredSet
+from bootplane.control.storage.racks import RackRecord
+from bootplane.control.storage.selections import SelectionRepository
+from bootplane.control.storage.sources import SourceRecord, SourceRepository
+from bootplane.control.sync.coordinator import Coordinator
+from bootplane.control.sync.sources import SourceKeeper
+from bootplane.dataplane.namespace import LoaderFile, wire_names
+from bootplane.dataplane.store import Store
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+PATTERN = re.compile(r"[A-Za-z0-9*?.\[\]!][A-Za-z0-9 *?.\[\]!_+~:-]{0,63}\Z")
+MANIFEST_BYTES = 4 << 20
+
+
+class RegionService:
+    def __init__(
+        self,
+        *,
+        region_id: str,
+        started: str,
+        listen: Callable[[], str],
+        bulk: Callable[[], str],
+        store: Store,
+        sources: SourceRepository,
+        selections: SelectionRepository,
+        images: ImageRepository,
+        blobs: BlobRepository,
+        banners: BannerRepository,
+        racks: RackBook,
+        keeper: SourceKeeper,
+        coordinator: Coordinator,
+        publisher: Publisher,
+        hub: Hub,
+        login_link: Callable[[], str],
+    ) -> None:
+        self._region_id, self._started, self._listen, self._bulk = region_id, started, listen, bulk
+        self._store, self._sources, self._selections = store, sources, selections
+        self._images, self._blobs, self._banners, self._racks = images, blobs, banners, racks
+        self._keeper, self._coordinator, self._publisher = keeper, coordinator, publisher
+        self._hub, self._login_link = hub, login_link
+
+    # -- the whole
+
+    def status(self) -> dict[str, Any]:
+        published = self._publisher.current
+        usage = self._blobs.usage()
+        return {
+            "version": __version__,
+            "region": {
+                "id": self._region_id,
+                "listen": self._listen(),
+                "bulk": self._bulk(),
+                "started": self._started,
+            },
+            "store": {
+                "path": str(self._store.directory),
+                "blobs": usage.blobs,
+                "bytes": usage.bytes,
+                "free_bytes": max(self._store.free_bytes(), 0),
+            },
+            "catalogue": {
+                "version": published.version if published else 0,
+                "names": len(published.contents.names) if published else 0,
+            },
+            "sync": self.sync_status(),
+            "sources": len(self._sources.list()),
+            "selections": len(self._selections.list()),
+            "images": len(self._shown_sets()),
+            "racks": self.racks(),
+            "banners": self.banners(),
+        }
+
+    def banners(self) -> list[dict[str, Any]]:
+        return [
+            {"id": banner.id, "text": banner.text, "since": _time(banner.since), "remedy": banner.remedy}
+            for banner in self._banners.list()
+        ]
+
+    # -- boot sources
+
+    def sources(self) -> list[dict[str, Any]]:
+        return [_source(record) for record in self._sources.list()]
+
+    def add_source(
+        self, url: str, keyring: str | None, unsigned: bool, priority: int | None, name: str | None
+    ) -> dict[str, Any]:
+        """Fetches and verifies the index before anything is stored. Raises Refused in the source's one sentence."""
+        url = url.strip()
+        host = urlsplit(source_url(url).base).hostname or "local"
+        if unsigned and keyring:
+            raise CallerError(f"boot source {shown_url(url)}: expected a keyring or `unsigned`, got both")
+        if not unsigned and not keyring:
+            raise CallerError(
+                f"boot source {shown_url(url)}: expected a keyring, or `unsigned` to do without; got neither"
+            )
+        if name is not None and not NAME.match(name):
+            raise CallerError(f"name of a boot source: expected letters, digits and . _ -, got {name!r}")
+        loaded = keyrings.from_text(keyring) if keyring else None
+        taken = {record.source.name for record in self._sources.list()}
+        if name is None:
+            stem = re.sub(r"[^A-Za-z0-9._-]", "-", host)[:48] or "source"
+            name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if n not in taken)
+        elif name in taken:
+            raise Conflict(f"boot source {name!r}: there is one of this name already")
+        candidate = BootSource("0", name, url, loaded.data if loaded else None, unsigned, priority or 0)
+        reading = self._keeper.read(candidate)
+        record = self._sources.add(
+            name=name,
+            url=url,
+            keyring=candidate.keyring,
+            unsigned=unsigned,
+            priority=priority,
+            fingerprints=loaded.fingerprints if loaded else (),
+            updated=reading.updated.isoformat() if reading.updated else None,
+        )
+        self._keeper.remember(record.source, reading)
+        self._hub.publish("sources", {"id": int(record.source.id)})
+        return _source(record)
+
+    def remove_source(self, key: str) -> dict[str, Any]:
+        """Images that came from it stay while they are selected."""
+        record = self._sources.remove(key)
+        self._keeper.forget(record.source.id)
+        self._hub.publish("sources", {"id": int(record.source.id)})
+        return _source(record)
+
+    def check_source(self, key: str) -> dict[str, Any]:
+        """Looks at it now. A refusal stands in the document's ``error``; what was accepted before stays."""
+        record = self._sources.find(key)
+        self._keeper.look(record.source, patient=False)
+        self._hub.publish("sources", {"id": int(record.source.id)})
+        return _source(self._sources.find(record.source.id))
+
+    # -- selections
+
+    def selections(self) -> list[dict[str, Any]]:
+        return [_selection(selection) for selection in self._selections.list()]
+
+    def add_selection(
+        self, os: str, release: str, arches: Sequence[str], subarches: Sequence[str] = (), labels: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        if not arches:
+            raise CallerError(f"selection {os} {release}: expected at least one arch (or *), got none")
+        for what, words in (
+            ("os", [os]),
+            ("release", [release]),
+            ("arch", arches),
+            ("subarch", subarches),
+            ("label", labels),
+        ):
+            for word in words:
+                if not PATTERN.match(word):
+                    raise CallerError(f"selection: expected a name or a pattern with * as {what}, got {word!r}")
+        selection = self._selections.add(
+            os, release, tuple(arches), tuple(subarches) or ("*",), tuple(labels) or ("*",)
+        )
+        self._hub.publish("sources", {})
+        return _selection(selection)
+
+    def remove_selection(self, selection_id: str) -> dict[str, Any]:
+        """Its images go with the next sync, after the grace time."""
+        selection = self._selections.remove(selection_id)
+        self._hub.publish("sources", {})
+        return _selection(selection)
+
+    # -- sync
+
+    def sync_status(self) -> dict[str, Any]:
+        document = self._coordinator.document()
+        return document | {"started": _time(document["started"]), "finished": _time(document["finished"])}
+
+    def start_sync(self) -> dict[str, Any]:
+        self._coordinator.request()
+        return self.sync_status()
+
+    def stop_sync(self) -> dict[str, Any]:
+        self._coordinator.stop()
+        return self.sync_status()
+
+    # -- images
+
+    def images(self) -> list[dict[str, Any]]:
+        return [self._image(stored) for stored in self._shown_sets()]
+
+    def image(self, name: str, *, packages: bool = False) -> dict[str, Any]:
+        """One image by its name; with *packages*, those that its package list names."""
+        for stored in self._shown_sets():
+            if stored.resource_set.resource.name == name:
+                document = self._image(stored)
+                if packages:
+                    document["packages"] = self._packages(stored)
+                return document
+        raise NotFound(f"image {name!r}: there is none of this name")
+
+    # -- racks, events, ways in
+
+    def racks(self) -> list[dict[str, Any]]:
+        return [_rack(record) for record in self._racks.list()]
+
+    def new_rack_token(self, name: str) -> dict[str, Any]:
+        """The token is shown this once."""
+        if name and not NAME.match(name):
+            raise CallerError(f"name of a rack: expected letters, digits and . _ -, got {name!r}")
+        token = self._racks.new_token(name, self._publisher.key.public_hex)
+        self._hub.publish("racks", {"id": token.rack_id})
+        return {"id": token.rack_id, "token": token.line()}
+
+    def new_login_link(self) -> dict[str, Any]:
+        return {"path": self._login_link()}
+
+    # -- how
+
+    def _shown_sets(self) -> list[StoredSet]:
+        """For each resource the newest complete set and a newer one that is on its way."""
+        shown: dict[tuple[str, bool], StoredSet] = {}
+        for stored in self._images.sets():
+            name = stored.resource_set.resource.name
+            if stored.complete:
+                shown[name, True] = stored  # sets come oldest first
+            else:
+                shown[name, False] = stored
+        return [
+            stored
+            for (name, complete), stored in sorted(shown.items(), key=lambda item: (item[0][0], not item[0][1]))
+            if complete or (name, True) not in shown or stored.resource_set.version > _version(shown, name)
+        ]
+
+    def _image(self, stored: StoredSet) -> dict[str, Any]:
+        resource_set = stored.resource_set
+        resource = resource_set.resource
+        published = self._publisher.current
+        table = published.contents.names if published else {}
+        if resource.is_bootloader:
+            files = self._loader_files(stored, table)
+        else:
+            names = names_by_file(resource_set, table) if stored.complete else {}
+            files = [
+                {
+                    "name": file.name,
+                    "ftype": file.ftype,
+                    "sha256": file.sha256,
+                    "size": file.size,
+                    "names": names.get(file.name, []),
+                    "packages": file.ftype in MANIFESTS,
+                }
+                for file in resource_set.files
+            ]
+        return {
+            "name": resource.name,
+            "os": resource.os,
+            "release": resource.release,
+            "title": resource.title,
+            "arch": resource.arch,
+            "subarch": resource.subarch,
+            "kflavor": resource.kflavor,
+            "label": resource.label,
+            "version": resource_set.version,
+            "complete": stored.complete,
+            "size": resource_set.size,
+            "files": files,
+        }
+
+    def _loader_files(self, stored: StoredSet, table: Any) -> list[dict[str, Any]]:
+        """A boot loader's files as machines see them: what was unpacked, and the archive itself until then."""
+        resource = stored.resource_set.resource
+        derived = self._blobs.derived()
+        arch = loader_arch(resource.bootloader_type, resource.arch)
+        files = []
+        for archive in stored.resource_set.files:
+            inner = derived.get(archive.sha256, ()) if archive.ftype == ARCHIVE else ()
+            if not inner:
+                files.append(_file(archive.name, archive.ftype, archive.sha256, archive.size, []))
+            for each in inner:
+                loader = LoaderFile(each.sha256, resource.bootloader_type, arch, each.name)
+                names = [name for name in wire_names(loader) if table.get(name) == each.sha256]
+                files.append(_file(each.name, "bootloader", each.sha256, each.size, names))
+        return files
+
+    def _packages(self, stored: StoredSet) -> list[dict[str, str]]:
+        for file in stored.resource_set.files:
+            if file.ftype in MANIFESTS and file.size <= MANIFEST_BYTES and self._store.has(file.sha256, file.size):
+                text = self._store.path_of(file.sha256).read_text(encoding="utf-8", errors="replace")
+                words = [line.split() for line in text.splitlines() if line.strip()]
+                return [{"name": line[0], "version": line[1] if len(line) > 1 else ""} for line in words]
+        return []
+
+
+def _version(shown: dict[tuple[str, bool], StoredSet], name: str) -> str:
+    return shown[name, True].resource_set.version
+
+
+def _file(name: str, ftype: str, sha256: str, size: int, names: list[str]) -> dict[str, Any]:
+    return {"name": name, "ftype": ftype, "sha256": sha256, "size": size, "names": names, "packages": False}
+
+
+def _source(record: SourceRecord) -> dict[str, Any]:
+    source = record.source
+    return {
+        "id": int(source.id),
+        "name": source.name,
+        "url": shown_url(source.url),
+        "priority": source.priority,
+        "enabled": source.enabled,
+        "unsigned": source.unsigned,
+        "fingerprints": list(record.fingerprints),
+        "last_checked": _time(record.last_checked),
+        "last_updated": _time(record.last_updated),
+        "error": record.error,
+    }
+
+
+def _selection(selection: Selection) -> dict[str, Any]:
+    return {
+        "id": int(selection.id),
+        "os": selection.os,
+        "release": selection.release,
+        "arches": list(selection.arches),
+        "subarches": list(selection.subarches),
+        "labels": list(selection.labels),
+    }
+
+
+def _rack(record: RackRecord) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "name": record.name,
+        "http": record.http,
+        "tftp": record.tftp,
+        "catalogue": record.catalogue_version,
+        "cache": dict(record.cache) if record.cache is not None else None,
+        "created": _time(record.created),
+        "last_seen": _time(record.last_seen),
+    }
+
+
+def _time(text: str | None) -> str | None:
+    """Times in documents are to the second, UTC, with a Z."""
+    return text[:19] + "Z" if text else None
