@@ -1,0 +1,1 @@
+# No Python names: tftp_lifecycle.pxd is the interface.

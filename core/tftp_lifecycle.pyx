@@ -1,0 +1,107 @@
+"""How a TFTP session begins, goes on and ends: what each action of its transfer, each wake-up and each failure means.
+
+    asking --answer--> transfer --last ACK--> end             counted as completed
+       |                  |--ERROR, ICMP, another request-->  aborted
+       |                  |--deadlines-->                     timed out
+       '--no such name--> '--bytes that cannot be had-->      ERROR with a text for the machine's console
+
+Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's list, among the parked) is given
+back in session_end and nowhere else, and its TID rests afterwards. Which request begins one is tftp_requests', what
+moves it tftp_service's.
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+from bootplane.core.blob cimport blob_release, blob_retain, blob_t
+from bootplane.core.counters cimport (
+    C_HITS, C_MISSES, C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
+)
+from bootplane.core.loop cimport loop_t, loop_unpark, waiter_t
+from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_UNKNOWN
+from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
+from bootplane.core.tftp_packet cimport ERROR_ROOM, ERR_NOT_FOUND, ERR_UNDEFINED, error_write
+from bootplane.core.tftp_sender cimport send_one
+from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
+from bootplane.core.tftp_tids cimport tids_rest
+from bootplane.core.tftp_transfer cimport (
+    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, transfer_start, transfer_step,
+)
+
+
+cdef void session_end(loop_t* loop, session_t* s) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    loop_unpark(loop, &s.waiter)
+    wheel_disarm(&tftp.wheel, &s.timer)
+    ready_remove(s)
+    tids_rest(&tftp.past, &s.peer, s.tid.index, loop.now_ns)
+    s.tid.sessions -= 1
+    if not s.asking:
+        count(loop.counters, C_MISSES if s.waited else C_HITS)
+    if s.blob != NULL:
+        blob_release(s.blob)         # retained in session_begin
+    session_drop(&tftp.sessions, s)
+    loop.busy -= 1
+
+
+cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char* name, size_t name_len,
+                 const char* why) noexcept nogil:
+    cdef uint8_t[ERROR_ROOM] packet
+    cdef size_t n = error_write(packet, code, "", name, name_len, why)
+    send_one(fd, path, packet, n)
+    count(loop.counters, C_TFTP_ERRORS)
+
+
+cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:
+    """Ends a transfer for a reason of ours; the client's console shows the text."""
+    cdef int code = ERR_UNDEFINED
+    cdef const char* why = ": its bytes cannot be had from the region"
+    if status == ST_UNKNOWN:
+        code = ERR_NOT_FOUND
+        why = ": no such file"
+    elif status == ST_TIMEOUT:
+        why = ": the region has not sent it in time; try again"
+    elif status == ST_GONE:
+        why = ": removed meanwhile; try again"
+    elif status == ST_TRUNCATED:
+        why = ": its file on the rack's disk cannot be read"
+    refuse(loop, s.tid.fd, &s.path, code, s.name, s.name_len, why)
+    session_end(loop, s)
+
+
+cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
+    """What a step of the transfer asks for; *s* may be gone afterwards."""
+    if action == DO_SEND:
+        ready_push(s)
+    elif action == DO_FINISH:
+        count(loop.counters, C_TFTP_COMPLETED)
+        session_end(loop, s)
+    elif action == DO_ABORT:
+        count(loop.counters, C_TFTP_ABORTED)
+        session_end(loop, s)
+    elif action == DO_GIVE_UP:
+        count(loop.counters, C_TFTP_TIMED_OUT)
+        session_end(loop, s)
+    elif s.transfer.deadline_ns != 0:
+        wheel_arm(&tftp_of(loop).wheel, &s.timer, s.transfer.deadline_ns, loop.now_ns)
+
+
+cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil:
+    s.asking = 0
+    s.blob = blob
+    if blob != NULL:
+        blob_retain(blob)            # released in session_end
+    transfer_start(&s.transfer, &s.asked, <uint64_t>blob.size if blob != NULL else 0, &tftp_of(loop).limits)
+    ready_push(s)                    # the OACK needs the size alone: it goes out whether the bytes are here or not
+
+
+cdef void session_wake(loop_t* loop, waiter_t* waiter, int status, blob_t* blob) noexcept nogil:
+    cdef session_t* s = <session_t*>waiter
+    tftp_of(loop).ticker.due_ns = loop.now_ns             # pump in tick(): all that one chunk woke go out together
+    if s.asking:
+        if status == ST_OK and blob != NULL:
+            session_begin(loop, s, blob)
+        else:
+            session_fail(loop, s, status if status != ST_OK else ST_UNKNOWN)
+    elif status == ST_OK:
+        session_act(loop, s, transfer_step(&s.transfer, EV_WOKEN, 0, loop.now_ns))
+    else:
+        session_fail(loop, s, status)

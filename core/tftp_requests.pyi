@@ -1,0 +1,1 @@
+# No Python names: tftp_requests.pxd is the interface.

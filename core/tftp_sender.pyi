@@ -1,0 +1,1 @@
+# No Python names: tftp_sender.pxd is the interface.

@@ -1,0 +1,1 @@
+# No Python names: tftp_service.pxd is the interface.

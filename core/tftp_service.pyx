@@ -1,0 +1,263 @@
+"""The TFTP service of one reactor: sockets, ACKs and deadlines, wired to the loop.
+
+    request socket (port 69)  --RRQ-->  tftp_requests
+    TID sockets, 4 or more    <--ACK--  session of (client, request socket) steps its transfer and joins its TID's list
+                              --DATA->  tftp_sender, once per batch of ACKs, for all clients of that TID together
+
+TID sockets are shared: RFC 1350 wants the server's TID to differ from port 69 and to stay for the transfer, not to be
+nobody else's. Few sockets mean large batches: they are filled one after the other.
+
+Invariant: a live session is queued on its TID, or has its timer in the wheel, or is parked. A packet that belongs to no
+session, or comes to another TID than its session's, changes nothing.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from bootplane.core.counters cimport C_TFTP_MALFORMED, count
+from bootplane.core.linux cimport (
+    EPOLLERR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, close, epoll_ctl, epoll_event, sockaddr_storage, ssize_t,
+)
+from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
+from bootplane.core.status cimport ST_BAD, ST_NOMEM, ST_OK, ST_TRUNCATED
+from bootplane.core.tftp_deadlines cimport timer_t, wheel_due, wheel_init, wheel_pop
+from bootplane.core.tftp_lifecycle cimport (
+    listener_t, refuse, session_act, session_end, session_fail, tftp_of, tftp_t,
+)
+from bootplane.core.tftp_packet cimport (
+    BLKSIZE_MAX, BLKSIZE_MIN, ERR_UNKNOWN_TID, OP_ACK, OP_DATA, OP_ERROR, OP_OACK, block_of, opcode_of,
+)
+from bootplane.core.tftp_requests cimport on_request
+from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
+from bootplane.core.tftp_sessions cimport (
+    path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
+)
+from bootplane.core.tftp_sockets cimport (
+    inbox_free, inbox_init, inbox_receive, next_unreachable, path_to, request_socket, tid_socket,
+)
+from bootplane.core.tftp_tids cimport peer_t, tids_free, tids_init, tids_last
+from bootplane.core.tftp_transfer cimport EV_ACK, EV_GONE, EV_TICK, transfer_step
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void* out, size_t n, unsigned int flags)
+
+cdef enum:
+    REQUESTS = 64                    # datagrams per recvmmsg on a request socket
+    REQUEST_BYTES = 1024             # RFC 2347 allows 512; a longer one is malformed
+    PACKETS = 256                    # the same on a TID socket
+    PACKET_BYTES = 128               # an ACK has 4; of an ERROR only the code counts
+    PAST_ROOM = 16384                # ended transfers that are remembered, at least: 546 a second for 30 s
+
+
+# -- sending, and deadlines ------------------------------------------------------------------------------------------
+
+cdef void pump(loop_t* loop, tid_t* tid) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef int64_t due
+    sender_pump(tftp.sender, loop, &tftp.wheel, tid)
+    due = wheel_due(&tftp.wheel)
+    if due < tftp.ticker.due_ns:
+        tftp.ticker.due_ns = due
+
+
+cdef void pump_all(loop_t* loop) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef uint32_t i, k
+    for i in range(tftp.nlisteners):
+        for k in range(tftp.ntids):
+            if tftp.listeners[i].tids[k].first != NULL:
+                sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.listeners[i].tids[k])
+
+
+cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef timer_t* timer = wheel_pop(&tftp.wheel, loop.now_ns)
+    cdef session_t* s
+    while timer != NULL:
+        s = session_of(timer)
+        if s.unreadable:
+            session_fail(loop, s, ST_TRUNCATED)
+        else:                        # one that moved later meanwhile is armed again there
+            session_act(loop, s, transfer_step(&s.transfer, EV_TICK, 0, loop.now_ns))
+        timer = wheel_pop(&tftp.wheel, loop.now_ns)
+    pump_all(loop)
+    return wheel_due(&tftp.wheel)
+
+
+# -- what arrives ------------------------------------------------------------------------------------------------------
+
+cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
+    cdef listener_t* listener = <listener_t*>handler
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef int n = inbox_receive(&tftp.requests, listener.fd)
+    cdef int i
+    for i in range(n):
+        on_request(loop, listener, i)
+    for i in range(<int>tftp.ntids):
+        if listener.tids[i].first != NULL:
+            pump(loop, &listener.tids[i])
+
+
+cdef void on_packet(loop_t* loop, tid_t* tid, uint32_t i) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef const uint8_t* packet = <const uint8_t*>tftp.packets.iovecs[i].iov_base
+    cdef size_t n = tftp.packets.messages[i].msg_len
+    cdef int opcode = opcode_of(packet, n)
+    cdef session_t* s
+    cdef peer_t peer
+    cdef path_t path
+    if n < 4 or (opcode != OP_ACK and opcode != OP_ERROR and opcode != OP_DATA and opcode != OP_OACK):
+        count(loop.counters, C_TFTP_MALFORMED)
+        return
+    peer_of(&tftp.packets.senders[i], tid.listener, &peer)
+    s = session_find(&tftp.sessions, &peer)
+    if s == NULL or s.tid != tid or s.asking:
+        # Silence for what is late, here for 30 s, and for ERRORs: two servers must not answer each other's.
+        if opcode != OP_ERROR and tids_last(&tftp.past, &peer, loop.now_ns) != tid.index:
+            path_to(&tftp.packets.senders[i], &path)
+            refuse(loop, tid.fd, &path, ERR_UNKNOWN_TID, "", 0, "no transfer of yours has this port")
+    elif opcode == OP_ACK:
+        session_act(loop, s, transfer_step(&s.transfer, EV_ACK, block_of(packet), loop.now_ns))
+    elif opcode == OP_ERROR:
+        session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
+    else:
+        count(loop.counters, C_TFTP_MALFORMED)
+
+
+cdef void unreachable(loop_t* loop, tid_t* tid) noexcept nogil:
+    cdef sockaddr_storage address
+    cdef session_t* s
+    cdef peer_t peer
+    while next_unreachable(tid.fd, &address):
+        peer_of(&address, tid.listener, &peer)
+        s = session_find(&tftp_of(loop).sessions, &peer)
+        if s != NULL and s.tid == tid and not s.asking:
+            session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
+
+
+cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
+    cdef tid_t* tid = <tid_t*>handler
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef epoll_event event
+    cdef int n, i
+    if events & EPOLLERR:
+        unreachable(loop, tid)
+    if events & EPOLLOUT and tid.blocked:
+        event.events = EPOLLIN
+        event.data.ptr = handler
+        epoll_ctl(loop.epfd, EPOLL_CTL_MOD, tid.fd, &event)
+        tid.blocked = 0              # set in tftp_sender
+    n = inbox_receive(&tftp.packets, tid.fd)         # level-triggered: what is left comes back
+    for i in range(n):
+        on_packet(loop, tid, i)
+    pump(loop, tid)
+
+
+# -- start and stop --------------------------------------------------------------------------------------------------
+
+cdef inline uint32_t clamp(uint32_t value, uint32_t low, uint32_t high) noexcept nogil:
+    return low if value < low else (high if value > high else value)
+
+
+cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t index,
+                       const tftp_options_t* o) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef tid_t* tid
+    cdef uint32_t i
+    cdef int status = request_socket(fd, &listener.local, &listener.wildcard)
+    if status != ST_OK:
+        return status
+    listener.tids = <tid_t*>calloc(tftp.ntids, sizeof(tid_t))
+    if listener.tids == NULL:
+        return ST_NOMEM
+    for i in range(tftp.ntids):
+        listener.tids[i].fd = -1
+    listener.index = index
+    listener.fd = fd
+    for i in range(tftp.ntids):
+        tid = &listener.tids[i]
+        tid.handler.on_event = tid_event
+        tid.listener = index
+        tid.index = i
+        status = tid_socket(fd, &listener.local)
+        if status < 0:
+            return status
+        tid.fd = status
+        tid.gso = o.gso != 0 and gso_probe(tid.fd)
+        status = loop_add(loop, tid.fd, &tid.handler, EPOLLIN)
+        if status != ST_OK:
+            return status
+    listener.handler.on_event = requests_event
+    return loop_add(loop, fd, &listener.handler, EPOLLIN)
+
+
+cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* options) noexcept nogil:
+    cdef tftp_t* tftp
+    cdef uint64_t seed = <uint64_t>loop.now_ns
+    cdef uint32_t transfers = clamp(options.max_transfers, 1, 1048576)
+    cdef uint32_t past = PAST_ROOM
+    cdef int status, i
+    if n <= 0 or loop.tftp != NULL:
+        return ST_BAD
+    tftp = <tftp_t*>calloc(1, sizeof(tftp_t))
+    if tftp == NULL:
+        return ST_NOMEM
+    loop.tftp = tftp
+    getrandom(&seed, sizeof(seed), 0)                # refused: the clock has to do
+    while past < transfers * 4:
+        past *= 2
+    tftp.limits.max_blksize = clamp(options.max_blksize, BLKSIZE_MIN, BLKSIZE_MAX)
+    tftp.limits.max_windowsize = clamp(options.max_windowsize, 1, 65535)
+    tftp.limits.timeout_ns = options.timeout_ns if options.timeout_ns > 0 else 1000000000
+    tftp.limits.retries = clamp(options.retries, 1, 1000)
+    tftp.ntids = clamp(options.tids, 4, 64)
+    wheel_init(&tftp.wheel, loop.now_ns)
+    tftp.sender = <sender_t*>calloc(1, sizeof(sender_t))
+    tftp.listeners = <listener_t*>calloc(n, sizeof(listener_t))
+    status = sessions_init(&tftp.sessions, transfers, seed)
+    if status == ST_OK:
+        status = tids_init(&tftp.past, past, seed)
+    if status == ST_OK:
+        status = inbox_init(&tftp.requests, REQUESTS, REQUEST_BYTES, True)
+    if status == ST_OK:
+        status = inbox_init(&tftp.packets, PACKETS, PACKET_BYTES, False)
+    if tftp.sender == NULL or tftp.listeners == NULL:
+        status = ST_NOMEM
+    for i in range(n):
+        if status == ST_OK:
+            tftp.nlisteners = i + 1
+            status = open_listener(loop, &tftp.listeners[i], fds[i], i, options)
+    if status != ST_OK:
+        tftp_stop(loop)
+        return status
+    tftp.ticker.tick = tick
+    tftp.ticker.due_ns = NEVER
+    loop_add_ticker(loop, &tftp.ticker)
+    return ST_OK
+
+
+cdef void tftp_stop(loop_t* loop) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef session_t* s
+    cdef uint32_t i, k
+    if tftp == NULL:
+        return
+    s = session_any(&tftp.sessions)
+    while s != NULL:
+        session_end(loop, s)
+        s = session_any(&tftp.sessions)
+    for i in range(tftp.nlisteners):
+        if tftp.listeners[i].tids == NULL:
+            continue
+        loop_remove(loop, tftp.listeners[i].fd)
+        for k in range(tftp.ntids):
+            if tftp.listeners[i].tids[k].fd >= 0:
+                close(tftp.listeners[i].tids[k].fd)  # opened in open_listener; leaves epoll with it
+        free(tftp.listeners[i].tids)
+    sessions_free(&tftp.sessions)
+    tids_free(&tftp.past)
+    inbox_free(&tftp.requests)
+    inbox_free(&tftp.packets)
+    free(tftp.sender)
+    free(tftp.listeners)
+    free(tftp)
+    loop.tftp = NULL

@@ -1,0 +1,75 @@
+# The transfers of one reactor, found by (client address and port, request socket), and the TID sockets they use.
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from bootplane.core.blob cimport blob_t
+from bootplane.core.linux cimport sockaddr_in6, sockaddr_storage, socklen_t
+from bootplane.core.loop cimport handler_t, waiter_t
+from bootplane.core.tftp_deadlines cimport timer_t
+from bootplane.core.tftp_packet cimport options_t
+from bootplane.core.tftp_tids cimport peer_t
+from bootplane.core.tftp_transfer cimport transfer_t
+
+cdef struct session_t
+
+cdef struct path_t:              # whom to send to, and from which of our addresses
+    sockaddr_in6 to              # or a sockaddr_in in its first bytes
+    socklen_t to_len
+    uint16_t family
+    uint8_t from_is_set          # 0: the socket is bound to one address, the kernel knows
+    uint32_t from_interface      # of a link-local address, else 0: let the route decide
+    uint8_t from_address[16]     # the address that was asked, IPv6 or IPv4 in the first four bytes
+
+cdef struct tid_t:               # one TID socket, shared by many transfers
+    handler_t handler            # first member
+    int fd                       # owned
+    uint32_t listener            # index of its request socket
+    uint32_t index               # which TID of that request socket
+    uint32_t sessions            # how many use it
+    uint8_t gso                  # UDP_SEGMENT works here
+    uint8_t blocked              # the kernel refused a packet; EPOLLOUT is asked for
+    session_t* first             # sessions with something to send
+    session_t* last
+
+cdef struct session_t:
+    waiter_t waiter              # first member: on_wake gets it
+    timer_t timer
+    transfer_t transfer
+    session_t* next              # in its bucket, or in the free list
+    session_t* before            # in tid's list of those with something to send
+    session_t* after
+    blob_t* blob                 # one reference, from the start of the transfer to session's end; NULL while asking, or
+    tid_t* tid                   # when the file is empty because nobody has it
+    peer_t peer
+    path_t path
+    options_t asked
+    uint8_t queued               # in tid's list
+    uint8_t asking               # waits for the content of a dynamic name; no transfer yet
+    uint8_t waited               # parked at least once
+    uint8_t gso                  # UDP_SEGMENT works on the route to this client
+    uint8_t unreadable           # the kernel could not read the file's mapping: end it with an ERROR
+    uint16_t name_len
+    char name[512]               # canonical
+
+cdef struct sessions_t:
+    session_t* all               # owned, `room` of them
+    session_t* free
+    session_t** buckets          # owned, mask + 1
+    uint64_t mask
+    uint64_t seed
+    uint32_t room
+    uint32_t count               # in use
+
+cdef int sessions_init(sessions_t* s, uint32_t room, uint64_t seed) noexcept nogil        # ST_OK or ST_NOMEM
+cdef void sessions_free(sessions_t* s) noexcept nogil                                     # safe on a zeroed struct
+cdef session_t* session_find(const sessions_t* s, const peer_t* peer) noexcept nogil      # or NULL
+cdef session_t* session_new(sessions_t* s, const peer_t* peer) noexcept nogil  # zeroed; NULL when all are in use
+cdef void session_drop(sessions_t* s, session_t* session) noexcept nogil                  # out of the table, free again
+cdef session_t* session_any(const sessions_t* s) noexcept nogil                           # one in use, or NULL
+
+cdef void peer_of(const sockaddr_storage* address, uint32_t listener, peer_t* out) noexcept nogil
+
+cdef void ready_push(session_t* session) noexcept nogil           # at the end of its TID's list, unless it stands there
+cdef void ready_push_front(session_t* session) noexcept nogil
+cdef void ready_remove(session_t* session) noexcept nogil         # safe when not queued
+
+cdef inline session_t* session_of(timer_t* timer) noexcept nogil:
+    return <session_t*>(<char*>timer - <size_t>&(<session_t*>NULL).timer)

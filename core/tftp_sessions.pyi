@@ -1,0 +1,1 @@
+# No Python names: tftp_sessions.pxd is the interface.

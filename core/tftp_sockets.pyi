@@ -1,0 +1,1 @@
+# No Python names: tftp_sockets.pxd is the interface.
