@@ -27,6 +27,7 @@ cdef extern from "<dlfcn.h>" nogil:
 ctypedef void* (*evp_new_t)() noexcept nogil
 ctypedef void (*evp_free_t)(void* ctx) noexcept nogil
 ctypedef const void* (*evp_sha256_t)() noexcept nogil
+ctypedef void* (*evp_fetch_t)(void* library, const char* name, const char* properties) noexcept nogil
 ctypedef int (*evp_init_t)(void* ctx, const void* md, void* engine) noexcept nogil
 ctypedef int (*evp_update_t)(void* ctx, const void* data, size_t n) noexcept nogil
 ctypedef int (*evp_final_t)(void* ctx, unsigned char* out, unsigned int* n) noexcept nogil
@@ -34,7 +35,7 @@ ctypedef int (*evp_final_t)(void* ctx, unsigned char* out, unsigned int* n) noex
 cdef struct evp_t:
     evp_new_t new_ctx
     evp_free_t free_ctx
-    evp_sha256_t sha256
+    const void* md               # the algorithm; looked up once, kept for the process's life
     evp_init_t init
     evp_update_t update
     evp_final_t final
@@ -55,6 +56,8 @@ def _load(names: tuple[str, ...]) -> str | None:
     """Choose the first of *names* that can be opened and has every symbol for new streams; None: hashlib."""
     global evp, evp_chosen, chosen_name
     cdef evp_t found
+    cdef evp_sha256_t algorithm
+    cdef evp_fetch_t fetch
     cdef void* handle
     for name in names:
         raw = name.encode()
@@ -63,14 +66,19 @@ def _load(names: tuple[str, ...]) -> str | None:
             continue
         found.new_ctx = <evp_new_t>dlsym(handle, b"EVP_MD_CTX_new")
         found.free_ctx = <evp_free_t>dlsym(handle, b"EVP_MD_CTX_free")
-        found.sha256 = <evp_sha256_t>dlsym(handle, b"EVP_sha256")
+        algorithm = <evp_sha256_t>dlsym(handle, b"EVP_sha256")
+        fetch = <evp_fetch_t>dlsym(handle, b"EVP_MD_fetch")      # OpenSSL 3 alone
         found.init = <evp_init_t>dlsym(handle, b"EVP_DigestInit_ex")
         found.update = <evp_update_t>dlsym(handle, b"EVP_DigestUpdate")
         found.final = <evp_final_t>dlsym(handle, b"EVP_DigestFinal_ex")
-        if (found.new_ctx is NULL or found.free_ctx is NULL or found.sha256 is NULL or found.init is NULL
+        if (found.new_ctx is NULL or found.free_ctx is NULL or algorithm is NULL or found.init is NULL
                 or found.update is NULL or found.final is NULL):
             dlclose(handle)     # partner of dlopen above; a library that is used stays open for the process's life
             continue
+        # EVP_sha256() alone makes OpenSSL 3 look the implementation up again at every init.
+        found.md = fetch(NULL, b"SHA256", NULL) if fetch is not NULL else NULL
+        if found.md is NULL:
+            found.md = algorithm()
         evp = found
         evp_chosen = True
         chosen_name = name
@@ -93,7 +101,7 @@ cdef int sha256_init(sha256_t* h) noexcept nogil:
         if h.state is NULL:
             return ST_NOMEM
         h.kind = KIND_EVP
-    return ST_OK if evp.init(h.state, evp.sha256(), NULL) == 1 else ST_BAD
+    return ST_OK if evp.init(h.state, evp.md, NULL) == 1 else ST_BAD
 
 
 cdef int sha256_update(sha256_t* h, const uint8_t* data, size_t n) noexcept nogil:
