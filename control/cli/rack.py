@@ -68,24 +68,26 @@ def list_racks(ctx: typer.Context, data: Data = None, json: Json = False) -> Non
 
 def print_racks(racks: Sequence[dict[str, Any]]) -> None:
     output.print_table(
-        ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "LAST SEEN"),
+        ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "FETCHED", "REFUSED", "LAST SEEN"),
         (
             (
                 rack["name"] or rack["id"],
                 rack["http"] or "-",
                 rack["tftp"] or "-",
                 rack["catalogue"] or "-",
-                _cache(rack["cache"] or {}),
+                *_cache(rack["cache"] or {}),
                 rack["last_seen"] or "never",
             )
             for rack in racks
         ),
-        right=("CATALOGUE", "CACHE"),
+        right=("CATALOGUE", "CACHE", "FETCHED", "REFUSED"),
         empty="No rack yet: `bootplane up` brings one; others join with a token of `bootplane rack-token new`.",
     )
 
 
-def _cache(cache: dict[str, Any]) -> str:
+def _cache(cache: dict[str, Any]) -> tuple[str, str, str]:
+    """How full, how much came from the region, how many chunks were refused for their digest."""
     if "limit_bytes" not in cache:
-        return "-"
-    return f"{figures.size(cache.get('charged_bytes', 0))} of {figures.size(cache['limit_bytes'])}"
+        return "-", "-", "-"
+    full = f"{figures.size(cache.get('charged_bytes', 0))} of {figures.size(cache['limit_bytes'])}"
+    return full, figures.size(cache.get("filled_bytes")), str(cache.get("refused_chunks", "-"))

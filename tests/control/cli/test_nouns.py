@@ -81,7 +81,7 @@ def test_text_from_a_mirror_cannot_move_the_cursor(bootplane, region) -> None:
 def test_rack_list_works_beside_the_process_command(bootplane, data) -> None:
     for arguments in (("rack", "list"), ("rack", "--data", data, "list"), ("rack", "list", "--data", data)):
         assert bootplane(*arguments).stdout.splitlines()[1].split()[:3] == ["rack1", "127.0.0.1:5248", "127.0.0.1:6969"]
-    assert "1.0 GiB of 4.0 GiB" in bootplane("rack", "list").stdout
+    assert "1.0 GiB of 4.0 GiB  3.0 MiB        2" in bootplane("rack", "list").stdout
 
 
 def test_rack_without_region_or_token_is_a_usage_error(bootplane) -> None:

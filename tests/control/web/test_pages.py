@@ -71,7 +71,7 @@ def test_the_overview_shows_sync_store_racks_and_sources_without_javascript(brow
     for expected in (
         "downloading", "114.0 MiB", "of 500.0 MiB", "1.0 MiB/s", "6:26",  # the sync
         "noble/amd64/1/squashfs", "1 waiting",
-        "rack-a07", "10.0.0.2:5248", "version 6", "1.0 GiB of 4.0 GiB",  # a rack that is behind the catalogue
+        "rack-a07", "10.0.0.2:5248", "version 6", "1.0 GiB of 4.0 GiB", "3.0 MiB",  # a rack that is behind
         "/srv/image-storage", "80.0 GiB", "version 7, 143 names",
         "http://mirror.test/stable/", "verified", "1A5D6C4C7DB87C81", "ubuntu/noble",
         '<noscript><meta http-equiv="refresh" content="5"></noscript>',
@@ -87,6 +87,21 @@ def test_the_images_page_shows_digests_wire_names_and_that_a_candidate_is_not_te
         "images/abababababababab/ubuntu/amd64/ga-24.04/noble/candidate/squashfs", "1 of 1 complete",
     ):  # fmt: skip
         assert expected in text, expected
+
+
+def test_refused_chunks_are_said_of_their_rack_and_a_rack_may_tell_less(browser, service) -> None:
+    assert "Refused" not in browser.get("/").text
+    service.documents["racks"][0]["cache"]["refused_chunks"] = 1
+    assert "Refused 1 chunk that did not match" in browser.get("/").text
+    for cache in ({}, None, {"limit_bytes": 5}):
+        service.documents["racks"][0]["cache"] = cache
+        assert browser.get("/").status_code == 200
+
+
+def test_bytes_are_called_verified_only_when_the_sync_is_complete(browser, service) -> None:
+    assert "<dt>arrived</dt>" in browser.get("/parts/sync").text
+    service.documents["sync"] |= {"state": "complete", "bytes_done": 500 << 20}
+    assert "<dt>verified</dt>" in browser.get("/parts/sync").text
 
 
 def test_an_empty_region_says_which_command_is_next(browser, service) -> None:
