@@ -177,6 +177,7 @@ def test_another_source_is_asked_when_one_sends_a_wrong_chunk(make: Callable[...
         assert rack.read_whole(rack.blob()) == DATA
         assert {event.source for event in rack.filler.events} <= {region.bulk}
         assert sum(other.sent.values()) == COUNT
+        assert region.sent[SHA, 0] == 1  # no second chance when somebody else may have it right
 
 
 def test_an_answer_that_is_cut_goes_on_where_it_was(make: Callable[..., Rack], region: FakeRegion) -> None:

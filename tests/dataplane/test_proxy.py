@@ -172,6 +172,13 @@ async def test_an_answer_that_breaks_off_is_passed_on_as_one_that_breaks_off(reg
     assert handed.back == []
 
 
+async def test_a_chunked_answer_that_breaks_off_has_no_last_chunk(region: FakeRegion) -> None:
+    handed = Handed(region.url)
+    _, _, body = split(await handed.send(b"GET /MAAS/chunked-cut HTTP/1.1\r\nHost: r\r\n\r\n"))
+    assert body.endswith(b"three\r\n")
+    assert (handed.back, handed.port.outcomes) == ([], {"cut": 1})
+
+
 async def test_a_client_that_expects_100_continue_is_told_to_go_on(region: FakeRegion) -> None:
     handed = Handed(region.url)
     answer = await handed.send(

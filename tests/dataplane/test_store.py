@@ -65,6 +65,17 @@ def test_a_wrong_digest_leaves_nothing_behind(tmp_path: Path) -> None:
     assert names(store.directory) == set()
 
 
+def test_a_refused_commit_ends_the_ingest_by_itself(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    ingest = store.begin(SHA, len(DATA))
+    ingest.write(DATA[:-1])
+    with pytest.raises(DigestMismatch, match=f"size: expected {len(DATA)} bytes, got {len(DATA) - 1}"):
+        ingest.commit()
+    assert names(store.directory) == set()
+    with store.begin(SHA, len(DATA)) as again:
+        assert again.offset == 0
+
+
 def test_a_byte_too_many_is_refused_when_it_arrives_and_leaves_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with pytest.raises(DigestMismatch, match="squashfs"), store.begin(SHA, len(DATA), "squashfs") as ingest:

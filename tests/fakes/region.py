@@ -260,15 +260,19 @@ class _Api(_Handler):
 
     def proxied(self) -> None:
         body = self.body()
+        fields = {name: ", ".join(self.headers.get_all(name, [])) for name in self.headers}
         with self.region.lock:
-            self.region.proxied.append((self.command, self.path, dict(self.headers.items()), body))
+            self.region.proxied.append((self.command, self.path, fields, body))
         if self.path.startswith("/MAAS/chunked"):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             for piece in (b"one ", b"two ", b"three"):
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-            self.wfile.write(b"0\r\n\r\n")
+            if self.path.endswith("cut"):
+                self.close_connection = True
+            else:
+                self.wfile.write(b"0\r\n\r\n")
         elif self.path.startswith("/MAAS/cut"):
             self.send_response(200)
             self.send_header("Content-Length", "1000")
