@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import bootplane
 from bootplane.control.cli import (
     demo,
     doctor,
@@ -52,9 +53,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from bootplane import __version__
-
-        typer.echo(f"bootplane {__version__}")
+        typer.echo(f"bootplane {bootplane.__version__}")
         raise typer.Exit
 
 
