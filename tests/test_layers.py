@@ -31,7 +31,7 @@ def imports_of(path: pathlib.Path) -> set[str]:
         names = python_imports(text)
     else:
         names = {first or second for first, second in CIMPORT.findall(text)}
-    return {name.split(".")[1] for name in names if name.startswith("bootplane.")}
+    return {name.split(".")[1] for name in names if name.startswith("bootplane.")} - {"__version__"}
 
 
 def sources(layer: str) -> list[pathlib.Path]:
