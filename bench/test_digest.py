@@ -2,8 +2,8 @@
 
 Run: python -m pytest bench/test_digest.py -s. A build fails only when a ratio misses its goal by a factor of two;
 bench/results/digest.json holds the figures. A second SHA-256 over the same bytes is what a chunk list costs, so twice
-the bare hash is the floor of a Verifier, and 2.3 times (docs/design.md, section 9) is its goal; 1.1 stands for "the same
-as hashlib".
+the bare hash is the floor of a Verifier, and 2.3 times (docs/design.md, section 9) is its goal. A goal of 1.1 stands
+for "the same as hashlib".
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(
     pairs = interleave(lambda: thread_cpu_s(ours), lambda: thread_cpu_s(theirs), rounds=PAIRS)
     result = compare(what, baseline, pairs, goal=goal)
     benchmark.extra_info.update(ratio=result.ratio, least=result.least, largest=result.largest, baseline=baseline)
-    benchmark.pedantic(ours, rounds=3)
+    benchmark.pedantic(ours, rounds=3)  # type: ignore[no-untyped-call]
     print(f"\n{result}")
     done.append(result)
     assert result.within(2.0), str(result)
