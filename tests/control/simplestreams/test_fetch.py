@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bootplane.control.simplestreams import fetch
 from bootplane.control.simplestreams.errors import (
     AccessRefused,
     NotFound,
@@ -78,11 +80,11 @@ def test_a_connection_the_server_closed_meanwhile_is_replaced(tmp_path: Path, fe
                     connection.recv(4096)
                     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
-        thread = threading.Thread(target=answer)
+        thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         assert fetcher.get(url, 10).body == b"ok"
         assert fetcher.get(url, 10).body == b"ok"
-        thread.join()
+        thread.join(timeout=10)
 
 
 def test_names_are_quoted_in_the_request(mirror: MirrorServer, fetcher: Fetcher) -> None:
@@ -183,7 +185,8 @@ def test_resume_after_a_cut_costs_no_byte_twice(mirror: MirrorServer, fetcher: F
     [
         Fault(ignore_range=True),
         Fault(status=416, times=1),
-        Fault(status=206, body=b"xyz", headers={"Content-Range": "bytes 3-5/300000"}, times=1),
+        Fault(status=206, body=b"xyz", headers={"Content-Range": "bytes 1000-1002/300000"}, times=1),
+        Fault(status=206, body=DATA[3:], headers={"Content-Range": f"bytes 3-{SIZE - 1}/{SIZE}"}, times=1),
         Fault(status=206, body=b"xyz", headers={"Content-Type": "multipart/byteranges; boundary=x"}, times=1),
     ],
 )
@@ -254,11 +257,11 @@ def test_what_does_not_speak_http_is_unreachable(fetcher: Fetcher, answer: bytes
                 connection.recv(4096)
                 connection.sendall(answer)
 
-        thread = threading.Thread(target=talk)
+        thread = threading.Thread(target=talk, daemon=True)
         thread.start()
         with pytest.raises(Unreachable):
             fetcher.get(f"http://127.0.0.1:{listener.getsockname()[1]}/x", 10)
-        thread.join()
+        thread.join(timeout=10)
 
 
 def test_silence_ends_in_a_retryable_error() -> None:
@@ -302,7 +305,12 @@ def self_signed(folder: Path) -> ssl.SSLContext:
         .serial_number(1)
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("images.invalid")]
+            ),
+            critical=False,
+        )
         .sign(key, hashes.SHA256())
     )
     (folder / "cert.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -329,6 +337,47 @@ def test_a_proxy_is_asked_by_absolute_url_and_loopback_never_through_one(
         assert mirror.targets[-1] == "/file"
         with pytest.raises(Unreachable, match="resolve"):
             fetcher.get("http://inside.invalid/file", SIZE)
+
+
+def test_https_goes_through_a_proxy_by_connect(mirror: MirrorServer, tmp_path: Path) -> None:
+    mirror.socket = self_signed(tmp_path).wrap_socket(mirror.socket, server_side=True)
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    heads: list[bytes] = []
+
+    def tunnel() -> None:
+        client, _ = listener.accept()
+        with client, socket.create_connection(mirror.server_address[:2]) as server:
+            heads.append(client.recv(4096))
+            client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            back = threading.Thread(target=pump, args=(server, client), daemon=True)
+            back.start()
+            pump(client, server)
+            back.join(timeout=10)
+
+    def pump(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(65536):
+                other.sendall(data)
+            other.shutdown(socket.SHUT_WR)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=tunnel, daemon=True)
+        thread.start()
+        proxy = f"user:pass@127.0.0.1:{listener.getsockname()[1]}"  # without a scheme, as people write it
+        with Fetcher(tls=trusting, proxies={"https": proxy}, retry_waits_s=()) as fetcher:
+            assert fetcher.get("https://images.invalid/file", SIZE).body == DATA
+        thread.join(timeout=10)
+    assert heads[0].startswith(b"CONNECT images.invalid:443 HTTP/1.")
+    assert b"\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n" in heads[0]
+    assert "Proxy-Authorization" not in mirror.heads[0]
+
+
+def test_a_document_that_drips_is_given_up(
+    mirror: MirrorServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "DOCUMENT_DEADLINE_S", -1.0)
+    with pytest.raises(Unreachable, match="expected the document within -1 s, got 65536 bytes of it"):
+        fetcher.get(mirror.url + "file", SIZE)
 
 
 def test_a_file_source_gives_regular_readable_files_only(tmp_path: Path, fetcher: Fetcher) -> None:
