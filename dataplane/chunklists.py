@@ -54,10 +54,17 @@ class ChunkLists:
         if sent is None:
             return None
         check_chunks(sha256, entry, sent)
-        aside = self._directory / f".{sha256}.new"
-        aside.write_bytes(sent)  # not fsynced: it is verified when it is read
-        aside.rename(self._directory / sha256)
+        self._keep(sha256, sent)
         return sent
+
+    def _keep(self, sha256: str, chunks: bytes) -> None:
+        """A full disk costs a question to the region after the next start, and stops nothing now."""
+        aside = self._directory / f".{sha256}.new"
+        try:
+            aside.write_bytes(chunks)  # not fsynced: it is verified when it is read
+            aside.rename(self._directory / sha256)
+        except OSError as error:
+            log.warning("%s: the chunk list could not be kept: %s", aside, error.strerror)
 
     def prune(self, wanted: Container[str]) -> None:
         """Removes the lists of blobs that are in no catalogue any more."""

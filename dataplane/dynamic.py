@@ -27,6 +27,7 @@ from bootplane.dataplane.region_client import RegionClient, RegionError, RegionU
 
 ST_UNKNOWN = 10  # status.pxd
 ST_UPSTREAM = 13
+TFTP_PORT = 69  # what a region is told of a rack that serves no TFTP itself
 WORKERS = 8  # a question is a few milliseconds of a region's time; 64 machines at once wait for eight rounds
 
 Address = tuple[str, int]
@@ -71,7 +72,7 @@ class Dynamic:
     def resolve(self, proto: str, name: str, peer: str, local: str) -> tuple[Blob | None, int]:
         """The answer for a machine at *peer* that asked at our address *local*: a blob, or None and a status code."""
         http = self._seen(self._http, local)
-        tftp = self._seen(self._tftp, local) if self._tftp else ""
+        tftp = self._seen(self._tftp or HostPort(self._http.host, TFTP_PORT), local)
         try:
             signed = self._client.boot(name, proto, peer, http, tftp)
             if signed is None:

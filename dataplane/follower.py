@@ -5,8 +5,8 @@
     long poll ────┘
 
 Invariants: what was refused changes nothing that is served, and is said in one sentence, once; a catalogue is kept on
-disk before it is served, so that the rack never goes back over a restart. A blob whose chunk list cannot be had is left
-out of the table, named in the log, and tried again.
+disk before it is served, so that the rack does not go back over a restart (on a full disk it is served all the same). A
+blob whose chunk list cannot be had is left out of the table, named in the log, and tried again.
 
 Left to others: what a catalogue is (catalogue), blobs (names), the beat (rackservice).
 """
@@ -121,7 +121,10 @@ class Follower:
 
     def _take(self, signed: SignedBody) -> None:
         catalogue = open_signed(signed.body, signed.signature, self._key, self.version)
-        kept.save(self._path, signed.body, signed.signature or "")
+        try:
+            kept.save(self._path, signed.body, signed.signature or "")
+        except OSError as error:
+            self._say(f"{self._path}: the catalogue could not be kept: {error.strerror}")
         self._apply(catalogue)
         self._lists.prune(catalogue.blobs.keys())
 

@@ -93,8 +93,13 @@ class RackService:
         """Serves until SIGTERM or SIGINT, then drains. Calls *ready* once machines can be served."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
+
+        def end() -> None:
+            stop.set()
+            self._follower.tried.set()  # nobody need wait for the first catalogue any more
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, end)
         self._reactors.attach(loop, {"miss": self._miss, "ask": self._ask, "handover": self._handover})
         self.filler.start()
         for work in (self._follower.run, self._beats):
@@ -112,9 +117,9 @@ class RackService:
             log.warning("some transfers were not finished within %.0f s and are cut", DRAIN_S)
         await self._control.close()
         self._dynamic.close()
+        await loop.run_in_executor(None, self.filler.stop)  # first: it speaks to the reactors
         self._reactors.detach(loop)
         await loop.run_in_executor(None, self._reactors.stop)
-        await loop.run_in_executor(None, self.filler.stop)
         self._client.close()
 
     # -- mails of the reactors, on the loop

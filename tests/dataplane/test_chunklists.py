@@ -48,6 +48,17 @@ def test_a_rotten_file_is_as_good_as_none(tmp_path: Path) -> None:
     assert (tmp_path / SHA).read_bytes() == LIST
 
 
+def test_a_list_that_cannot_be_kept_is_used_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert ChunkLists(tmp_path, Region(LIST)).get(SHA, ENTRY) == LIST
+    assert "could not be kept: No space left on device" in caplog.text
+
+
 def test_a_list_no_region_has_is_none(tmp_path: Path) -> None:
     assert ChunkLists(tmp_path, Region(None)).get(SHA, ENTRY) is None
 

@@ -144,6 +144,19 @@ def test_a_region_that_is_not_there_is_said_once_and_tried_again(
     rack.eventually(lambda: any("the region answers; catalogue version 1" in r.message for r in caplog.records))
 
 
+def test_a_catalogue_that_cannot_be_kept_is_served_all_the_same(
+    make: Callable[[], Rack], region: FakeRegion, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(follower.kept, "save", full)
+    rack = make()
+    rack.thread.start()
+    rack.eventually(lambda: rack.names() == 2)
+    assert "the catalogue could not be kept: No space left on device" in caplog.text
+
+
 def test_lists_of_blobs_that_left_are_removed(make: Callable[[], Rack], region: FakeRegion, tmp_path: Path) -> None:
     rack = make()
     rack.thread.start()
