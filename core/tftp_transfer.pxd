@@ -23,10 +23,13 @@ cdef enum action_t:
     DO_GIVE_UP = 4               # the client has been silent for `retries` deadlines
     DO_RESTART = 5               # the client has begun anew: forget this transfer and start one for its request
 
+cdef enum:
+    RTO_MIN_NS = 200000000       # 200 ms, as Linux does for TCP: firmware that pauses shorter is not slow
+
 cdef struct limits_t:            # what the operator allows
     uint32_t max_blksize         # bytes
     uint32_t max_windowsize      # blocks
-    int64_t timeout_ns           # first deadline, unless the client names its own
+    int64_t timeout_ns           # longest first deadline, unless the client names its own
     uint32_t retries             # deadlines without progress before a transfer ends
 
 cdef struct transfer_t:
@@ -37,6 +40,9 @@ cdef struct transfer_t:
     uint64_t top                 # highest block ever sent
     uint64_t mark                # what `top` was when the window now in flight was begun: blocks up to here went twice
     int64_t timeout_ns
+    int64_t sent_ns              # when the kernel last took something
+    int64_t srtt_ns              # smoothed time from a window to its ACK, 0 = none measured (RFC 6298)
+    int64_t rttvar_ns            # and its variation
     int64_t deadline_ns          # absolute; 0 = none: something is still to be sent, or the transfer is parked
     uint32_t retries
     uint32_t expired             # deadlines passed since the last progress

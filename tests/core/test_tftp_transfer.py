@@ -137,6 +137,49 @@ def test_progress_brings_the_first_interval_back() -> None:
     assert probe.deadline == 8.0
 
 
+def acked(probe: TransferProbe, count: int, took: float) -> float:
+    """Lets *count* blocks of a lockstep transfer each be acknowledged *took* seconds after they were sent."""
+    now = 0.0
+    for block in range(1, count + 1):
+        now += took
+        assert probe.feed("ack", block, now=now) == ("send", [block + 1])
+    return now
+
+
+@pytest.mark.parametrize(("took", "deadline"), [(0.0001, 0.2), (0.05, 0.2), (0.5, 0.5), (3.0, 1.0)])
+def test_the_first_deadline_adapts_to_the_client_between_a_fifth_of_a_second_and_the_timeout(
+    took: float, deadline: float
+) -> None:
+    """RFC 1123, 4.2.3.2: "A TFTP implementation MUST use an adaptive timeout"."""
+    probe = begun(1000 * 512)
+    now = acked(probe, 40, took)
+    assert probe.deadline is not None
+    assert probe.deadline - now == pytest.approx(deadline, rel=0.01)
+
+
+def test_after_a_quick_first_deadline_the_others_are_as_long_as_ever() -> None:
+    probe = begun(1000 * 512, retries=8)
+    now, waits = acked(probe, 40, 0.001), []
+    while True:
+        assert probe.deadline is not None
+        waits.append(round(probe.deadline - now, 3))
+        now = probe.deadline
+        if probe.feed("tick", now=now)[0] == "give up":
+            break
+    assert waits == [0.2, 1, 2, 2, 4, 4, 4, 4]
+
+
+def test_what_was_sent_twice_or_while_parked_measures_nothing() -> None:
+    probe = begun(1000 * 512)
+    probe.feed("tick", now=1.0)
+    probe.feed("ack", 1, now=1.001)  # of which of the two?
+    assert probe.deadline == 2.001
+    probe.feed("parked")
+    probe.feed("ack", 2, now=1.002)
+    probe.feed("woken", now=9.0)
+    assert probe.deadline == 10.0
+
+
 def test_the_timeout_a_client_asked_for_is_kept_exactly() -> None:
     probe = TransferProbe(5000, timeout=3, retries=4)
     probe.send(now=10)
