@@ -49,6 +49,17 @@ cdef extern from "<sys/mman.h>" nogil:
     enum: MAP_ANONYMOUS
     int mprotect(void* addr, size_t length, int prot)
 
+cdef extern from * nogil:
+    """
+    #ifdef BOOTPLANE_DEBUG           /* debug builds make the windows of segment_acquire wide enough for tests to hit */
+    #include <sched.h>
+    #define bp_widen() ((void)sched_yield())
+    #else
+    #define bp_widen() ((void)0)
+    #endif
+    """
+    void bp_widen()
+
 cdef enum:
     SLAB = 64                        # segments allocated at a time
 
@@ -75,9 +86,11 @@ cdef segment_t* segment_acquire(blob_t* blob, uint32_t index) noexcept nogil:
         seg = <segment_t*>bp_load_ptr(&blob.segs[index])
         if seg == NULL:
             return NULL
+        bp_widen()
         refs = bp_load_int(&seg.refs)
         if refs == 0 or not bp_cas_int(&seg.refs, refs, refs + 1):
             continue
+        bp_widen()
         if <segment_t*>bp_load_ptr(&blob.segs[index]) == seg:
             return seg
         segment_release(seg)         # it lives in another slot by now: see the module's opening

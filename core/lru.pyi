@@ -4,6 +4,8 @@ from bootplane.core.blob import Blob
 from bootplane.core.segment_file import CacheInUse as CacheInUse
 from bootplane.core.status import CoreError
 
+def alive() -> int: ...
+
 class CacheFull(CoreError): ...
 
 class Cache:

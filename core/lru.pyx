@@ -24,14 +24,19 @@ from bootplane.core.blob cimport (
 from bootplane.core.linux cimport close, off_t
 from bootplane.core.lru_steps cimport (
     cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
-    cache_put, cache_shrink, cache_t, fault_t,
+    cache_put, cache_shrink, cache_t, caches_alive, fault_t,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
 from bootplane.core.segment_file import CacheInUse, lock_directory, remove_segment_files
 from bootplane.core.status import CoreError, DigestMismatch
 
-__all__ = ["Cache", "CacheFull", "CacheInUse"]
+__all__ = ["Cache", "CacheFull", "CacheInUse", "alive"]
+
+
+def alive() -> int:
+    """Caches whose memory is still there: open ones, and closed ones of which somebody still holds a segment."""
+    return caches_alive()
 
 
 class CacheFull(CoreError):

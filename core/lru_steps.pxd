@@ -51,3 +51,4 @@ cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault)
 cdef int cache_shrink(cache_t* c, uint64_t wanted, uint64_t limit, fault_t* fault) noexcept nogil
 cdef bint cache_is_idle(cache_t* c, blob_t* blob) noexcept nogil         # under Cache.known_lock
 cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil            # copies the numbers, which then belong together
+cdef int caches_alive() noexcept nogil                                   # cache_t made and not yet freed

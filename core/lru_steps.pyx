@@ -59,6 +59,8 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     BLOCK = 4096                     # what a file system hands out; charges are rounded up to it
 
+cdef int alive                       # cache_t made and not yet freed, for leak tests
+
 
 # ---- busy marks; cache_t.lock held
 
@@ -97,7 +99,12 @@ cdef cache_t* cache_new(int dirfd, uint64_t limit) noexcept nogil:
     c.refs = 1
     c.limit = limit
     c.dirfd = dirfd
+    bp_add_int(&alive, 1)
     return c
+
+
+cdef int caches_alive() noexcept nogil:
+    return bp_load_int(&alive)
 
 
 cdef void cache_put(cache_t* c) noexcept nogil:              # lock not held
@@ -106,6 +113,7 @@ cdef void cache_put(cache_t* c) noexcept nogil:              # lock not held
     pthread_cond_destroy(&c.changed)
     pthread_mutex_destroy(&c.lock)
     free(c)
+    bp_add_int(&alive, -1)
 
 
 cdef void segment_closed(segment_t* seg) noexcept nogil:     # on_closed; lock not held; seg.blob may be gone

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from bootplane.core.blob import Blob, counts, reap
-from bootplane.core.lru import Cache, CacheFull, CacheInUse
+from bootplane.core.lru import Cache, CacheFull, CacheInUse, alive
 from bootplane.core.status import CoreError, DigestMismatch
 
 MIB = 1 << 20
@@ -268,6 +268,15 @@ class TestLimit:
         }
         assert files(cache) == sorted(name for x in (a, c, d) for name in (f"{x.sha256}.d", f"{x.sha256}.d/0"))
 
+    def test_beginning_a_chunk_of_a_cached_segment_is_a_use_of_it(self, cache: Cache) -> None:
+        cache.limit_bytes = SEGMENT + 4096
+        blob = cache.blob(SHA256, len(DATA), CHUNKS)
+        fill(cache, blob, DATA, 0)
+        other = small(cache, b"other")
+        fill(cache, blob, DATA, 1)
+        small(cache, b"one more")
+        assert (other.complete, blob.present_bytes()) == (False, 2 * MIB)
+
     def test_half_a_file_stays_when_the_other_half_goes(self, cache: Cache) -> None:
         cache.limit_bytes = SEGMENT + MIB + 4096
         blob = cache.blob(SHA256, len(DATA), CHUNKS)
@@ -291,6 +300,7 @@ class TestLimit:
         cache.limit_bytes = 2 * 4096
         a, b = small(cache, b"a"), small(cache, b"b")
         with a.pin(0):
+            b.read(0, 1)  # the older use is still a's
             c = small(cache, b"c")
             assert [x.complete for x in (a, b, c)] == [True, False, True]
 
@@ -453,6 +463,18 @@ class TestDirectory:
         del cache
         assert not blob.complete
         Cache(str(tmp_path), MIB).close()
+
+    def test_the_memory_of_a_cache_goes_with_its_last_condemned_segment(self, tmp_path: pathlib.Path) -> None:
+        before = alive()
+        cache = Cache(str(tmp_path), MIB)
+        blob = small(cache, b"a")
+        pin = blob.pin(0)
+        del cache
+        reap()
+        assert alive() == before + 1
+        pin.release()
+        reap()
+        assert alive() == before
 
     def test_a_link_in_place_of_a_blobs_directory_is_not_followed(self, cache: Cache, tmp_path: pathlib.Path) -> None:
         (tmp_path / "elsewhere").mkdir()

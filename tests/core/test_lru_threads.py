@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bootplane.core.blob import Blob, counts, reap
-from bootplane.core.lru import Cache, CacheFull
+from bootplane.core.lru import Cache, CacheFull, alive
 from bootplane.core.status import DigestMismatch
 
 MIB = 1 << 20
@@ -22,10 +22,10 @@ PRESENT = 2
 
 @pytest.fixture(autouse=True)
 def nothing_leaks() -> Iterator[None]:
-    def state() -> tuple[dict[str, int], int, int]:
+    def state() -> tuple[dict[str, int], int, int, int]:
         gc.collect()
         reap()
-        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir())), threading.active_count()
+        return counts(), alive(), len(list(pathlib.Path("/proc/self/fd").iterdir())), threading.active_count()
 
     before = state()
     yield
@@ -191,16 +191,32 @@ def test_a_chunk_is_given_to_exactly_one_of_many_fillers(tmp_path: pathlib.Path)
     cache.close()
 
 
+def test_room_that_somebody_else_is_making_is_waited_for(tmp_path: pathlib.Path) -> None:
+    """Of three blocks one is being filled and two are one old segment: its eviction is room for both who want one."""
+    cache = Cache(str(tmp_path), 3 * 4096)
+    held, old, *wanted = [known(cache, text) for text in (b"held", bytes(8192), b"x", b"y")]
+    assert cache.begin(held, 0)
+    for _ in range(200):
+        assert cache.begin(old, 0)
+        cache.store(old, 0, bytes(8192))
+        run(*(lambda blob=blob: cache.begin(blob, 0) for blob in wanted))
+        for blob in wanted:
+            cache.abandon(blob, 0)
+    cache.abandon(held, 0)
+    assert cache.stats()["evicted_segments"] == 200
+    cache.close()
+
+
 def test_references_taken_while_a_slot_changes_hands_are_all_given_back(tmp_path: pathlib.Path) -> None:
     """Two blobs of one block, room for one: segment_t memory goes back and forth between their slots under readers."""
     cache = Cache(str(tmp_path), 4096)
-    texts = [b"a" * 4096, b"b" * 4096]
+    texts = [b"a", b"b"]  # short, so that readers are often interrupted between finding a segment and holding it
     blobs = [known(cache, text) for text in texts]
     done = threading.Event()
 
     def swap() -> None:
         try:
-            for i in range(1500):
+            for i in range(6000):
                 try:
                     if cache.begin(blobs[i % 2], 0):
                         cache.store(blobs[i % 2], 0, texts[i % 2])

@@ -169,6 +169,33 @@ class TestTable:
         assert not any(table.find(name + "x") for name in names)
 
 
+def same_hash(name: bytes) -> bytes:
+    """Another 16-byte name with the hash that table.pyx gives *name*: its function is no secret, nor need be."""
+    mask = (1 << 64) - 1
+
+    def step(h: int, word: bytes) -> int:
+        h = (h ^ int.from_bytes(word, "little")) * 0xFF51AFD7ED558CCD & mask
+        return h ^ h >> 32
+
+    start = 0x9E3779B97F4A7C15 ^ len(name)
+    for i in range(1000):
+        first = b"%08d" % i
+        xor = step(start, name[:8]) ^ step(start, first)  # what the second half must make up for
+        second = (int.from_bytes(name[8:], "little") ^ xor).to_bytes(8, "little")
+        if normalise(first + second) is not None and not set(second) & set(b"/\\"):
+            return first + second
+    raise AssertionError("no other name found")
+
+
+def test_a_name_made_to_collide_with_another_is_not_taken_for_it() -> None:
+    name = b"grub/grubx64.efi"
+    other = same_hash(name)
+    blob, evil = Blob.memory(b"loader"), Blob.memory(b"evil")
+    assert Table({name: blob}, 1).find(other) is None  # type: ignore[dict-item]
+    both = Table({name: blob, other: evil}, 1)  # type: ignore[dict-item]
+    assert (both.find(name), both.find(other)) == (blob.sha256, evil.sha256)
+
+
 def test_a_table_holds_a_reference_on_each_blob_for_each_name_and_gives_it_back() -> None:
     gc.collect()
     reap()
