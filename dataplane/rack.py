@@ -18,6 +18,7 @@ import os
 import re
 import resource
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -67,13 +68,25 @@ def parse_size(text: str, what: str = "size") -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    _install_log()
     try:
         _run(_options(argv))
     except (RackError, TokenError, ListenError) as error:
         print(f"bootplane rack: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _install_log() -> None:
+    """One line an event to standard error, UTC, in the form of the region's log."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("bootplane").setLevel(logging.INFO)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -86,7 +86,7 @@ def test_no_machine_gets_a_byte_of_a_wrong_chunk(tmp_path: Path, region: FakeReg
         f"refused chunk 6 of blob {BIG_SHA} from {region.bulk}: "
         f"expected {hashlib.sha256(good).hexdigest()}, got {hashlib.sha256(bad).hexdigest()}"
     )
-    assert rack.log().count(f"ERROR bootplane.fill: {sentence}\n") == 1
+    assert rack.log().count(f"ERROR   bootplane.fill: {sentence}\n") == 1
     assert numbers["bootplane_fill_refused_chunks_total"] == 2
     assert numbers["bootplane_cache_refused_chunks_total"] == 2
 
