@@ -11,7 +11,7 @@ cdef class Cache:
     cdef dict known              # sha256 -> the cache's own Blob (one reference each): keeps segment_t.blob valid
     cdef object known_lock       # guards `known`; taken before cache_t.lock
 
-    cdef object shrink(self, uint64_t wanted, uint64_t limit)
+    cdef object shrink(self, uint64_t wanted, const uint64_t* limit)
     cdef object check_open(self)
     cdef object check_mine(self, Blob blob, int64_t chunk)
     cdef bint is_idle(self, Blob own)

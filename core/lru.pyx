@@ -21,7 +21,7 @@ from bootplane.core.blob cimport (
     CHUNK_BYTES, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap, digest_of,
     segment_t,
 )
-from bootplane.core.linux cimport close, off_t
+from bootplane.core.linux cimport bp_load_u8, close, off_t
 from bootplane.core.lru_steps cimport (
     cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
     cache_put, cache_shrink, cache_t, caches_alive, fault_t,
@@ -124,22 +124,23 @@ cdef class Cache:
 
     @property
     def limit_bytes(self) -> int:
-        return self.c.limit
+        return self.stats()["limit_bytes"]
 
     @limit_bytes.setter
     def limit_bytes(self, limit_bytes: int) -> None:
         """Evicts down to the new limit; what is being filled or sent goes when room is wanted next."""
-        self.shrink(0, checked_limit(limit_bytes))
+        cdef uint64_t limit = checked_limit(limit_bytes)
+        self.shrink(0, &limit)
 
     def evict(self, wanted: int) -> int:
         """Evicts least recently used segments until *wanted* bytes are free again, or nothing can go: for a full disk.
         Returns the bytes freed."""
         before = self.stats()
-        self.shrink(wanted, self.c.limit)
+        self.shrink(wanted, NULL)
         after = self.stats()
         return after["evicted_bytes"] - before["evicted_bytes"]
 
-    cdef object shrink(self, uint64_t wanted, uint64_t limit):
+    cdef object shrink(self, uint64_t wanted, const uint64_t* limit):
         cdef fault_t fault
         cdef int status
         self.check_open()
@@ -266,7 +267,7 @@ cdef class Cache:
         return idle
 
     cdef object check_open(self):
-        if self.c == NULL or self.c.closed:
+        if self.c == NULL or bp_load_u8(&self.c.closed):
             raise ValueError(f"cache {self.directory}: is closed")
 
     cdef object check_mine(self, Blob blob, int64_t chunk):

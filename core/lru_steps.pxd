@@ -23,7 +23,7 @@ cdef struct cache_t:             # malloc'd: outlives the Cache while a condemne
     uint64_t segments            # in slots
     order_t order                # every CACHED segment
     busy_t* busy                 # at most one per thread
-    uint8_t closed               # 1: no new work; dirfd is gone
+    uint8_t closed               # atomic; 1: no new work; dirfd is gone
     uint64_t evicted_segments    # since start
     uint64_t evicted_bytes
     uint64_t filled_bytes
@@ -48,7 +48,7 @@ cdef int cache_end(cache_t* c, segment_t* seg, int within, int outcome, size_t n
 cdef int cache_fill(cache_t* c, segment_t* seg, int within, const uint8_t* data, size_t n, const uint8_t* expected,
                     uint8_t* got, fault_t* fault) noexcept nogil
 cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault) noexcept nogil
-cdef int cache_shrink(cache_t* c, uint64_t wanted, uint64_t limit, fault_t* fault) noexcept nogil
+cdef int cache_shrink(cache_t* c, uint64_t wanted, const uint64_t* limit, fault_t* fault) noexcept nogil
 cdef bint cache_is_idle(cache_t* c, blob_t* blob) noexcept nogil         # under Cache.known_lock
 cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil            # copies the numbers, which then belong together
 cdef int caches_alive() noexcept nogil                                   # cache_t made and not yet freed

@@ -342,16 +342,18 @@ cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault)
     return status
 
 
-cdef int cache_shrink(cache_t* c, uint64_t wanted, uint64_t limit, fault_t* fault) noexcept nogil:     # lock not held
-    # Evicts until *wanted* bytes have been freed or charged + condemned <= limit. ST_FULL: the rest is held.
+cdef int cache_shrink(cache_t* c, uint64_t wanted, const uint64_t* limit, fault_t* fault) noexcept nogil:
+    # Evicts until *wanted* bytes are free again, and down to *limit* when there is a new one (else NULL). Lock not held.
+    # ST_FULL: the rest is held.
     cdef uint64_t target
     cdef int status = ST_OK
     pthread_mutex_lock(&c.lock)
-    c.limit = limit
+    if limit != NULL:
+        c.limit = limit[0]
     target = c.charged + c.condemned
     target = target - wanted if target > wanted else 0
-    if target > limit:
-        target = limit
+    if target > c.limit:
+        target = c.limit
     while status == ST_OK and c.charged + c.condemned > target:
         status = cache_evict(c, fault)
     pthread_mutex_unlock(&c.lock)
@@ -361,7 +363,7 @@ cdef int cache_shrink(cache_t* c, uint64_t wanted, uint64_t limit, fault_t* faul
 cdef void cache_close(cache_t* c) noexcept nogil:            # lock not held
     cdef segment_t* seg
     pthread_mutex_lock(&c.lock)
-    c.closed = 1
+    bp_store_u8(&c.closed, 1)
     pthread_cond_broadcast(&c.changed)
     while c.busy != NULL:
         pthread_cond_wait(&c.changed, &c.lock)
