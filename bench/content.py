@@ -1,0 +1,34 @@
+"""Files for the benchmarks: random bytes, made once per run in large writes, and removed after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+LIMIT_BYTES = 6 << 30
+
+
+@contextlib.contextmanager
+def folder(sizes: Mapping[str, int]) -> Iterator[Path]:
+    """A temporary folder that holds a file of random bytes for each of *sizes* (name -> bytes)."""
+    wanted = sum(sizes.values())
+    if wanted > LIMIT_BYTES:
+        raise SystemExit(f"bench: expected at most {LIMIT_BYTES} bytes of test data, got {wanted}")
+    base = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(base).free
+    if free < wanted * 2:
+        raise SystemExit(f"bench: {base}: expected {wanted * 2} free bytes, got {free}")
+    with tempfile.TemporaryDirectory(prefix="bootplane-bench-", dir=base) as name:
+        root = Path(name)
+        root.chmod(0o755)  # tftpd and nginx may serve as somebody else
+        for file, size in sizes.items():
+            with (root / file).open("wb", buffering=0) as out:
+                left = size
+                while left:
+                    left -= out.write(os.urandom(min(left, 8 << 20)))
+            (root / file).chmod(0o644)
+        yield root
