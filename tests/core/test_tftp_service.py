@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import random
+import select
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,9 @@ from bootplane.core import blob as core_blob
 from bootplane.core.blob import Blob
 from bootplane.core.digest import Verifier
 from bootplane.core.lru import Cache
-from tests.fakes.tftp_client import Rack, TftpClient, serving
+from bootplane.core.reactor import Reactor
+from bootplane.core.table import Table
+from tests.fakes.tftp_client import Packet, Rack, TftpClient, serving
 
 MIB = 1 << 20
 UPSTREAM = 13  # ST_UPSTREAM
@@ -237,6 +242,105 @@ def test_a_file_cut_under_its_mapping_ends_in_an_error_and_not_in_zeros(tmp_path
         assert packet[:3] == ("ERROR", 0, b"kernel: its file on the rack's disk cannot be read")
 
 
+def test_one_client_port_may_talk_to_two_request_sockets_at_once() -> None:
+    """A rack has one socket per address family or address; a session is one of a client and a socket."""
+    sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+    for each in sockets:
+        each.setblocking(False)
+        each.bind(("127.0.0.1", 0))
+    reactor = Reactor(tftp=[each.fileno() for each in sockets], tftp_options={"timeout_s": 60})
+    reactor.publish(Table({"a": Blob.memory(b"a" * 600), "b": Blob.memory(b"b" * 700)}, 1))
+    reactor.start()
+    with TftpClient(sockets[0].getsockname()) as client:
+        sources = {}
+        for name, each in zip("ab", sockets, strict=True):
+            client.server = each.getsockname()
+            client.rrq(name)
+            while not select.select([client.socket], [], [], 0.5)[0]:
+                client.repeat(name)  # the reactor had no snapshot yet
+            packet, sources[name] = client.receive_from()
+            assert packet == Packet("DATA", 1, name.encode() * 512, {})
+        for name, rest in (("a", 88), ("b", 188)):
+            client.ack(1, to=sources[name])
+            assert client.receive_from() == (Packet("DATA", 2, name.encode() * rest, {}), sources[name])
+    reactor.stop()
+    for each in sockets:
+        each.close()
+
+
+def test_random_packets_from_many_clients_upset_nothing() -> None:
+    rng = random.Random(5)
+    names = ["k", "k", "empty", "nobody", "x.lst", "grub/grub.cfg"]
+    options: list[dict[str, object]] = [
+        {},
+        {"blksize": 8},
+        {"blksize": 70000, "windowsize": 7},
+        {"blksize": 1428, "windowsize": 64},
+        {"tsize": 0, "timeout": 1},
+    ]
+    content = os.urandom(100_000)
+    with serving({"k": content, "empty": b""}, timeout_s=0.05, retries=3, max_transfers=20, park_limit_s=0.2) as rack:
+        clients = [rack.client() for _ in range(30)]
+        servers = {rack.address}
+        for _ in range(15_000):
+            client, dice = rng.choice(clients), rng.random()
+            if dice < 0.2:
+                client.rrq(rng.choice(names), rng.choice(["octet"] * 5 + ["mail"]), **rng.choice(options))
+            elif dice < 0.6:
+                block = rng.choice([rng.randrange(80), rng.randrange(65536)])
+                client.send(b"\0\4" + block.to_bytes(2, "big"), rng.choice(sorted(servers)))
+            elif dice < 0.65:
+                client.send(b"\0\5\0\0\0", rng.choice(sorted(servers)))
+            elif dice < 0.75:
+                client.send(
+                    b"\0" + bytes([rng.randrange(8)]) + rng.randbytes(rng.randrange(60)), rng.choice(sorted(servers))
+                )
+            elif dice < 0.752:  # its transfer, if any, ends by ICMP
+                client.socket.close()
+                clients[clients.index(client)] = rack.client()
+            else:
+                while select.select([client.socket], [], [], 0)[0]:
+                    servers.add(client.receive_from()[1])
+            if rng.random() < 0.01:
+                for mail in rack.reactor.take():
+                    rack.reactor.answer(mail[1], rng.choice([None, Blob.memory(rng.randbytes(3000))]))
+        for client in clients:
+            client.socket.close()
+        with rack.client() as client:
+            while True:
+                client.rrq("k", blksize=1428, windowsize=16, tsize=0)
+                packet = client.receive()
+                if packet.kind == "OACK":
+                    break  # before that, all 20 places were taken
+            client.error(8)
+        counters = rack.counters()
+        moved = ("tftp_requests", "tftp_repeated", "tftp_malformed", "tftp_aborted", "names_unknown")
+        assert not [name for name in moved if counters[name] == 0]
+        rack.reactor.drain()
+        while ("drained",) not in rack.mail():
+            pass
+        ended = rack.reactor.counters()
+        assert ended["names_found"] + ended["names_dynamic"] + ended["names_unknown"] == ended["lookups"]
+
+
+# -- links that loopback is not: a network namespace of the test's own -----------------------------------------------
+
+
+def in_namespace(link: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Runs *script* where *link* has made the loopback interface what the test needs."""
+    if not all(shutil.which(tool) for tool in ("unshare", "ip", "tc")):
+        pytest.skip("unshare, ip and tc are needed (util-linux, iproute2)")
+    if subprocess.run(["unshare", "-rn", "sh", "-c", link], capture_output=True).returncode != 0:
+        pytest.skip(f"this kernel refuses `{link}` in a network namespace")
+    return subprocess.run(
+        ["unshare", "-rn", "sh", "-c", f'{link} && exec "{sys.executable}" -c "$SCRIPT"'],
+        env={**os.environ, "SCRIPT": script, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
 SMALL_MTU = """
 import os
 from tests.fakes.tftp_client import serving
@@ -245,25 +349,41 @@ with serving({"kernel": data}, timeout_s=60) as rack:
     for options in ({"blksize": 8192, "windowsize": 16}, {"blksize": 1468, "windowsize": 16}):
         with rack.client() as client:
             assert client.fetch("kernel", **options).data == data, options
-    counters = rack.counters()
-    assert counters["tftp_retransmitted"] == 0, counters
 print("whole")
 """
 
 
 @pytest.mark.integration
-def test_blocks_larger_than_the_path_fall_back_from_gso_to_fragments(tmp_path: pathlib.Path) -> None:
-    """A loopback of 1500 bytes in a network namespace: UDP_SEGMENT refuses segments of 8196, plain sending does not."""
-    tools = [shutil.which("unshare"), shutil.which("ip")]
-    command = "ip link set lo mtu 1500 up && exec " + f'"{sys.executable}" -c "$SCRIPT"'
-    trial = subprocess.run(["unshare", "-rn", "true"], capture_output=True) if all(tools) else None
-    if trial is None or trial.returncode != 0:
-        pytest.skip("network namespaces are not available here (unshare -rn, ip)")
-    done = subprocess.run(
-        ["unshare", "-rn", "sh", "-c", command],
-        env={**os.environ, "SCRIPT": SMALL_MTU, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+def test_blocks_larger_than_the_path_fall_back_from_gso_to_fragments() -> None:
+    """UDP_SEGMENT refuses segments of 8196 on a path of 1500; sent one by one they leave as fragments."""
+    done = in_namespace("ip link set lo mtu 1500 up", SMALL_MTU)
+    assert done.stdout == "whole\n", done.stderr
+
+
+SLOW_LINK = """
+import os, threading
+from tests.fakes.tftp_client import serving
+data = os.urandom(400_000)
+whole = []
+def fetch(rack, **options):
+    with rack.client() as client:
+        whole.append(client.fetch("kernel", **options).data == data)
+with serving({"kernel": data}, timeout_s=2, max_windowsize=2000) as rack:
+    plans = [{"blksize": (1400, 8000)[i % 2], "windowsize": (64, 1000)[i // 2 % 2]} for i in range(40)]
+    threads = [threading.Thread(target=fetch, args=[rack], kwargs=plan) for plan in plans]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = rack.counters()
+    assert counters["tftp_completed"] == 40, counters
+print("whole" if whole == [True] * 40 else whole)
+"""
+
+
+@pytest.mark.integration
+def test_a_link_slower_than_the_windows_asked_for_makes_the_service_wait_and_go_on() -> None:
+    """16 MB of windows into 100 Mbit/s: the socket's buffer fills, sendmmsg says EAGAIN, EPOLLOUT brings it on."""
+    link = "ip link set lo mtu 1500 up && tc qdisc add dev lo root tbf rate 100mbit burst 20k limit 60mb"
+    done = in_namespace(link, SLOW_LINK)
     assert done.stdout == "whole\n", done.stderr
