@@ -3,6 +3,8 @@
 Leaves the limit, and what happens above it, to http_service.
 """
 
+import socket as _socket
+
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
@@ -55,3 +57,68 @@ cdef void addresses_release(addresses_t* a, address_t* entry) noexcept nogil:
         link = &link[0].next
     link[0] = entry.next
     free(entry)
+
+
+# -- the same for Python ---------------------------------------------------------------------------------------------
+
+cdef class Addresses:
+    """The counts on their own, for tests."""
+
+    cdef addresses_t a
+
+    def __cinit__(self):
+        memset(&self.a, 0, sizeof(self.a))
+
+    def __dealloc__(self):
+        cdef address_t* entry
+        cdef int b
+        for b in range(<int>ADDRESS_BUCKETS):
+            while self.a.bucket[b] != NULL:
+                entry = self.a.bucket[b]
+                self.a.bucket[b] = entry.next
+                free(entry)
+
+    def take(self, str ip not None):
+        """One more connection of *ip*; returns how many it has now."""
+        cdef sockaddr_storage peer = self.address(ip)
+        cdef address_t* entry = addresses_take(&self.a, &peer)
+        if entry == NULL:
+            raise MemoryError("no memory for an address")
+        return entry.connections
+
+    def release(self, str ip not None):
+        """One connection of *ip* less; it must have one."""
+        cdef sockaddr_storage peer = self.address(ip)
+        cdef address_t* entry = addresses_take(&self.a, &peer)
+        if entry == NULL:
+            raise MemoryError("no memory for an address")
+        held = entry.connections - 1
+        addresses_release(&self.a, entry)
+        if held == 0:
+            raise ValueError(f"{ip} has no connection")
+        addresses_release(&self.a, entry)
+
+    def __len__(self):
+        """Addresses that hold a connection."""
+        cdef address_t* entry
+        cdef int b
+        cdef int n = 0
+        for b in range(<int>ADDRESS_BUCKETS):
+            entry = self.a.bucket[b]
+            while entry != NULL:
+                n += 1
+                entry = entry.next
+        return n
+
+    cdef sockaddr_storage address(self, str ip):
+        cdef sockaddr_storage peer
+        memset(&peer, 0, sizeof(peer))
+        if ":" in ip:
+            peer.ss_family = AF_INET6
+            raw = _socket.inet_pton(AF_INET6, ip)
+            memcpy(&(<sockaddr_in6*>&peer).sin6_addr, <const char*>raw, 16)
+        else:
+            peer.ss_family = AF_INET
+            raw = _socket.inet_pton(AF_INET, ip)
+            memcpy(&(<sockaddr_in*>&peer).sin_addr, <const char*>raw, 4)
+        return peer

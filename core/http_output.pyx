@@ -34,12 +34,18 @@ cdef void account(http_t* http, size_t sent, size_t head) noexcept nogil:
         count_n(http.loop.counters, C_HTTP_BODY_BYTES, sent - head)
 
 
+cdef void mind_memory(http_t* http, connection_t* c) noexcept nogil:
+    """With few senders the kernel's own sizes are the fastest; with many they take all the memory TCP may have."""
+    if http.sending > MANY_SENDERS and not c.low_water:
+        c.low_water = 1
+        socket_low_water(c.fd)
+
+
 cdef int blocked(http_t* http, connection_t* c, int timer) noexcept nogil:
     if not store(http, c):
         return WAIT
-    if c.bulk and http.sending > MANY_SENDERS and not c.low_water:
-        c.low_water = 1
-        socket_low_water(c.fd)
+    if c.bulk:
+        mind_memory(http, c)
     timer_touch(http, c, timer)
     return WAIT
 
@@ -137,6 +143,7 @@ cdef int begin_body(http_t* http, connection_t* c, int queue) noexcept nogil:
     if queue == QUEUE_HOT:
         drop_head(http, c)
         return yield_turn(http, c)
+    mind_memory(http, c)
     exchange_head(&c.x, &http.scene)
     drop_head(http, c)
     status = send_parts(c.fd, http.scene.out, http.scene.length, NULL, 0, True, &sent)

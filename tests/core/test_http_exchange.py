@@ -160,6 +160,14 @@ def test_a_refused_head_ends_the_connection() -> None:
     assert x.text_sent() == "close"
 
 
+def test_a_head_that_outgrows_its_room_in_the_middle_of_a_line_is_refused_at_once() -> None:
+    x = Exchange(TABLE)
+    assert x.feed(b"GET /kernel HTTP/1.1\r\nHost: rack\r\nX: ") == "read"
+    assert x.feed(b"a" * 10000) == "read"
+    assert x.feed(b"a" * 10000) == "text"
+    assert status(x.reply) == 431
+
+
 def test_a_refused_head_request_gets_no_body() -> None:
     x = Exchange(TABLE)
     assert x.feed(b"HEAD /kernel HTTP/1.1\r\n\r\n") == "text"

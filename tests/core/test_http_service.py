@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import hashlib
 import os
 import pathlib
 import re
@@ -13,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -21,20 +24,33 @@ from bootplane.core.http_connection import connection_bytes
 from bootplane.core.lru import Cache
 from bootplane.core.status import CoreError
 from bootplane.core.table import Table
-from tests.fakes.http_client import CHUNK, Client, Rack, cold, fill, rack
+from tests.fakes.http_client import CHUNK, Client, Rack, cold, fill, nothing_left, rack
 
 ST_TIMEOUT, ST_UNKNOWN, ST_UPSTREAM = 9, 10, 13
 SMALL = b"0123456789"
 HOST = b" HTTP/1.1\r\nHost: rack\r\n\r\n"
 
 
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    with nothing_left():
+        yield
+
+
 @pytest.fixture
-def cache(tmp_path: pathlib.Path) -> Cache:
-    return Cache(str(tmp_path / "cache"), 256 << 20)
+def cache(tmp_path: pathlib.Path, leaves_nothing: None) -> Iterator[Cache]:
+    cache = Cache(str(tmp_path / "cache"), 256 << 20)
+    yield cache
+    cache.close()
 
 
 def small() -> Blob:
     return Blob.memory(SMALL, dynamic=False)
+
+
+def stored(path: pathlib.Path, data: bytes) -> Blob:
+    path.write_bytes(data)
+    return Blob.open_file(str(path), hashlib.sha256(data).hexdigest(), len(data))
 
 
 # -- cold misses ------------------------------------------------------------------------------------------------------
@@ -156,14 +172,9 @@ def test_a_file_whose_bytes_cannot_be_had_any_more_is_reset_and_never_ended(cach
 
 @pytest.mark.parametrize("size", [3000, 40_000, 9_000_000])
 def test_a_file_that_was_cut_on_disk_is_never_ended_cleanly(tmp_path: pathlib.Path, size: int) -> None:
-    import hashlib
-
-    data = os.urandom(size)
-    path = tmp_path / "blob"
-    path.write_bytes(data)
-    blob = Blob.open_file(str(path), hashlib.sha256(data).hexdigest(), size)
-    os.truncate(path, size // 8192 * 4096)
-    with rack({"file": blob}, send_timeout_s=1.0) as it, it.client() as client:
+    blob = stored(tmp_path / "blob", os.urandom(size))
+    os.truncate(tmp_path / "blob", size // 8192 * 4096)
+    with rack({"file": blob}) as it, it.client() as client:
         client.send(b"GET /file" + HOST)
         n, how = client.rest()
         assert how == "reset"
@@ -183,6 +194,16 @@ def test_a_question_that_nobody_answers_is_503_and_one_that_is_denied_404() -> N
         client.send(b"GET /ipxe.cfg" + HOST)
         it.reactor.answer(it.mail("ask")[1], None, ST_UNKNOWN)
         assert client.response().body == b"404 Not Found: ipxe.cfg: nobody has this name\n"
+
+
+def test_an_answer_is_let_go_when_it_is_sent() -> None:
+    answer = Blob.memory(b"#!ipxe\n")
+    with rack({}) as it, it.client() as client:
+        client.send(b"GET /ipxe.cfg" + HOST + b"GET /nobody" + HOST)
+        it.reactor.answer(it.mail("ask")[1], answer)
+        assert client.response().body == b"#!ipxe\n"
+        assert client.response().status == 404
+        assert answer.references == 1
 
 
 def test_a_late_answer_for_a_client_that_has_gone_harms_nobody() -> None:
@@ -217,16 +238,17 @@ def test_a_connection_is_handed_over_with_its_bytes_and_may_come_back() -> None:
         assert (it.count("http_handed_over"), it.count("http_adopted")) == (1, 1)
 
 
-def test_an_adopted_connection_may_bring_whole_requests_and_a_blocking_socket() -> None:
-    big = Blob.memory(os.urandom(8 << 20), dynamic=False)
-    with rack({"small": small(), "big": big}) as it, it.client() as client:
+def test_an_adopted_connection_may_bring_whole_requests_and_a_blocking_socket(tmp_path: pathlib.Path) -> None:
+    size = 24 << 20  # more than the kernel keeps for one connection
+    big = stored(tmp_path / "big", os.urandom(size))  # a file: sendfile has no flag that makes it return
+    with rack({"small": small(), "big": big}) as it, it.client(receive_buffer=4096) as client:
         client.send(b"GET /metrics" + HOST)
         fd = it.mail("handover")[1]
         os.set_blocking(fd, True)
         it.reactor.adopt(fd, b"GET /small" + HOST + b"GET /big" + HOST + b"GET /small" + HOST)
         assert client.response().body == SMALL
         assert it.get("/small").body == SMALL, "the reactor waits on one connection's socket"
-        assert client.response().body == big.read(0, 8 << 20)
+        assert client.response().body == big.read(0, size)
         assert client.response().body == SMALL
 
 
@@ -316,6 +338,31 @@ def test_connections_wait_in_the_backlog_while_descriptors_have_run_out() -> Non
         assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
         waiting.close()
         client.socket.close()
+
+
+def low_water(client: Client) -> int:
+    """TCP_NOTSENT_LOWAT of the server's end of a connection, which is in this process."""
+    for path in pathlib.Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as end:
+            if end.getpeername() == client.socket.getsockname():
+                return end.getsockopt(socket.IPPROTO_TCP, 25)
+    raise AssertionError("no such connection")
+
+
+def test_slow_readers_get_a_low_water_mark_when_they_are_many_and_only_then() -> None:
+    large = Blob.memory(os.urandom(16 << 20), dynamic=False)
+    with rack({"large": large}) as it:
+        clients = [it.client(receive_buffer=4096).send(b"GET /large" + HOST) for _ in range(258)]
+        for client in clients:
+            client.head()
+        assert low_water(clients[0]) != 131072
+        assert low_water(clients[-1]) == 131072
+        for client in clients:
+            client.abort()
+        it.wait_for("http_closed", 258)
+        with it.client() as alone:
+            alone.send(b"GET /large" + HOST).head()
+            assert low_water(alone) != 131072
 
 
 def test_an_idle_connection_costs_at_most_256_bytes() -> None:

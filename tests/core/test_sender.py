@@ -14,9 +14,17 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.core.sender import reset, send_message, send_once
+from tests.fakes.http_client import nothing_left
 
 ST_OK, ST_AGAIN, ST_ABSENT, ST_CLOSED, ST_TRUNCATED = 0, 1, 2, 4, 6
 CHUNK = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing() -> Iterator[None]:
+    with nothing_left():
+        yield
+
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -8,6 +8,7 @@ what came and went: every connection closed, every name looked up once, every bl
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import os
 import select
@@ -187,6 +188,18 @@ def rack(names: Mapping[str, Blob] | None, *, park_limit_s: float = 20.0, **opti
     blobs.reap()
     for name, blob in (names or {}).items():
         assert blob.references == held[name], f"{name}: {blob.references - held[name]} references were not given back"
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Every segment and blob made inside is gone at the end: no reference on either was forgotten."""
+    gc.collect()
+    blobs.reap()
+    before = blobs.counts()
+    yield
+    gc.collect()
+    blobs.reap()
+    assert blobs.counts() == before
 
 
 def chunk_list(data: bytes) -> bytes:
