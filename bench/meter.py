@@ -1,8 +1,8 @@
 """CPU seconds of a server, whatever it forks: read from a control group of its own.
 
-tftpd-hpa forks a process per transfer whose time never reaches its parent's account, so /proc/PID/stat would say nothing
-was spent. Where no control group can be made (no root, no cgroup file system) the process tree's own accounts are summed,
-and ``exact`` is False.
+tftpd-hpa forks a process per transfer whose time never reaches its parent's account, so /proc/PID/stat would say that
+nothing was spent. Where no control group can be made (no root, no cgroup file system) the process tree's own accounts
+are summed, and ``exact`` is False.
 """
 
 from __future__ import annotations

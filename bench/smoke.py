@@ -1,8 +1,8 @@
 """``make bench-smoke``: the main figures as ratios, in a few minutes.
 
 Verifier against hashlib and cache against OrderedDict run under pytest-benchmark; HTTP against nginx and TFTP against
-tftpd-hpa and dnsmasq by bench/wire.py. A goal that is missed is shown; the exit status is 1 only when one is missed by a
-factor of two, because these machines are shared.
+tftpd-hpa and dnsmasq by bench/wire.py. A goal that is missed is shown; the exit status is 1 only when one is missed by
+a factor of two, because these machines are shared.
 """
 
 from __future__ import annotations
@@ -35,23 +35,26 @@ GOALS = {
 
 
 def wire(rounds: int) -> tuple[list[Comparison], list[str]]:
-    """(the comparisons, a line for each anchor that could not be had). Pins this process to the load's CPU meanwhile."""
+    """(the comparisons, a line for each anchor that could not be had). Pins this process to the load's CPU."""
     if len(os.sched_getaffinity(0)) < 2:
         raise SystemExit("bench: expected 2 CPUs, one for the server and one for the load")
     found_lines: list[Comparison] = []
     before = os.sched_getaffinity(0)
-    with folder(FILES) as root, tempfile.TemporaryDirectory(prefix="bootplane-bench-") as work:
-        with targets(root, Path(work), sys.executable) as (found, missing):
-            os.sched_setaffinity(0, {LOAD_CPU})
-            try:
-                for case in cases("squashfs", 64, "small", 60_000, "kernel", 64):
-                    for line in measure(case, found, rounds, goals(case)):
-                        found_lines.append(line)
-                        print(f"  {line}", flush=True)
-            finally:
-                os.sched_setaffinity(0, before)
-            if not all(target.server.group.exact for target in found.values()):
-                missing.append("no control group: CPU times are sums over processes, forked ones may be missing")
+    with (
+        folder(FILES) as root,
+        tempfile.TemporaryDirectory(prefix="bootplane-bench-") as work,
+        targets(root, Path(work), sys.executable) as (found, missing),
+    ):
+        os.sched_setaffinity(0, {LOAD_CPU})
+        try:
+            for case in cases("squashfs", 64, "small", 60_000, "kernel", 64):
+                for line in measure(case, found, rounds, goals(case)):
+                    found_lines.append(line)
+                    print(f"  {line}", flush=True)
+        finally:
+            os.sched_setaffinity(0, before)
+        if not all(target.server.group.exact for target in found.values()):
+            missing.append("no control group: CPU times are sums over processes, forked ones may be missing")
     return found_lines, missing
 
 

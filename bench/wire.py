@@ -72,7 +72,7 @@ def _until(ready: Callable[[], bool], server: Server) -> None:
 def _tftp_answers(port: int, name: str) -> bool:
     try:
         return tftp_load.fetch("127.0.0.1", port, name, timeout_s=1).size > 0
-    except Exception:  # noqa: BLE001 - whatever it is, it is not ready
+    except Exception:
         return False
 
 
@@ -123,8 +123,8 @@ def _dnsmasq(stack: ExitStack, root: Path, work: Path) -> Target:
     anchor = anchors.find("dnsmasq")
     argv = [
         anchor.path, "--no-daemon", "--conf-file=/dev/null", "--port=0", "--enable-tftp", f"--tftp-root={root}",
-        "--tftp-max=4096", "--listen-address=127.0.0.1", "--bind-interfaces", "--user=root", "--no-resolv", "--no-hosts",
-        f"--pid-file={work}/dnsmasq.pid", "--log-facility=/dev/null", "--quiet-tftp",
+        "--tftp-max=4096", "--listen-address=127.0.0.1", "--bind-interfaces", "--user=root", "--no-resolv",
+        "--no-hosts", f"--pid-file={work}/dnsmasq.pid", "--log-facility=/dev/null", "--quiet-tftp",
     ]  # fmt: skip
     server = stack.enter_context(Server("dnsmasq", argv, cpu=SERVER_CPU, env=anchor.env))
     _until(lambda: _tftp_answers(69, "probe"), server)
@@ -136,7 +136,9 @@ def sample(case: Case, target: Target) -> Sample:
     result = case.load(target)
     cpu = target.server.cpu_s() - before
     if result.errors:
-        raise SystemExit(f"bench: {case.name} against {target.name}: {result.errors} errors, first: {result.first_error}")
+        raise SystemExit(
+            f"bench: {case.name} against {target.name}: {result.errors} errors, first: {result.first_error}"
+        )
     amount = result.bytes / 1e9 if case.per == "GB" else result.requests
     return Sample(cpu / amount, amount / result.seconds)
 

@@ -1,6 +1,6 @@
 """Gives a reactor its HTTP service: options with their defaults, as a mapping, become the struct the service reads."""
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from bootplane.core.http_service cimport http_options_t, http_start, http_stop
 from bootplane.core.reactor cimport Reactor

@@ -14,7 +14,7 @@ import weakref
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from bootplane.core.blob cimport Blob, blob_release, blob_retain
+from bootplane.core.blob cimport Blob, blob_retain
 from bootplane.core.counters cimport CounterBlock
 from bootplane.core.linux cimport (
     AF_INET, AF_INET6, SIG_SETMASK, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in, sockaddr_in6,

@@ -67,5 +67,5 @@ def test_extensions_link_nothing_but_libc() -> None:
     allowed = {b"libc.so.6", b"libpthread.so.0", b"libdl.so.2"}
     for module in modules:
         names = set(re.findall(rb"\0(lib[\w+.-]*\.so[\w.]*)(?=\0)", module.read_bytes()))
-        linked = {name for name in names if not name.startswith(b"libcrypto")}      # found by dlopen, not linked
+        linked = {name for name in names if not name.startswith(b"libcrypto")}  # found by dlopen, not linked
         assert linked <= allowed, f"{module.name} names {linked - allowed}"

@@ -1,1 +1,1 @@
-"""``bootplane demo``: the whole path on one machine, with real boot files and simulated machines. Unprivileged, loopback."""
+"""``bootplane demo``: the whole path on one host, real boot files and simulated machines; no root, loopback only."""

@@ -1,7 +1,8 @@
 """Real boot files for the demo, out of Debian's own signed packages.
 
-Packages are fetched by apt (which checks their signatures) and unpacked with dpkg-deb, without root, into a cache that is
-kept between runs. Where that cannot be had (no apt, no network), files of the same sizes are generated, and ``real`` says so.
+Packages are fetched by apt (which checks their signatures) and unpacked with dpkg-deb, without root, into a cache that
+is kept between runs. Where that cannot be had (no apt, no network), files of the same sizes are generated, and ``real``
+says so.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def _run(argv: list[str], cwd: Path | None = None) -> str:
 
 
 def _apt_options(cache: Path, say: Callable[[str], None]) -> list[str]:
-    """Options with which apt knows our packages: the machine's own lists, or, when those are empty, lists of our own."""
+    """Options with which apt knows our packages: the machine's own lists or, when those are empty, ours."""
     if _knows([]):
         return []
     state = cache / "apt"
@@ -178,7 +179,9 @@ def _make_squashfs(cache: Path, debs: list[Path], target: Path) -> None:
             raise ContentUnavailable("mksquashfs is not on this machine (package squashfs-tools)")
         part = Path(scratch) / "squashfs"
         # One timestamp for everything: the same packages make the same bytes.
-        _run([tool, str(root), str(part), "-noappend", "-no-progress", "-all-root", "-all-time", "0", "-mkfs-time", "0"])
+        _run(
+            [tool, str(root), str(part), "-noappend", "-no-progress", "-all-root", "-all-time", "0", "-mkfs-time", "0"]
+        )
         part.replace(target)
 
 

@@ -1,9 +1,9 @@
 """Simulated machines: each a process of its own that boots as firmware does and hashes every byte it is given.
 
-A UEFI machine asks shim, GRUB and its configuration by TFTP with the options its firmware sends (OVMF: tsize probe, then
-windowsize 4; shim: blksize 512; GRUB: blksize 1024), a BIOS machine PXELINUX in lockstep; kernel, initrd and squashfs come
-by HTTP from where the configuration says. What a file must hash to is told by who made the boot source, not by who
-serves it. A firmware tries again: so does this one, a few times.
+A UEFI machine asks shim, GRUB and its configuration by TFTP with the options its firmware sends (OVMF: size probe, then
+windowsize 4; shim: blksize 512; GRUB: blksize 1024), a BIOS machine PXELINUX in lockstep; kernel, initrd and squashfs
+come by HTTP from where the configuration says. What a file must hash to is told by who made the boot source, not by who
+serves it. Firmware tries again: so does this, a few times.
 
 The parent shares one array with its machines (`Board`): stage, bytes, times, verdict. ``python -m
 bootplane.control.demo.machines`` forks them after its imports, so that 64 cost what one costs.
@@ -62,8 +62,8 @@ class Board:
         _SLOT.pack_into(self._map, index * _SLOT.size, *row)
 
     def read(self, index: int) -> Machine:
-        *numbers, message = _SLOT.unpack_from(self._map, index * _SLOT.size)
-        return Machine(*numbers, message.rstrip(b"\0").decode(errors="replace"))
+        row = _SLOT.unpack_from(self._map, index * _SLOT.size)
+        return Machine(*row[:7], message=row[7].rstrip(b"\0").decode(errors="replace"))
 
     def rows(self) -> Iterator[Machine]:
         return (self.read(i) for i in range(self.count))
@@ -128,7 +128,9 @@ class Booting:
 
     def _location(self, config: str, role: str) -> tuple[str, int, str]:
         """Where the configuration says that a file is: a URL, GRUB's (http,H:P)/path, or a path on this rack."""
-        found = re.search(rf"(?:https?://|\(https?,)([\d.]+):(\d+)\)?(/\S*?{role})(?=[\s;'\",]|$)", config, re.MULTILINE)
+        found = re.search(
+            rf"(?:https?://|\(https?,)([\d.]+):(\d+)\)?(/\S*?{role})(?=[\s;'\",]|$)", config, re.MULTILINE
+        )
         if found:
             return found[1], int(found[2]), found[3]
         found = re.search(rf"(?:^|[\s=,(])(?:\(tftp[^)]*\))?(/?images/\S*?{role})(?=[\s;'\",]|$)", config, re.MULTILINE)

@@ -47,7 +47,9 @@ class Running:
     log: Path
 
 
-def run(*, machines: int = 64, keep: bool = False, corrupt: bool = False, data: Path | None = None, json: bool = False) -> int:
+def run(
+    *, machines: int = 64, keep: bool = False, corrupt: bool = False, data: Path | None = None, json: bool = False
+) -> int:
     """Runs the demo; returns the exit status. With *json* stdout carries the summary alone."""
     console = Console(stderr=json, highlight=False)
     signal.signal(signal.SIGTERM, _terminated)
@@ -89,7 +91,8 @@ def _run(
     console.print("[bold]1. A boot source[/]")
     files = content.prepare(content.cache_dir(), say)
     source = mirror.make(folder / "mirror", files)
-    say(f"{'real' if files.real else 'generated'} boot files, signed by {source.fingerprint[-16:]}: {human(source.item_bytes)}")
+    kind = "real" if files.real else "generated"
+    say(f"{kind} boot files, signed by {source.fingerprint[-16:]}: {human(source.item_bytes)}")
 
     console.print("[bold]2. A region and a rack[/]")
     where = _start(folder, started, source.root)
@@ -152,7 +155,7 @@ def _mirror(console: Console, where: Running, source: mirror.Mirror, json: bool)
 
 
 def _serves(where: Running) -> bool:
-    request = urllib.request.Request(f"http://{where.http}/bootx64.efi", method="HEAD")  # noqa: S310 - our own rack
+    request = urllib.request.Request(f"http://{where.http}/bootx64.efi", method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310
             return bool(reply.status == 200)
@@ -201,7 +204,7 @@ def _boot(
 def _metrics(address: str) -> dict[str, float]:
     """Sums of /metrics by name, labels put together."""
     sums: dict[str, float] = {}
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:  # noqa: S310 - our own processes
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as reply:
         for line in reply.read().decode().splitlines():
             if line and not line.startswith("#"):
                 name, _, value = line.rpartition(" ")
@@ -212,7 +215,7 @@ def _metrics(address: str) -> dict[str, float]:
 
 def _sum_up(where: Running, source: mirror.Mirror, rows: list[Machine], real: bool) -> Summary:
     region, rack = _metrics(where.region), _metrics(where.http)
-    with urllib.request.urlopen(f"http://{where.source}{COUNTERS}", timeout=10) as reply:  # noqa: S310
+    with urllib.request.urlopen(f"http://{where.source}{COUNTERS}", timeout=10) as reply:
         sent = jsonlib.loads(reply.read())
     item_bytes = sum(size for path, (_, size) in sent.items() if not path.startswith("/streams/"))
     asked = source.bytes_of(uefi=any(i % 4 != 3 for i in range(len(rows))), bios=len(rows) > 3)

@@ -37,7 +37,11 @@ class Mirror:
 
     def bytes_of(self, *, uefi: bool, bios: bool) -> int:
         """Distinct bytes that UEFI and BIOS machines ask for between them."""
-        roles = [*IMAGE, *(("bootx64.efi", "grubx64.efi") if uefi else ()), *(("lpxelinux.0", "ldlinux.c32") if bios else ())]
+        roles = [
+            *IMAGE,
+            *(("bootx64.efi", "grubx64.efi") if uefi else ()),
+            *(("lpxelinux.0", "ldlinux.c32") if bios else ()),
+        ]
         return sum({self.expected[role]: self.sizes[role] for role in roles}.values())
 
 

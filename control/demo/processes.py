@@ -36,7 +36,9 @@ class Child:
         while b"\n" not in seen or not _ready_line(seen):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise DemoFailed(f"{self.name}: expected a ready line within {timeout_s:.0f} s, got none; {self.tail()}")
+                raise DemoFailed(
+                    f"{self.name}: expected a ready line within {timeout_s:.0f} s, got none; {self.tail()}"
+                )
             if not select.select([out], [], [], left)[0]:
                 continue
             block = os.read(out.fileno(), 4096)

@@ -1,4 +1,4 @@
-"""What the demo prints: a live table of machines by stage, and the sums at the end. Plain lines where there is no terminal."""
+"""What the demo prints: a live table of machines by stage, then the sums. Plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ class Watch:
     def _line(self) -> str:
         stages, tftp, http, seconds = self._sums()
         at = ", ".join(f"{stages[i]} {name}" for i, name in enumerate(STAGES) if stages[i])
-        return f"  {seconds:4.1f} s: {at}; {human(tftp)} by TFTP, {human(http)} by HTTP ({human((tftp + http) / seconds)}/s)"
+        rate = human((tftp + http) / seconds)
+        return f"  {seconds:4.1f} s: {at}; {human(tftp)} by TFTP, {human(http)} by HTTP ({rate}/s)"
 
     def _table(self) -> Table:
         stages, tftp, http, seconds = self._sums()
@@ -79,7 +80,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Summary:
-    """The demo's last word; ``--json`` prints exactly these fields. Copies are bytes sent over distinct bytes asked for."""
+    """The demo's last word; ``--json`` prints these fields. Copies: bytes sent over distinct bytes asked for."""
 
     machines: int
     booted: int

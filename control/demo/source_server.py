@@ -1,7 +1,7 @@
-"""The demo's boot source: a plain web server over a folder, in a process of its own, that counts the body bytes it sends.
+"""The demo's boot source: a web server over a folder, in a process of its own, that counts the body bytes it sends.
 
-GET and HEAD, one Range, ETag by size and time; ``/-/counters`` tells path -> [requests, body bytes]. It stands for somebody
-else's mirror, so it shares no code with what it is there to check.
+GET and HEAD, one Range, ETag by size and time; ``/-/counters`` tells path -> [requests, body bytes]. It stands for
+somebody else's mirror, so it shares no code with what it is there to check.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)\Z")
 
 
 class SourceServer(ThreadingHTTPServer):
-    """Serves *root* and counts. ``rate`` bounds nothing: the demo's link is loopback."""
+    """Serves *root* and counts."""
 
     daemon_threads = True
 

@@ -1,7 +1,7 @@
 """The reactor's functions make no Python call: read in the C that Cython generated, not believed.
 
-Starting from what a reactor thread runs, every function of ours that is reached is searched for calls of the CPython API
-or of Cython's helpers for it. A hidden ``with gil``, a missing ``noexcept`` or an object in a signature shows up here.
+Every nogil function of the modules that run on reactor threads is searched for calls of the CPython API or of Cython's
+helpers for it. A hidden ``with gil``, a missing ``noexcept`` or an object in a signature shows up here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def functions(module: str) -> dict[str, str]:
     """name -> body of every C function of *module* whose Cython name is cdef."""
     text = re.sub(r"/\*.*?\*/", "", (CORE / f"{module}.c").read_text(), flags=re.DOTALL)
     found = {}
-    head = re.compile(rf"^static [^;{{]*?\b(__pyx_f_9bootplane_4core_{len(module)}{module}_\w+)\([^;{{]*\) {{$", re.MULTILINE)
+    head = re.compile(
+        rf"^static [^;{{]*?\b(__pyx_f_9bootplane_4core_{len(module)}{module}_\w+)\([^;{{]*\) {{$", re.MULTILINE
+    )
     for match in head.finditer(text):
         end = text.index("\n}\n", match.end())
         found[match[1].split(f"{len(module)}{module}_", 1)[1]] = text[match.end() : end]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +16,7 @@ from bootplane.core.table import Table
 
 
 def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def settle() -> None:
