@@ -62,8 +62,8 @@ class Board:
         _SLOT.pack_into(self._map, index * _SLOT.size, *row)
 
     def read(self, index: int) -> Machine:
-        row = _SLOT.unpack_from(self._map, index * _SLOT.size)
-        return Machine(*row[:7], message=row[7].rstrip(b"\0").decode(errors="replace"))
+        stage, wrong, tftp, http, files, retries, seconds, message = _SLOT.unpack_from(self._map, index * _SLOT.size)
+        return Machine(stage, wrong, tftp, http, files, retries, seconds, message.rstrip(b"\0").decode(errors="replace"))
 
     def rows(self) -> Iterator[Machine]:
         return (self.read(i) for i in range(self.count))
