@@ -63,7 +63,9 @@ class Board:
 
     def read(self, index: int) -> Machine:
         stage, wrong, tftp, http, files, retries, seconds, message = _SLOT.unpack_from(self._map, index * _SLOT.size)
-        return Machine(stage, wrong, tftp, http, files, retries, seconds, message.rstrip(b"\0").decode(errors="replace"))
+        return Machine(
+            stage, wrong, tftp, http, files, retries, seconds, message.rstrip(b"\0").decode(errors="replace")
+        )
 
     def rows(self) -> Iterator[Machine]:
         return (self.read(i) for i in range(self.count))
