@@ -29,6 +29,7 @@ GRUB_CPUS = {"amd64": ("x86_64", "i386"), "arm64": ("arm64",), "armhf": ("arm",)
 IPXE_ARCHES = {"amd64": ("x86_64", "i386"), "arm64": ("arm64",), "armhf": ("arm32",)}
 PXELINUX_ARCH = "amd64"  # PXELINUX itself exists for PC firmware only; petitboot reads its files under ppc64el/
 _STEP_NAME = re.compile(r"-(?P<why>wait|retry)-(?P<step>\d{1,2})\Z")
+_PLAIN = re.compile(r"[^A-Za-z0-9 ._+()-]")  # what a title may not bring into a script: it is shown, nothing else
 _NUMBER = re.compile(r"\d+\.\d+")
 
 
@@ -197,11 +198,11 @@ def _ephemeral(resource_set: ResourceSet) -> Ephemeral | None:
         os=resource.os,
         release=resource.release,
         arch=resource.arch,
-        title=f"{resource.os.capitalize()} {resource.title}",
+        title=_PLAIN.sub("", f"{resource.os.capitalize()} {resource.title}")[:80],
         kernel=wire(kernel.sha256, kernel.name),
         initrd=wire(initrd.sha256, initrd.name),
         root=wire(root.sha256, root.name),
-        kparams=kernel.kparams,
+        kparams=" ".join(word for word in kernel.kparams.split() if word.isprintable()),
     )
 
 

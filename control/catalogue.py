@@ -69,19 +69,14 @@ def contents(
     names: dict[str, str] = {}
     offered: list[ResourceSet] = []
     left_out: list[str] = []
-    loaders_taken: dict[tuple[str, str], str] = {}
-    # Tested labels first: where two boot loaders claim one bare name, the tested one has it.
-    for stored in sorted(
-        newest.values(), key=lambda s: (not s.resource_set.resource.is_tested, s.resource_set.resource.name)
-    ):
+    # Tested labels first, and PXELINUX of i386 before the same of amd64: where two boot loaders claim one bare name
+    # with different bytes, the first has it.
+    for stored in sorted(newest.values(), key=_precedence):
         resource_set = stored.resource_set
         resource = resource_set.resource
         try:
             if resource.is_bootloader:
                 arch = loader_arch(resource.bootloader_type, resource.arch)
-                other = loaders_taken.setdefault((resource.bootloader_type, arch), resource.name)
-                if other != resource.name:
-                    raise NameClash(f"boot loader {resource.bootloader_type}/{arch} is served from {other} already")
                 added = names_of((), _loader_files(resource_set, arch, derived, present))
             else:
                 added = names_of(_image_files(resource_set, present), ())
@@ -97,6 +92,11 @@ def contents(
         names.update(_by_content(stored.resource_set, present, left_out))
     blobs = {sha256: present[sha256] for sha256 in set(names.values())}
     return Contents(names, blobs, tuple(offered), tuple(left_out))
+
+
+def _precedence(stored: StoredSet) -> tuple[bool, bool, str]:
+    resource = stored.resource_set.resource
+    return not resource.is_tested, loader_arch(resource.bootloader_type, resource.arch) != resource.arch, resource.name
 
 
 def names_by_file(resource_set: ResourceSet, table: Mapping[str, str]) -> dict[str, list[str]]:

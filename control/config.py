@@ -119,7 +119,7 @@ def load(data: str | Path, **options: Any) -> Settings:
     from_file: dict[str, Any] = {}
     try:
         from_file = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # what is wrong with the directory, datadir says better
         from_file = {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise StartError(f"{path}: not valid TOML: {error}") from None
@@ -127,8 +127,9 @@ def load(data: str | Path, **options: Any) -> Settings:
         raise StartError(f"{path}: cannot be read: {error.strerror}") from None
     if "data" in from_file:
         raise StartError(f"{path}: `data` cannot be set here: this file is found through the data directory")
+    given: dict[str, Any] = {"data": directory, _FROM_FILE: from_file, **options}
     try:
-        return Settings(data=directory, **{_FROM_FILE: from_file}, **options)
+        return Settings(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])

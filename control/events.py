@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 QUEUE_EVENTS = 64
@@ -39,7 +39,7 @@ class Hub:
         """End every subscription; called on the loop."""
         self._spread(None)
 
-    async def subscribe(self, heartbeat_s: float) -> AsyncIterator[tuple[str, Any] | None]:
+    async def subscribe(self, heartbeat_s: float) -> AsyncGenerator[tuple[str, Any] | None]:
         """Events as they come; None after *heartbeat_s* seconds of silence. Ends when the hub closes."""
         queue: asyncio.Queue[tuple[str, Any] | None] = asyncio.Queue(QUEUE_EVENTS)
         self._queues.add(queue)

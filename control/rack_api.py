@@ -82,11 +82,13 @@ class RackApi:
 
         return handler
 
-    async def catalogue(self, request: Request, _rack: RackRecord) -> Response:
+    async def catalogue(self, request: Request, rack: RackRecord) -> Response:
         known = _ETAG.match(request.headers.get("if-none-match", ""))
         wait = _WAIT.search(request.headers.get("prefer", ""))
         version = int(known[1]) if known else -1
         wait_s = min(int(wait[1]), WAIT_LIMIT_S) if wait and known else 0
+        if known and self._racks.has_catalogue(rack, version):
+            self._hub.publish("racks", {"id": rack.id})
         published = await self._publisher.newer_than(version, wait_s)
         if published is None:
             current = self._publisher.current

@@ -58,6 +58,15 @@ class RackBook:
             rack_id = self._by_secret.get(_digest(secret.strip()))
             return self._racks.get(rack_id) if rack_id is not None else None
 
+    def has_catalogue(self, rack: RackRecord, version: int) -> bool:
+        """A rack that asks for what comes after *version* has it. True when that is news."""
+        with self._lock:
+            before = self._racks.get(rack.id, rack)
+            if before.catalogue_version == version:
+                return False
+            self._racks[rack.id] = dataclasses.replace(before, catalogue_version=version, last_seen=now_text())
+            return True
+
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
         """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""
         new = _merged(rack, report)

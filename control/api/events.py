@@ -5,8 +5,9 @@ Each event is a state, not a difference: a client that missed some lost nothing 
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,11 +29,12 @@ def stream(hub: Hub, first: Callable[[], dict[str, Any]], heartbeat_s: float = H
     return StreamingResponse(_lines(hub, first, heartbeat_s), media_type="text/event-stream", headers=HEADERS)
 
 
-async def _lines(hub: Hub, first: Callable[[], dict[str, Any]], heartbeat_s: float) -> AsyncIterator[str]:
+async def _lines(hub: Hub, first: Callable[[], dict[str, Any]], heartbeat_s: float) -> AsyncGenerator[str]:
     yield f"retry: {RETRY_MS}\n\n"
     yield _event("sync", await run_in_threadpool(first))
-    async for event in hub.subscribe(heartbeat_s):
-        yield ": beat\n\n" if event is None else _event(*event)
+    async with contextlib.aclosing(hub.subscribe(heartbeat_s)) as subscription:
+        async for event in subscription:
+            yield ": beat\n\n" if event is None else _event(*event)
 
 
 def _event(name: str, data: Any) -> str:

@@ -1,7 +1,8 @@
-"""A bound on request bodies, before anything reads one: an announced one is refused at once, any other when it grows."""
+"""A bound on request bodies: an announced one that is too large is refused at once, any other when it grows."""
 
 from __future__ import annotations
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bootplane.control.api.problems import problem
@@ -9,12 +10,8 @@ from bootplane.control.api.problems import problem
 BODY_BYTES = 16 << 20
 
 
-class BodyTooLarge(Exception):
-    """The body grew beyond its bound."""
-
-
 class BodyLimit:
-    """ASGI middleware. Answers 413 and closes when a body has more than *limit* bytes."""
+    """ASGI middleware: 413 for a body of more than *limit* bytes."""
 
     def __init__(self, app: ASGIApp, limit: int = BODY_BYTES) -> None:
         self._app = app
@@ -26,31 +23,20 @@ class BodyLimit:
             return
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if announced.isdigit() and int(announced) > self._limit:
-            await self._refuse(scope, receive, send, int(announced))
+            answer = problem(413, "too-large", "body too large", self._said(int(announced)), {"Connection": "close"})
+            await answer(scope, receive, send)
             return
         seen = 0
-        answered = False
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
-            if seen > self._limit:
-                raise BodyTooLarge
+            if seen > self._limit:  # raised inside the application: its handlers make the problem document
+                raise HTTPException(413, self._said(seen), {"Connection": "close"})
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
+        await self._app(scope, counted, send)
 
-        try:
-            await self._app(scope, counted, noted)
-        except BodyTooLarge:
-            if not answered:
-                await self._refuse(scope, receive, send, seen)
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send, got: int) -> None:
-        detail = f"request body: expected at most {self._limit} bytes, got {got} or more"
-        answer = problem(413, "too-large", "body too large", detail, {"Connection": "close"})
-        await answer(scope, receive, send)
+    def _said(self, got: int) -> str:
+        return f"request body: expected at most {self._limit} bytes, got {got} or more"

@@ -13,7 +13,14 @@ from bootplane.control.errors import BootplaneError
 
 MEDIA_TYPE = "application/problem+json"
 _LOG = logging.getLogger("bootplane.api")
-_TITLES = {400: "bad request", 401: "not authorised", 403: "forbidden", 404: "not found", 405: "method not allowed"}
+_TITLES = {
+    400: "bad request",
+    401: "not authorised",
+    403: "forbidden",
+    404: "not found",
+    405: "method not allowed",
+    413: "too large",
+}
 
 
 def problem(status: int, kind: str, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

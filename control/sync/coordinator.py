@@ -104,6 +104,11 @@ class Coordinator:
                 self._downloader.stop()
                 self._wake.notify_all()
 
+    def wait_ended(self, timeout_s: float) -> bool:
+        """True once no sync is running or asked for."""
+        with self._wake:
+            return self._wake.wait_for(lambda: not (self._asked or self._is_running()), timeout_s)
+
     def close(self) -> None:
         """The process ends: the run stays unfinished and goes on at the next start."""
         with self._wake:
@@ -350,6 +355,7 @@ class Coordinator:
             self._state = state
             self._ended_at = time.monotonic()
             self._stop_asked = False
+            self._wake.notify_all()
         _LOG.info("sync %s%s", state, f": {error}" if error else "")
         self._tell()
         self._hub.publish("banner", {})

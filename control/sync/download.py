@@ -157,7 +157,12 @@ class Downloader:
         with self._store.begin(sha256, size, name=str(job["path"]), reservation=reservation) as ingest:
             self._progress.at(sha256, ingest.offset)
             if ingest.offset < size:
-                etag = self._receive(fetcher, ingest, url, etag, brought)
+                try:
+                    etag = self._receive(fetcher, ingest, url, etag, brought)
+                except SourceError:
+                    if ingest.offset == 0:
+                        ingest.discard()  # nothing came: nothing is left behind
+                    raise
             verified = ingest.commit()
         self._blobs.record([BlobRecord(verified.sha256, verified.size, verified.root)])
         return etag
@@ -171,9 +176,9 @@ class Downloader:
                 ingest.restart()
                 self._progress.at(ingest.sha256, 0)
             while count := body.readinto(view):
-                if self._stopping.is_set():
-                    raise Stopped
                 ingest.write(view[:count])
                 brought[0] += count
                 self._progress.received(ingest.sha256, count)
+                if self._stopping.is_set():
+                    raise Stopped
             return body.etag

@@ -56,30 +56,36 @@ class Refresher:
     def refresh(self) -> Refreshed:
         """Read every enabled source now and decide."""
         errors: list[str] = []
-        readings = self._read(errors)
+        enabled = [record.source for record in self._sources.list() if record.source.enabled]
+        readings = self._read(enabled, errors)
+        if not enabled and self._selections.list():
+            errors.append("selections: expected an enabled boot source to take them from, got none")
         offers: Mapping[str, tuple[str, ...]] = {}
         bases = self._base_urls(readings)
         if readings:
-            offers = self._decide(readings, bases, errors)
+            offers = self._decide(readings, bases, errors, every_source=len(readings) == len(enabled))
         sets, present = self._images.sets(), self._blobs.present()
         return Refreshed(tuple(fetches(sets, present, bases, offers)), tuple(errors))
 
-    def _read(self, errors: list[str]) -> list[tuple[BootSource, SourceReading]]:
+    def _read(self, enabled: list[BootSource], errors: list[str]) -> list[tuple[BootSource, SourceReading]]:
         readings = []
-        for record in self._sources.list():
-            if not record.source.enabled:
-                continue
-            looked = self._keeper.look(record.source, patient=True)
+        for source in enabled:
+            looked = self._keeper.look(source, patient=True)
             if looked.error is not None:
-                errors.append(f"source {record.source.name}: {looked.error}")
+                errors.append(f"source {source.name}: {looked.error}")
             if looked.reading is not None:
-                readings.append((record.source, looked.reading))
+                readings.append((source, looked.reading))
                 for warning in looked.reading.warnings:
-                    _LOG.warning("source %s: %s", record.source.name, warning)
+                    _LOG.warning("source %s: %s", source.name, warning)
         return readings
 
     def _decide(
-        self, readings: list[tuple[BootSource, SourceReading]], bases: Mapping[str, str], errors: list[str]
+        self,
+        readings: list[tuple[BootSource, SourceReading]],
+        bases: Mapping[str, str],
+        errors: list[str],
+        *,
+        every_source: bool,
     ) -> dict[str, tuple[str, ...]]:
         """Choose, plan, store. Returns digest -> URLs, the preferred first."""
         selections = self._selections.list()
@@ -93,7 +99,7 @@ class Refresher:
         )
         decision = decide(selected.choices, made, self._images.sets(), selections)
         errors += decision.refused
-        if not errors:  # with a source missing, "nobody offers it" would be a guess
+        if every_source:  # with one missing, "nobody offers it" would be a guess
             errors += [
                 f"selection {selection.os} {selection.release} for {', '.join(selection.arches)}: "
                 "expected a boot source that offers it, got none"

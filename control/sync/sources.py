@@ -33,7 +33,7 @@ class OlderThanAccepted(SourceError):
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """Outcome of looking at one source. Exactly one of *reading* and *error* is there."""
+    """Outcome of looking at one source: a reading, an error, or neither (older than ours: ours is kept for now)."""
 
     source: BootSource
     reading: SourceReading | None
@@ -74,7 +74,7 @@ class SourceKeeper:
                 since = self._older_since.setdefault(source.id, time.monotonic())
                 if patient and time.monotonic() - since < OLDER_PATIENCE_S:
                     self._sources.checked(source.id, updated=None, error=None)
-                    return Looked(source, previous, None if previous else error)
+                    return Looked(source, previous, None)
                 self._sources.checked(source.id, updated=None, error=str(error))
                 return Looked(source, None, error)
             except Refused as error:
