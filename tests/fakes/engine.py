@@ -1,4 +1,4 @@
-"""A SyncEngine without a database: threads, and outcomes in memory. It keeps the protocol's promises within a process."""
+"""A SyncEngine without a database: threads, and outcomes in memory; its promises hold within a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole region in this process for tests: real database, store and bulk port, threads in place of the durable engine."""
+"""A whole region in this process: real database, store and bulk port, threads in place of the durable engine."""
 
 from __future__ import annotations
 

@@ -1,0 +1,73 @@
+"""/metrics of a region: Prometheus can read it, every series can move, and only this host sees it."""
+
+from __future__ import annotations
+
+import http.client
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from bootplane.control.app import Region
+from tests.fakes.regions import running
+
+
+def values(client: TestClient) -> dict[str, float]:
+    text = client.get("/metrics").text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {"".join([s.name, *(f"/{value}" for value in s.labels.values())]): s.value for s in samples}
+
+
+def test_it_is_what_prometheus_reads_and_every_series_has_help(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as (_region, client):
+        answer = client.get("/metrics")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+        families = list(text_string_to_metric_families(answer.text))
+        assert all(family.name.startswith("bootplane_") and family.documentation for family in families)
+        assert len({family.name for family in families}) == len(families)
+        assert values(client)["bootplane_sync_state/idle"] == 1
+
+
+def test_what_the_bulk_port_sends_is_counted(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as (region, client):
+        put(region, b"x" * 100_000)
+        before = values(client)
+        host, _, port = region.bulk.address.rpartition(":")
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("GET", f"/blob/{next(iter(region.blobs.present()))}")
+        assert len(connection.getresponse().read()) == 100_000
+        connection.close()
+        after = values(client)
+        moved = {name for name, value in after.items() if value != before[name]}
+        assert after["bootplane_http_body_bytes_total"] - before["bootplane_http_body_bytes_total"] == 100_000
+        assert {"bootplane_http_requests_total", "bootplane_names_found_total"} <= moved
+
+
+def test_the_store_and_the_catalogue_move_their_series(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as (region, client):
+        put(region, b"y" * 10)
+        client.post("/api/v1/rack-tokens", json={})
+        region.banners.raise_("x", "text", "remedy")
+        seen = values(client)
+        assert seen["bootplane_store_blobs"] == 1 and seen["bootplane_store_bytes"] == 10
+        assert seen["bootplane_racks"] == 1 and seen["bootplane_banners"] == 1
+        assert seen["bootplane_catalogue_version"] == 1 and seen["bootplane_store_free_bytes"] > 0
+
+
+@pytest.mark.parametrize(("host", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.9", 403)])
+def test_only_this_host_may_read_it(tmp_path: Path, host: str, status: int) -> None:
+    with running(tmp_path / "d") as (region, _client):
+        assert TestClient(region.app, client=(host, 1)).get("/metrics").status_code == status
+
+
+def put(region: Region, data: bytes) -> None:
+    from bootplane.control.storage.blobs import BlobRecord
+    from bootplane.core.digest import sha256_hex
+
+    sha256 = sha256_hex(data)
+    with region.store.begin(sha256, len(data)) as ingest:
+        ingest.write(data)
+        root = ingest.commit().root
+    region.blobs.record([BlobRecord(sha256, len(data), root)])
+    region.publish()

@@ -1,0 +1,177 @@
+"""What racks ask of a region, against a region that has synced; answers checked as a rack checks them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from bootplane.control.app import Region
+from bootplane.control.simplestreams.signer import Signer
+from bootplane.dataplane import racktoken
+from bootplane.dataplane.catalogue import PinnedKey, check_chunks, open_signed
+from tests.fakes.mirror import publish_small
+from tests.fakes.regions import running, synced
+
+BOOT = {"proto": "tftp", "peer": "10.0.0.9", "http": "10.0.0.2:5248", "tftp": "10.0.0.2:69"}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Region, TestClient]]:
+    """A region that has mirrored the small boot source from a file: URL."""
+    folder = tmp_path_factory.mktemp("region")
+    with (
+        Signer.generate(folder / "gnupg", algorithm="ed25519") as signer,
+        running(folder / "data") as (region, client),
+    ):
+        publish_small(folder / "mirror", signer)
+        keyring = base64.b64encode(signer.public()).decode()
+        added = client.post("/api/v1/sources", json={"url": (folder / "mirror").as_uri(), "keyring": keyring})
+        assert added.status_code == 201, added.text
+        client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        assert synced(region, client)["state"] == "complete"
+        yield region, client
+
+
+@pytest.fixture
+def region(pair: tuple[Region, TestClient]) -> Region:
+    return pair[0]
+
+
+@pytest.fixture
+def token(pair: tuple[Region, TestClient]) -> racktoken.RackToken:
+    return racktoken.parse(pair[1].post("/api/v1/rack-tokens", json={"name": "a07"}).json()["token"])
+
+
+@pytest.fixture
+def rack(pair: tuple[Region, TestClient], token: racktoken.RackToken) -> TestClient:
+    return TestClient(pair[0].app, headers={"Authorization": f"Bearer {token.secret}"})
+
+
+@pytest.mark.parametrize("path", ["catalogue", f"chunks/{'0' * 64}", "boot?name=grub/grub.cfg&proto=tftp"])
+def test_nothing_is_answered_without_a_racks_secret(region: Region, path: str) -> None:
+    for secret in ("", "wrong", region.admin_token):
+        answer = TestClient(region.app, headers={"Authorization": f"Bearer {secret}"}).get(f"/rack/v1/{path}")
+        assert answer.status_code == 401 and answer.json()["type"] == "urn:bootplane:unauthorised"
+    assert TestClient(region.app).post("/rack/v1/beat", json={}).status_code == 401
+
+
+def test_the_catalogue_and_every_chunk_list_are_what_the_pinned_key_signed(
+    region: Region, rack: TestClient, token: racktoken.RackToken
+) -> None:
+    answer = rack.get("/rack/v1/catalogue")
+    assert answer.status_code == 200
+    key = PinnedKey(token.region_key)
+    opened = open_signed(answer.content, answer.headers["bootplane-signature"], key)
+    assert answer.headers["etag"] == f'"{opened.version}"'
+    assert answer.headers["bootplane-bulk"] == region.bulk.address
+    assert opened.blobs and "bootx64.efi" in opened.names
+    for sha256, entry in opened.blobs.items():
+        chunks = rack.get(f"/rack/v1/chunks/{sha256}").content
+        check_chunks(sha256, entry, chunks)
+        assert hashlib.sha256(region.store.path_of(sha256).read_bytes()).hexdigest() == sha256
+
+
+def test_a_rack_that_has_the_newest_catalogue_hears_304(rack: TestClient) -> None:
+    etag = rack.get("/rack/v1/catalogue").headers["etag"]
+    answer = rack.get("/rack/v1/catalogue", headers={"If-None-Match": etag, "Prefer": "wait=0"})
+    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+
+
+def test_a_waiting_rack_is_answered_when_something_new_is_published(
+    pair: tuple[Region, TestClient], token: racktoken.RackToken
+) -> None:
+    region, client = pair  # the client whose event loop is the region's own
+    headers = {"Authorization": f"Bearer {token.secret}"}
+    etag = client.get("/rack/v1/catalogue", headers=headers).headers["etag"]
+    answers: list[int] = []
+
+    def ask() -> None:
+        waiting = headers | {"If-None-Match": etag, "Prefer": "wait=25"}
+        answers.append(client.get("/rack/v1/catalogue", headers=waiting).status_code)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    tick = threading.Event()
+    while not any(each.id == token.rack_id and each.catalogue_version for each in region.racks.list()):
+        tick.wait(0.01)  # until the region has heard what the rack has: it waits now
+    region.images.remove([region.images.sets()[0].id])
+    region.publish()
+    thread.join(20)
+    assert answers == [200]
+
+
+def test_a_chunk_list_of_nothing_is_404_and_of_what_was_removed_410(region: Region, rack: TestClient) -> None:
+    assert rack.get(f"/rack/v1/chunks/{'0' * 64}").status_code == 404
+    assert rack.get("/rack/v1/chunks/nonsense").status_code == 400
+    spare = next(sha for sha, blob in region.blobs.present().items() if blob.size == 90_000 or blob.size < 100)
+    region.blobs.mark_removed([spare])
+    answer = rack.get(f"/rack/v1/chunks/{spare}")
+    assert answer.status_code == 410 and spare in answer.json()["detail"]
+
+
+def test_a_boot_configuration_is_signed_together_with_its_name(
+    rack: TestClient, token: racktoken.RackToken, region: Region
+) -> None:
+    name = "grub/grub.cfg-default-x86_64"
+    answer = rack.get("/rack/v1/boot", params={"name": name, **BOOT})
+    assert answer.status_code == 200
+    PinnedKey(token.region_key).check_boot(name, answer.content, answer.headers["bootplane-signature"])
+    with pytest.raises(ValueError, match="does not match"):
+        PinnedKey(token.region_key).check_boot("grub/grub.cfg", answer.content, answer.headers["bootplane-signature"])
+    published = region.publisher.current
+    assert published is not None
+    kernel = next(word for word in answer.text.split() if word.endswith("/boot-kernel"))
+    assert kernel.lstrip("/") in published.contents.names
+    assert "root=squash:http://10.0.0.2:5248/images/" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ({"name": "nobody"}, 404),
+        ({"name": ""}, 400),
+        ({"name": "x" * 600}, 400),
+        ({"name": "grub/grub.cfg\n"}, 400),
+        ({"proto": "ftp"}, 400),
+        ({"http": "evil host; reboot:80"}, 400),
+        ({"tftp": ""}, 400),
+    ],
+)
+def test_a_malformed_question_is_refused(rack: TestClient, change: dict[str, str], status: int) -> None:
+    answer = rack.get("/rack/v1/boot", params={"name": "grub/grub.cfg", **BOOT} | change)
+    assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_beat_is_seen_by_operators(
+    pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
+) -> None:
+    report = {"rack": token.rack_id, "http": "10.0.0.2:5248", "tftp": "10.0.0.2:69", "catalogue": 3, "cache": {"a": 1}}
+    assert rack.post("/rack/v1/beat", json=report).json() == {"bulk": [pair[0].bulk.address]}
+    racks = {each["id"]: each for each in pair[1].get("/api/v1/racks").json()["items"]}
+    seen = racks[token.rack_id]
+    assert (seen["http"], seen["tftp"], seen["catalogue"], seen["cache"]) == (
+        "10.0.0.2:5248",
+        "10.0.0.2:69",
+        3,
+        {"a": 1},
+    )
+    assert seen["last_seen"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{" * 10, b'{"catalogue": "x"}', b'{"rack": "another"}', b" " * 70_000])
+def test_a_beat_that_makes_no_sense_is_400_and_changes_nothing(rack: TestClient, body: bytes) -> None:
+    assert rack.post("/rack/v1/beat", content=body).status_code == 400
+
+
+def test_a_wildcard_bulk_address_becomes_the_name_the_rack_called(tmp_path: Path) -> None:
+    with running(tmp_path / "wild", bulk="0.0.0.0:0") as (region, client):
+        token = racktoken.parse(client.post("/api/v1/rack-tokens", json={}).json()["token"])
+        headers = {"Authorization": f"Bearer {token.secret}", "Host": "region.lab:5240"}
+        bulk = TestClient(region.app).get("/rack/v1/catalogue", headers=headers).headers["bootplane-bulk"]
+        assert bulk == f"region.lab:{region.bulk.address.rpartition(':')[2]}"
