@@ -47,7 +47,7 @@ class Client:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(PATIENCE_S)
         self.socket.connect(("127.0.0.1", port))
-        self.buffer = b""
+        self.buffer = bytearray()  # grows in place: bytes would be copied with every packet
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +74,8 @@ class Client:
         """The next head; its body stays in the buffer."""
         while b"\r\n\r\n" not in self.buffer:
             assert self.more(), f"the connection ended inside a head: {self.buffer!r}"
-        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        raw, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        head = bytes(raw)
         line, *fields = head.decode("latin-1").split("\r\n")
         version, status, reason = line.split(" ", 2)
         assert version == "HTTP/1.1"
@@ -90,13 +91,14 @@ class Client:
         length = int(head.headers["Content-Length"])
         while len(self.buffer) < length:
             assert self.more(), f"the connection ended after {len(self.buffer)} of {length} body bytes"
-        body, self.buffer = self.buffer[:length], self.buffer[length:]
+        body = bytes(self.buffer[:length])
+        del self.buffer[:length]
         return head._replace(body=body)
 
     def end(self) -> str:
         """How the connection ends once everything before is read: "closed", "reset" or the bytes that came instead."""
         if self.buffer:
-            return repr(self.buffer)
+            return repr(bytes(self.buffer))
         try:
             data = self.socket.recv(100)
         except ConnectionResetError:
@@ -106,7 +108,7 @@ class Client:
     def rest(self) -> tuple[int, str]:
         """Reads to the end: (bytes, "closed" or "reset")."""
         n = len(self.buffer)
-        self.buffer = b""
+        self.buffer.clear()
         try:
             while data := self.socket.recv(1 << 20):
                 n += len(data)
