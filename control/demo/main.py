@@ -83,7 +83,7 @@ def _run(
     console: Console, folder: Path, started: list[Child], machines: int, keep: bool, corrupt: bool, json: bool
 ) -> int:
     def say(text: str) -> None:
-        console.print(f"  {text}", markup=False)
+        console.print(f"  {text}", markup=False, soft_wrap=True)
 
     free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:

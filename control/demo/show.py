@@ -44,14 +44,14 @@ class Watch:
             self.live.update(self._table(), refresh=True)
             self.live.__exit__(None, None, None)
         else:
-            self.console.print(self._line())
+            self.console.print(self._line(), soft_wrap=True)
 
     def update(self) -> None:
         if self.live:
             self.live.update(self._table())
         elif time.monotonic() - self.said >= 2:
             self.said = time.monotonic()
-            self.console.print(self._line())
+            self.console.print(self._line(), soft_wrap=True)
 
     def _sums(self) -> tuple[Counter[int], int, int, float]:
         rows = list(self.board.rows())
@@ -130,4 +130,4 @@ def print_summary(console: Console, summary: Summary, rows: Sequence[Machine]) -
     console.print(table)
     reasons = Counter(row.message for row in rows if row.stage == FAILED)
     for reason, count in reasons.most_common(3):
-        console.print(f"  {count} × {reason}", markup=False, highlight=False)
+        console.print(f"  {count} × {reason}", markup=False, highlight=False, soft_wrap=True)
