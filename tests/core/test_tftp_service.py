@@ -147,6 +147,42 @@ def test_what_is_here_of_a_window_goes_out_before_the_rest_is_waited_for(cold: C
         assert (packet.number, packet.data) == (132, IMAGE[131 * 8000 : 132 * 8000]), "it lies across both chunks"
 
 
+def test_a_parked_transfer_that_needs_an_earlier_chunk_again_waits_for_that_one(cold: Cold) -> None:
+    cold.store(0, tell=False)
+    with cold.rack.client() as client:
+        begin(client, blksize=8192, windowsize=64)  # 128 blocks are the first chunk
+        for block in (64, 128):
+            while client.receive().number < block:
+                pass
+            client.ack(64 if block == 64 else 96)
+        assert [client.receive().number for _ in range(32)] == list(range(97, 129))
+        assert cold.missed() == [1]
+        cold.cache.drop(cold.blob)
+        client.ack(100)
+        assert cold.missed() == [0]
+        cold.store(1)
+        cold.rack.settle()
+        assert client.waiting() == []
+        cold.store(0)
+        assert [client.receive().number for _ in range(64)] == list(range(101, 165))
+
+
+def test_a_transfer_that_finds_its_bytes_before_the_wake_up_is_parked_no_more(cold: Cold) -> None:
+    cold.store(0, tell=False)
+    with cold.rack.client() as client:
+        begin(client, blksize=8192, windowsize=64, timeout=1)
+        for block in (64, 128):
+            while client.receive().number < block:
+                pass
+            client.ack(64 if block == 64 else 96)
+        assert [client.receive().number for _ in range(32)] == list(range(97, 129))
+        assert cold.missed() == [1]
+        cold.store(1, tell=False)
+        client.ack(128)
+        window = list(range(129, 193))
+        assert [client.receive().number for _ in range(128)] == window * 2, "it has a deadline again"
+
+
 def test_bytes_evicted_before_a_retransmission_are_fetched_again(cold: Cold) -> None:
     cold.store(0, tell=False)
     with cold.rack.client() as client:

@@ -201,6 +201,20 @@ def test_a_client_port_does_not_meet_the_tid_of_its_last_transfer(rack: Rack, cl
     assert all(a != b for a, b in itertools.pairwise(tids)), tids
 
 
+def test_an_ack_to_the_tid_of_its_last_transfer_does_not_move_the_new_one(rack: Rack, client: TftpClient) -> None:
+    client.rrq("one")
+    client.receive()
+    client.ack(1)
+    old = client.tid
+    client.rrq("kernel")
+    assert client.receive().number == 1
+    client.ack(1, to=old)
+    rack.settle()
+    assert client.waiting() == []
+    client.ack(1)
+    assert client.receive().number == 2
+
+
 def test_a_late_ack_of_a_finished_transfer_is_met_with_silence(rack: Rack, client: TftpClient) -> None:
     client.rrq("one")
     client.receive()
