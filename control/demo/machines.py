@@ -27,7 +27,7 @@ from bootplane.core import http_load, tftp_load
 from bootplane.core.client import Fetch
 from bootplane.core.status import CoreError
 
-STAGES = ("waiting", "boot loader", "configuration", "kernel", "initrd", "squashfs", "booted", "failed")
+STAGES = ("off", "loader", "config", "kernel", "initrd", "squashfs", "booted", "failed")
 WAITING, LOADER, CONFIGURATION, KERNEL, INITRD, SQUASHFS, BOOTED, FAILED = range(len(STAGES))
 TRIES = 3
 _SLOT = struct.Struct("<IIQQQQd120s")  # stage, wrong, tftp bytes, http bytes, files, retries, seconds, message

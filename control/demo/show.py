@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -67,14 +68,12 @@ class Watch:
 
     def _table(self) -> Table:
         stages, tftp, http, seconds = self._sums()
-        table = Table(title=f"{self.board.count} machines, {seconds:.1f} s", title_justify="left")
-        for name in STAGES:
-            table.add_column(name, justify="right")
-        table.add_column("TFTP", justify="right")
-        table.add_column("HTTP", justify="right")
-        table.add_column("rate", justify="right")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for name in ("time", *STAGES, "TFTP", "HTTP", "rate"):
+            table.add_column(name, justify="right", no_wrap=True)
         counts = [str(stages[i] or "·") for i in range(len(STAGES))]
-        table.add_row(*counts, human(tftp), human(http), f"{human((tftp + http) / seconds)}/s")
+        rate = f"{human((tftp + http) / seconds)}/s"
+        table.add_row(f"{seconds:.1f} s", *counts, human(tftp), human(http), rate)
         return table
 
 
