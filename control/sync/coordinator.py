@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from bootplane.control.events import Hub
@@ -33,6 +34,7 @@ from bootplane.dataplane.store import InsufficientSpace
 
 POLL_S = 0.25
 SPACE_CHECK_S = 15.0
+NO_WORK_S = 5.0  # how soon a region that is due finds its first source and selection
 SETTLE_S = 15.0  # a running work ends within one read of its socket, or not at all
 _LOG = logging.getLogger("bootplane.sync")
 
@@ -79,7 +81,7 @@ class Coordinator:
         self._closing = False
         self._run: Run | None = runs.unfinished() or runs.last()
         self._state = self._run.state if self._run else "idle"
-        self._ended_at: float | None = None  # monotonic; of the last run of this process
+        self._ended_at = time.monotonic() - _age_s(self._run)  # when the last run ended, on the monotonic clock
         self._thread = threading.Thread(target=self._main, name="sync", daemon=True)
 
     # -- from any thread
@@ -178,18 +180,22 @@ class Coordinator:
                 return True
         if self._room.waits():
             return self._room.has_come()
-        return self._interval_s > 0 and self._rest_s() <= 0 and self._refresher.has_work()
+        return self._interval_s > 0 and self.rest_s() <= 0 and self._refresher.has_work()
 
     def _pause_s(self) -> float:
         if self._is_running():
             return 0.0
         if self._room.waits():
             return SPACE_CHECK_S
-        return min(max(self._rest_s(), 1.0), 60.0) if self._interval_s > 0 else 3600.0
+        if self._interval_s <= 0:
+            return 3600.0
+        if self.rest_s() > 0:
+            return min(self.rest_s(), 60.0)
+        return 0.0 if self._refresher.has_work() else NO_WORK_S
 
-    def _rest_s(self) -> float:
+    def rest_s(self) -> float:
         """Seconds until the next automatic sync."""
-        return 0.0 if self._ended_at is None else self._ended_at + self._interval_s - time.monotonic()
+        return self._ended_at + self._interval_s - time.monotonic()
 
     # -- one run
 
@@ -359,3 +365,10 @@ class Coordinator:
         _LOG.info("sync %s%s", state, f": {error}" if error else "")
         self._tell()
         self._hub.publish("banner", {})
+
+
+def _age_s(run: Run | None) -> float:
+    """Seconds since *run* ended. Without one: 0, so that a new region waits to be asked before its first sync."""
+    if run is None or run.finished is None:
+        return 0.0
+    return max((datetime.now(UTC) - datetime.fromisoformat(run.finished)).total_seconds(), 0.0)

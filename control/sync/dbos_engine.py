@@ -26,7 +26,7 @@ from bootplane.control.sync.engine import Job, Outcome, WorkFunction, WorkStatus
 QUEUE = "fetch"
 WORK_VERSION = "fetch-1"  # change it only together with a migration of waiting work
 BEAT_S = 1.0
-POLL_S = 0.25  # how soon a free slot finds queued work
+POLL_S = 0.5  # how soon a free slot finds queued work; half as long costs an idle region 1 % of a CPU more
 
 _LOG = logging.getLogger("bootplane.sync")
 _STATES: dict[str, Any] = {

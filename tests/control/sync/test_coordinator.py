@@ -252,3 +252,18 @@ def test_selections_without_a_source_are_an_error_that_says_so(tmp_path: Path) -
     with running(tmp_path / "bare") as (region, client):
         client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
         assert "expected an enabled boot source" in synced(region, client)["error"]
+
+
+def test_a_new_region_waits_to_be_asked_and_one_whose_last_sync_is_old_does_not(
+    tmp_path: Path, source: dict[str, Any], mirror: MirrorServer
+) -> None:
+    with running(tmp_path / "d", sync_interval=3600) as (region, client):
+        client.post("/api/v1/sources", json=source)
+        client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        assert region.coordinator.rest_s() > 3500 and client.get("/api/v1/sync").json()["state"] == "idle"
+        assert synced(region, client)["state"] == "complete"
+        first = region.runs.last()
+    with running(tmp_path / "d", sync_interval=0.001) as (region, _client):
+        tick = threading.Event()
+        while region.runs.last() == first:
+            tick.wait(0.05)

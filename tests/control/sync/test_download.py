@@ -131,3 +131,10 @@ def test_passwords_in_urls_are_in_no_outcome(bench: Bench) -> None:
     url = bench.server.url.replace("http://", "http://me:s3cret@")
     outcome = bench.downloader("w", {"sha256": SHA, "size": len(DATA), "path": "file", "urls": [url + "file"]})
     assert outcome["kind"] == "ContentRefused" and "s3cret" not in outcome["error"]
+
+
+def test_a_mirror_without_ranges_costs_one_request_and_the_kept_part_is_written_over(bench: Bench) -> None:
+    bench.store.partial_path(SHA).write_bytes(DATA[:500_000])
+    bench.server.faults["file"] = Fault(ignore_range=True)
+    assert bench.fetch() == {"ok": True}
+    assert [head.get("Range") for head in bench.server.heads] == ["bytes=500000-"]
