@@ -46,8 +46,8 @@ cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char*
                  const char* why) noexcept nogil:
     cdef uint8_t[ERROR_ROOM] packet
     cdef size_t n = error_write(packet, code, "", name, name_len, why)
+    count(loop.counters, C_TFTP_ERRORS)              # first: whoever has got the packet may read the counter
     send_one(fd, path, packet, n)
-    count(loop.counters, C_TFTP_ERRORS)
 
 
 cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:
@@ -82,6 +82,8 @@ cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
         session_end(loop, s)
     elif s.transfer.deadline_ns != 0:
         wheel_arm(&tftp_of(loop).wheel, &s.timer, s.transfer.deadline_ns, loop.now_ns)
+        if s.transfer.deadline_ns < tftp_of(loop).ticker.due_ns:
+            tftp_of(loop).ticker.due_ns = s.transfer.deadline_ns
 
 
 cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil:

@@ -85,18 +85,6 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
 
-cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
-    cdef listener_t* listener = <listener_t*>handler
-    cdef tftp_t* tftp = tftp_of(loop)
-    cdef int n = inbox_receive(&tftp.requests, listener.fd)
-    cdef int i
-    for i in range(n):
-        on_request(loop, listener, i)
-    for i in range(<int>tftp.ntids):
-        if listener.tids[i].first != NULL:
-            pump(loop, &listener.tids[i])
-
-
 cdef void on_packet(loop_t* loop, tid_t* tid, uint32_t i) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     cdef const uint8_t* packet = <const uint8_t*>tftp.packets.iovecs[i].iov_base
@@ -134,11 +122,33 @@ cdef void unreachable(loop_t* loop, tid_t* tid) noexcept nogil:
             session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
 
 
+cdef void read_packets(loop_t* loop, tid_t* tid) noexcept nogil:
+    cdef int n = inbox_receive(&tftp_of(loop).packets, tid.fd)       # level-triggered: what is left comes back
+    cdef int i
+    for i in range(n):
+        on_packet(loop, tid, i)
+
+
+cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
+    cdef listener_t* listener = <listener_t*>handler
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef int n = inbox_receive(&tftp.requests, listener.fd)
+    cdef int i
+    # What clients sent to their TIDs before these requests comes first: else a request right behind a last ACK would be
+    # taken for a repetition of the transfer that this ACK ends.
+    for i in range(<int>tftp.ntids):
+        if listener.tids[i].sessions > 0:
+            read_packets(loop, &listener.tids[i])
+    for i in range(n):
+        on_request(loop, listener, i)
+    for i in range(<int>tftp.ntids):
+        if listener.tids[i].first != NULL:
+            pump(loop, &listener.tids[i])
+
+
 cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
     cdef tid_t* tid = <tid_t*>handler
-    cdef tftp_t* tftp = tftp_of(loop)
     cdef epoll_event event
-    cdef int n, i
     if events & EPOLLERR:
         unreachable(loop, tid)
     if events & EPOLLOUT and tid.blocked:
@@ -146,9 +156,7 @@ cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept 
         event.data.ptr = handler
         epoll_ctl(loop.epfd, EPOLL_CTL_MOD, tid.fd, &event)
         tid.blocked = 0              # set in tftp_sender
-    n = inbox_receive(&tftp.packets, tid.fd)         # level-triggered: what is left comes back
-    for i in range(n):
-        on_packet(loop, tid, i)
+    read_packets(loop, tid)
     pump(loop, tid)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import pathlib
 import socket
 from collections.abc import Iterator
 
@@ -346,87 +345,3 @@ def test_a_request_to_a_broadcast_address_is_ignored() -> None:
         rack.settle()
         assert client.waiting() == []
         assert rack.counters()["tftp_malformed"] == 1
-
-
-def test_before_the_first_snapshot_requests_are_met_with_silence_so_that_firmware_asks_again() -> None:
-    with serving({}, publish=False) as rack, rack.client() as client:
-        client.rrq("kernel")
-        rack.settle()
-        assert client.waiting() == []
-        rack.publish({"kernel": KERNEL})
-        rack.settle()
-        client.repeat("kernel")
-        assert client.receive().number == 1
-
-
-# -- the whole service -----------------------------------------------------------------------------------------------
-
-
-def test_above_the_limit_of_transfers_error_0_says_to_try_again() -> None:
-    with serving(FILES, max_transfers=2) as rack:
-        clients = [rack.client() for _ in range(3)]
-        for client in clients[:2]:
-            client.rrq("kernel")
-            assert client.receive().kind == "DATA"
-        clients[2].rrq("kernel")
-        packet = clients[2].receive()
-        assert (packet.kind, packet.number) == ("ERROR", 0)
-        assert b"try again" in packet.data
-        clients[0].error(0)
-        rack.settle()
-        clients[2].rrq("kernel")
-        assert clients[2].receive().kind == "DATA"
-        for client in clients:
-            client.socket.close()
-
-
-def test_draining_finishes_transfers_and_refuses_new_requests_in_silence() -> None:
-    with serving(FILES) as rack, rack.client() as running, rack.client() as late:
-        running.rrq("exact")
-        running.receive()
-        rack.reactor.drain()
-        rack.settle()
-        late.rrq("exact")
-        running.ack(1)
-        assert running.receive().number == 2
-        assert rack.reactor.take() == []
-        running.ack(2)
-        assert running.receive().number == 3
-        running.ack(3)
-        assert rack.mail() == [("drained",)]
-        assert late.waiting() == []
-
-
-def test_stopping_in_the_middle_leaves_no_descriptor_behind() -> None:
-    def descriptors() -> int:
-        return len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-    with serving(FILES) as rack, rack.client() as client:
-        client.rrq("kernel")
-        client.receive()
-    del rack
-    before = descriptors()
-    for _ in range(3):
-        with serving(FILES) as rack, rack.client() as client:
-            client.rrq("kernel")
-            client.receive()
-        del rack
-    assert descriptors() == before
-
-
-def test_every_transfer_ends_in_one_counter() -> None:
-    with serving(FILES, timeout_s=60, retries=2) as rack, rack.client() as client:
-        assert client.fetch("kernel").data == KERNEL
-        client.rrq("kernel")
-        client.receive()
-        client.error(0)
-        client.rrq("kernel", timeout=1)
-        client.receive()
-        client.ack(0)
-        counters = rack.until("tftp_timed_out", 1)
-        ends = ("tftp_completed", "tftp_aborted", "tftp_timed_out")
-        assert [counters[end] for end in ends] == [1, 1, 1]
-        assert counters["tftp_requests"] == counters["hits"] + counters["misses"] == 3
-        assert counters["lookups"] == counters["names_found"] == 3
-        assert (counters["tftp_data"], counters["tftp_retransmitted"]) == (20 + 1 + 2, 1)
-        assert counters["tftp_data_bytes"] == 10_000 + 3 * 512
