@@ -102,8 +102,8 @@ cdef struct loop_t:
     void (*adopt)(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil    # set by the HTTP service
     void (*drain)(loop_t* loop) noexcept nogil                                     # set by the HTTP service
     void (*drain_tftp)(loop_t* loop) noexcept nogil                                # set by the TFTP service
-    void (*stop_http)(loop_t* loop) noexcept nogil                                 # set by http_attach
-    void (*stop_tftp)(loop_t* loop) noexcept nogil                                 # set by tftp_attach
+    void (*stop_http)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
+    void (*stop_tftp)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
     # private to loop.pyx and reactor.pyx
     handler_t inbox_handler
     ticker_t park_ticker

@@ -87,10 +87,10 @@ cdef class Reactor:
               "reactor's loop")
         self.opened = True
         if http:
-            from bootplane.core.http_attach import attach_http
+            from bootplane.core.attach import attach_http
             attach_http(self, http, http_options or {})
         if tftp:
-            from bootplane.core.tftp_attach import attach_tftp
+            from bootplane.core.attach import attach_tftp
             attach_tftp(self, tftp, tftp_options or {})
 
     def __dealloc__(self):
@@ -153,14 +153,14 @@ cdef class Reactor:
         self.post(&mail)
 
     cdef int post(self, const void* mail) except -1:
-        cdef int status = ST_FULL
+        """What the mail owns passes to the reactor, or is dropped with the exception."""
         cdef int tries = 0
         while True:
-            status = mailbox_push_locked(&self.inbox, <const mail_t*>mail)
-            if status != ST_FULL:
+            if mailbox_push_locked(&self.inbox, <const mail_t*>mail) != ST_FULL:
                 return 0
             tries += 1
             if tries > POST_TRIES:
+                mail_drop(<const mail_t*>mail)
                 raise RingFull(f"reactor {self.index} has not read its inbox of {INBOX_MAILS} mails for 2 s", ST_FULL)
             time.sleep(0.001)
 
@@ -171,11 +171,7 @@ cdef class Reactor:
         mail.kind = MAIL_SNAPSHOT
         mail.p = table.t
         table_retain(table.t)        # passes to the reactor
-        try:
-            self.post(&mail)
-        except RingFull:
-            mail_drop(&mail)
-            raise
+        self.post(&mail)
 
     def chunk(self, Blob blob not None, uint64_t index, int status=0):
         """Wakes whoever is parked for chunk *index*: present (0), or the status code why it cannot be had."""
@@ -186,11 +182,7 @@ cdef class Reactor:
         mail.a = index
         mail.p = blob.b
         blob_retain(blob.b)          # passes to the reactor
-        try:
-            self.post(&mail)
-        except RingFull:
-            mail_drop(&mail)
-            raise
+        self.post(&mail)
 
     def answer(self, uint64_t request, Blob blob, int status=0):
         """Answers a question from take(): a blob, or None and the status code why not."""
@@ -202,11 +194,7 @@ cdef class Reactor:
         if blob is not None:
             mail.p = blob.b
             blob_retain(blob.b)      # passes to the reactor
-        try:
-            self.post(&mail)
-        except RingFull:
-            mail_drop(&mail)
-            raise
+        self.post(&mail)
 
     def adopt(self, int fd, bytes data=b""):
         """Gives a connection back, with bytes already read from it. The descriptor is the reactor's from here on."""
@@ -220,11 +208,7 @@ cdef class Reactor:
             os.close(fd)
             raise MemoryError("no memory for a connection that comes back")
         memcpy(mail.p, <const char*>data, len(data))
-        try:
-            self.post(&mail)
-        except RingFull:
-            mail_drop(&mail)
-            raise
+        self.post(&mail)
 
     def fileno(self):
         """The eventfd that is readable when take() has something."""

@@ -3,6 +3,8 @@ from typing import Any
 
 from bootplane.core.reactor import Reactor
 
-DEFAULTS: Mapping[str, Any]
+HTTP_DEFAULTS: Mapping[str, Any]
+TFTP_DEFAULTS: Mapping[str, Any]
 
+def attach_http(reactor: Reactor, fds: Sequence[int], options: Mapping[str, Any]) -> None: ...
 def attach_tftp(reactor: Reactor, fds: Sequence[int], options: Mapping[str, Any]) -> None: ...

@@ -1,0 +1,87 @@
+"""Gives a reactor its services: options, as mappings with defaults, become the structs that the services read.
+
+Times are given in seconds under names that say so. An option nobody knows is an error: a misspelt limit must not pass.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from bootplane.core.http_service cimport http_options_t, http_start, http_stop
+from bootplane.core.reactor cimport Reactor
+from bootplane.core.status cimport check
+from bootplane.core.tftp_service cimport tftp_options_t, tftp_start, tftp_stop
+
+HTTP_DEFAULTS = {
+    "max_connections": 16384,
+    "max_per_address": 1024,
+    "head_timeout_s": 10.0,
+    "idle_timeout_s": 60.0,
+    "send_timeout_s": 60.0,
+    "turn_bytes": 1 << 20,
+    "control": 1,
+}
+TFTP_DEFAULTS = {
+    "max_transfers": 8192,
+    "max_blksize": 8192,         # RFC 2348 allows 65464; larger ones fragment on every link there is
+    "max_windowsize": 64,        # one UDP_SEGMENT message
+    "timeout_s": 1.0,
+    "retries": 8,
+    "tids": 4,
+    "gso": 1,
+}
+
+
+def attach_http(Reactor reactor not None, fds, options):
+    """Registers the listening sockets *fds* with *reactor*. Raises ValueError for an unknown option, OSError."""
+    cdef http_options_t o
+    cdef int* sockets
+    cdef int status
+    values = _merged("HTTP", HTTP_DEFAULTS, options)
+    o.max_connections = values["max_connections"]
+    o.max_per_address = values["max_per_address"]
+    o.head_timeout_ns = <int64_t>(values["head_timeout_s"] * 1e9)
+    o.idle_timeout_ns = <int64_t>(values["idle_timeout_s"] * 1e9)
+    o.send_timeout_ns = <int64_t>(values["send_timeout_s"] * 1e9)
+    o.turn_bytes = values["turn_bytes"]
+    o.control = values["control"]
+    sockets = _descriptors(fds)
+    status = http_start(&reactor.loop, sockets, len(fds), &o)
+    free(sockets)
+    check(status, "HTTP service")
+    reactor.loop.stop_http = http_stop
+
+
+def attach_tftp(Reactor reactor not None, fds, options):
+    """Registers the request sockets *fds* with *reactor*. Raises ValueError for an unknown option, OSError."""
+    cdef tftp_options_t o
+    cdef int* sockets
+    cdef int status
+    values = _merged("TFTP", TFTP_DEFAULTS, options)
+    o.max_transfers = values["max_transfers"]
+    o.max_blksize = values["max_blksize"]
+    o.max_windowsize = values["max_windowsize"]
+    o.timeout_ns = <int64_t>(values["timeout_s"] * 1e9)
+    o.retries = values["retries"]
+    o.tids = values["tids"]
+    o.gso = values["gso"]
+    sockets = _descriptors(fds)
+    status = tftp_start(&reactor.loop, sockets, len(fds), &o)
+    free(sockets)
+    check(status, "TFTP service")
+    reactor.loop.stop_tftp = tftp_stop
+
+
+def _merged(what, defaults, options):
+    unknown = set(options) - set(defaults)
+    if unknown:
+        raise ValueError(f"{what} service: unknown option {', '.join(sorted(unknown))}; known: {', '.join(defaults)}")
+    return {**defaults, **options}
+
+
+cdef int* _descriptors(fds) except NULL:
+    """*fds* as an array; freed by the caller."""
+    cdef int* sockets = <int*>malloc((len(fds) + 1) * sizeof(int))
+    if sockets == NULL:
+        raise MemoryError("no memory for a list of sockets")
+    for i, fd in enumerate(fds):
+        sockets[i] = fd
+    return sockets

@@ -1,8 +1,0 @@
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from bootplane.core.reactor import Reactor
-
-DEFAULTS: Mapping[str, Any]
-
-def attach_http(reactor: Reactor, fds: Sequence[int], options: Mapping[str, Any]) -> None: ...
