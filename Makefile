@@ -1,6 +1,6 @@
 # make run    sets everything up and shows the main job: a signed source, a region, a rack, 64 machines
 # make test   sets everything up and passes the tests
-# The rest: build, check, lint, bench-smoke, clean.
+# The rest: build, check, lint, bench-smoke, bench-api, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -8,7 +8,7 @@ RUN_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build check lint bench-smoke clean
+.PHONY: help run test build check lint bench-smoke bench-api clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -36,6 +36,10 @@ lint:
 bench-smoke:
 	@.ci/setup bench
 	@.ci/timed "bench, smoke" $(PYTHON) -m bench.smoke
+
+bench-api:
+	@.ci/setup load
+	@.ci/timed "bench, API" $(PYTHON) -m bench.api
 
 clean:
 	rm -rf build .make .mypy_cache .ruff_cache .pytest_cache bootplane.egg-info core/*.c core/*.so core/*.html
