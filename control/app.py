@@ -70,6 +70,7 @@ class Region:
     def __init__(self, settings: Settings, *, engine: SyncEngine | None = None) -> None:
         self.settings = settings
         self.listen = settings.listen  # the true address once it is bound
+        self.is_quiet = True  # after close(): no thread is left that waits for somebody outside
         self._undo = contextlib.ExitStack()
         try:
             self._build(settings, engine)
@@ -188,7 +189,7 @@ class Region:
 
     def close(self) -> None:
         """In reverse. The running sync stays unfinished and goes on at the next start."""
-        self.coordinator.close()
+        self.is_quiet = self.coordinator.close()
         self._undo.close()
 
     def _application(self) -> FastAPI:

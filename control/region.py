@@ -10,7 +10,9 @@ import argparse
 import asyncio
 import contextlib
 import errno
+import logging
 import os
+import resource
 import socket
 import sys
 from pathlib import Path
@@ -36,6 +38,7 @@ def main(
 ) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status. None leaves an option to environment, file and default."""
     logs.install()
+    _raise_file_limit()
     try:
         settings = config.load(data, listen=listen, bulk=bulk, database=database)
         return _serve(settings, ready_fd)
@@ -73,6 +76,9 @@ def _serve(settings: config.Settings, ready_fd: int | None) -> int:
             uvloop.run(server.serve(sockets=[listener]))
     finally:
         listener.close()
+    if not region.is_quiet:  # a download waits for a source that says nothing: the interpreter would wait for it, too
+        logging.shutdown()
+        os._exit(0)
     if not server.was_ready:
         print("bootplane region: it could not start; the lines above say why", file=sys.stderr)
         return 1
@@ -115,6 +121,12 @@ class _Server(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
+
+
+def _raise_file_limit() -> None:
+    """Every blob the bulk port serves is a descriptor."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(address: str) -> socket.socket:

@@ -36,6 +36,7 @@ POLL_S = 0.25
 SPACE_CHECK_S = 15.0
 NO_WORK_S = 5.0  # how soon a region that is due finds its first source and selection
 SETTLE_S = 15.0  # a running work ends within one read of its socket, or not at all
+CLOSE_S = 5.0
 _LOG = logging.getLogger("bootplane.sync")
 
 
@@ -111,14 +112,16 @@ class Coordinator:
         with self._wake:
             return self._wake.wait_for(lambda: not (self._asked or self._is_running()), timeout_s)
 
-    def close(self) -> None:
-        """The process ends: the run stays unfinished and goes on at the next start."""
+    def close(self) -> bool:
+        """The process ends: the run stays unfinished and goes on at the next start. False when something still waits
+        for a silent source; nothing is lost by not waiting for it."""
         with self._wake:
             self._closing = True
             self._downloader.stop()
             self._wake.notify_all()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_S)
+        return not self._thread.is_alive() and not self._downloader.is_busy
 
     def document(self) -> dict[str, Any]:
         """The API's <sync>."""
@@ -148,11 +151,16 @@ class Coordinator:
                 self._run = self._runs.begin()
             self._carry_out(self._run, resumed=was in ("downloading", "finishing"))
         while not self._closing:
-            if self._is_due():
+            try:
+                if self._is_due():
+                    with self._wake:
+                        run = self._run if self._is_running() else self._open()
+                    assert run is not None
+                    self._carry_out(run, resumed=False)
+            except Exception:  # the database is away or full: the next turn may do better, a dead thread cannot
+                _LOG.exception("sync: this turn failed")
                 with self._wake:
-                    run = self._run if self._is_running() else self._open()
-                assert run is not None
-                self._carry_out(run, resumed=False)
+                    self._wake.wait(NO_WORK_S)
         self._engine.close()
 
     def _is_running(self) -> bool:
@@ -299,7 +307,7 @@ class Coordinator:
         self._downloader.stop()
         if not self._closing:
             self._engine.cancel(pending)
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + (CLOSE_S / 2 if self._closing else SETTLE_S)
         while time.monotonic() < deadline:
             statuses = self._engine.status(pending).values()
             if not any(

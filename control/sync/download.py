@@ -63,6 +63,14 @@ class Downloader:
         self._gate = threading.Event()
         self._stopping = threading.Event()
         self._reservations: Mapping[str, Reservation] = {}
+        self._lock = threading.Lock()
+        self._busy = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether some work has not ended: after ``stop``, one that waits for a source that says nothing."""
+        with self._lock:
+            return self._busy > 0
 
     def open_gate(self, reservations: Mapping[str, Reservation]) -> None:
         """Room has been reserved: works may begin."""
@@ -80,6 +88,15 @@ class Downloader:
         self._reservations = {}
 
     def __call__(self, work_id: str, job: Job) -> Outcome:
+        with self._lock:
+            self._busy += 1
+        try:
+            return self._outcome(work_id, job)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _outcome(self, work_id: str, job: Job) -> Outcome:
         sha256 = str(job["sha256"])
         try:
             self._gate.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -179,7 +180,12 @@ def test_up_runs_both_restarts_a_killed_region_on_its_address_and_takes_both_alo
 
         up.process.kill()  # and no chance to clean up
         up.process.wait()
-        until(lambda: not alive(again["region_pid"]) and not alive(again["rack_pid"]), "both children to end")
+        try:
+            until(lambda: not alive(again["region_pid"]) and not alive(again["rack_pid"]), "both children to end")
+        finally:
+            for pid in (again["region_pid"], again["rack_pid"]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     with started(["up", "--data", str(data), *UP, "--no-share"], tmp_path) as second:
         second.ready()

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,20 +31,21 @@ RATE_BYTES_S = 6 << 20
 PIECE = 64 << 10
 GATHER = 1 << 20  # what a killed process may hold unwritten: one gather and one receive buffer
 WAIT_S = 90.0
+SILENCE_S = 25.0  # less than the 30 s for which a download waits for the next byte
 
 
 class Throttled(ThreadingHTTPServer):
-    """Serves a folder with ranges at RATE_BYTES_S for each body; counts bytes by path and knows the starts."""
+    """Serves a folder with ranges at RATE_BYTES_S for each body; knows start and length of every body."""
 
     daemon_threads = True
 
     def __init__(self, root: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.root = root
-        self.sent: Counter[str] = Counter()
-        self.starts: dict[str, list[int]] = {}
+        self.bodies: dict[str, list[list[int]]] = {}  # path -> [start, bytes sent] of each request
         self.halfway = threading.Event()
-        self.tick = threading.Event()  # never set: its wait is the throttle
+        self.silent = threading.Event()  # set: the squashfs stops in the middle, the connection stays
+        self.tick = threading.Event()  # its wait is the throttle; set at the end only
 
     @property
     def url(self) -> str:
@@ -68,7 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         data = file.read_bytes()
         start = int(self.headers.get("Range", "bytes=0-")[6:].rstrip("-"))
-        self.server.starts.setdefault(path, []).append(start)
+        body = [start, 0]
+        self.server.bodies.setdefault(path, []).append(body)
         self.send_response(206 if "Range" in self.headers else 200)
         self.send_header("Content-Length", str(len(data) - start))
         self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()[:16]}"')
@@ -76,9 +77,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         for at in range(start, len(data), PIECE):
+            if self.server.silent.is_set() and at >= SQUASHFS_BYTES // 2:
+                self.server.halfway.set()
+                self.server.tick.wait(WAIT_S)
             piece = data[at : at + PIECE]
             self.wfile.write(piece)
-            self.server.sent[path] += len(piece)
+            body[1] += len(piece)
             if len(data) == SQUASHFS_BYTES:
                 self.server.tick.wait(len(piece) / RATE_BYTES_S)
                 if at >= SQUASHFS_BYTES // 2:
@@ -107,6 +111,7 @@ def mirror(tmp_path: Path, signer: Signer) -> Iterator[Throttled]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         yield server
+        server.tick.set()
         server.shutdown()
         thread.join()
 
@@ -169,9 +174,8 @@ def test_a_killed_region_goes_on_with_its_sync_and_fetches_no_kept_byte_again(
         first.process.kill()
         first.process.wait()
     kept = sum(path.stat().st_size for path in (data / "image-storage" / ".partial").iterdir())
-    before = mirror.sent[squashfs]
-    assert kept >= before - GATHER - (1 << 20), "little of what was sent stands on the disk"
-    index_reads = len(mirror.starts["streams/v1/index.sjson"])
+    assert kept >= SQUASHFS_BYTES // 2 - GATHER - (1 << 20), "little of what was sent stands on the disk"
+    index_reads = len(mirror.bodies["streams/v1/index.sjson"])
 
     with region(data) as second:
         assert second.call("GET", "/sync")["state"] not in ("idle", "complete")
@@ -179,12 +183,12 @@ def test_a_killed_region_goes_on_with_its_sync_and_fetches_no_kept_byte_again(
         assert (sync["state"], sync["error"]) == ("complete", None)
         images = second.call("GET", "/images")["items"]
         assert {image["name"] for image in images if image["complete"]} >= {"ubuntu/noble/amd64/ga-24.04"}
-    assert mirror.starts[squashfs] == [0, kept]
-    assert mirror.sent[squashfs] - before == SQUASHFS_BYTES - kept
-    for path, starts in mirror.starts.items():
+    [[first_start, _], second_body] = mirror.bodies[squashfs]
+    assert first_start == 0 and second_body == [kept, SQUASHFS_BYTES - kept]
+    for path, bodies in mirror.bodies.items():
         if not path.startswith("streams/") and path != squashfs:
-            assert starts == [0], f"{path} was fetched again"
-    assert len(mirror.starts["streams/v1/index.sjson"]) == index_reads  # the plan stood in the database
+            assert [start for start, _ in bodies] == [0], f"{path} was fetched again"
+    assert len(mirror.bodies["streams/v1/index.sjson"]) == index_reads  # the plan stood in the database
 
 
 def test_a_region_that_is_told_to_end_in_mid_sync_ends_at_once_and_goes_on_later(
@@ -201,5 +205,17 @@ def test_a_region_that_is_told_to_end_in_mid_sync_ends_at_once_and_goes_on_later
         assert first.process.wait(WAIT_S) == 0
     with region(data) as second:
         assert second.ended_sync()["state"] == "complete"
-    [start, resumed] = mirror.starts["noble/amd64/20250709/squashfs"]
+    [[start, _], [resumed, _]] = mirror.bodies["noble/amd64/20250709/squashfs"]
     assert start == 0 and resumed >= SQUASHFS_BYTES // 2 - (1 << 20)
+
+
+def test_a_source_that_falls_silent_does_not_hold_up_the_end(tmp_path: Path, mirror: Throttled, signer: Signer) -> None:
+    mirror.silent.set()
+    with region(tmp_path / "data") as process:
+        keyring = base64.b64encode(signer.public()).decode()
+        process.call("POST", "/sources", {"url": mirror.url, "keyring": keyring})
+        process.call("POST", "/selections", {"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        process.call("POST", "/sync")
+        assert mirror.halfway.wait(WAIT_S)
+        process.process.send_signal(signal.SIGTERM)
+        assert process.process.wait(SILENCE_S) == 0
