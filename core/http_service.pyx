@@ -237,7 +237,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     http.loop = loop
     http.options = options[0]
     if http.options.turn_bytes == 0:
-        http.options.turn_bytes = 1 << 20
+        http.options.turn_bytes = 2 << 20
     http.timers[<int>TIMER_IDLE].span_ns = options.idle_timeout_ns + options.idle_timeout_ns // 7    # see timer_touch
     http.timers[<int>TIMER_HEAD].span_ns = options.head_timeout_ns
     http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS if PROBE_NS < options.send_timeout_ns else options.send_timeout_ns

@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Self
@@ -190,6 +191,13 @@ def rack(names: Mapping[str, Blob] | None, *, park_limit_s: float = 20.0, **opti
     blobs.reap()
     for name, blob in (names or {}).items():
         assert blob.references == held[name], f"{name}: {blob.references - held[name]} references were not given back"
+
+
+def curl(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """The real curl, its errors shown; without the sanitizer this process may run under, in which it hangs."""
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    command = ["curl", "-sS", *(["-f"] if check else []), *arguments]
+    return subprocess.run(command, capture_output=True, check=check, timeout=60, env=env)
 
 
 @contextlib.contextmanager
