@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from collections.abc import Iterable
 
 from bootplane.control.config import join_address, split_address
 from bootplane.control.errors import StartError
-from bootplane.core.blob import Blob
+from bootplane.core.blob import Blob, reap
 from bootplane.core.counters import COUNTERS
 from bootplane.core.reactor import Reactor
 from bootplane.core.status import CoreError
@@ -21,6 +22,7 @@ from bootplane.core.table import Table
 from bootplane.dataplane.store import Store
 
 ST_UNKNOWN = 10  # core/status.pxd
+REAP_S = 1.0  # a removed file keeps its disk space until its descriptor is closed
 _LOG = logging.getLogger("bootplane.bulk")
 
 
@@ -36,10 +38,13 @@ class BulkServer:
         self._blobs: dict[str, Blob] = {}
         self._version = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+        self._reaper = threading.Thread(target=self._reap, name="bulk-reaper", daemon=True)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._reactor.start()
+        self._reaper.start()
         loop.add_reader(self._reactor.fileno(), self._drain)
 
     def publish(self, blobs: Iterable[tuple[str, int]]) -> list[str]:
@@ -69,6 +74,17 @@ class BulkServer:
             self._loop.remove_reader(self._reactor.fileno())
         self._reactor.stop()
         self._socket.close()
+        self._reactor.take()  # snapshots that came back hold blobs
+        self._blobs.clear()
+        self._stopping.set()
+        if self._reaper.is_alive():
+            self._reaper.join()
+
+    def _reap(self) -> None:
+        """Closes what nobody sends any more, here and not on the reactor: freeing a large file takes a while."""
+        while not self._stopping.wait(REAP_S):
+            reap()
+        reap()
 
     def _drain(self) -> None:
         for mail in self._reactor.take():

@@ -13,6 +13,7 @@ import resource
 import select
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -346,9 +347,12 @@ def test_connections_wait_in_the_backlog_while_descriptors_have_run_out() -> Non
 def low_water(client: Client) -> int:
     """TCP_NOTSENT_LOWAT of the server's end of a connection, which is in this process."""
     for path in pathlib.Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(path.name))) as end:
-            if end.getpeername() == client.socket.getsockname():
-                return end.getsockopt(socket.IPPROTO_TCP, 25)
+        with contextlib.suppress(OSError):
+            if not stat.S_ISSOCK(path.stat().st_mode):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as end:
+                if end.getpeername() == client.socket.getsockname():
+                    return end.getsockopt(socket.IPPROTO_TCP, 25)
     raise AssertionError("no such connection")
 
 
