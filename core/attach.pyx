@@ -16,7 +16,7 @@ HTTP_DEFAULTS = {
     "head_timeout_s": 10.0,
     "idle_timeout_s": 60.0,
     "send_timeout_s": 60.0,
-    "turn_bytes": 1 << 20,
+    "turn_bytes": 1 << 21,       # measured with 64 readers: 2 MiB costs 0.8 x the CPU per GB of 1 MiB
     "control": 1,
 }
 TFTP_DEFAULTS = {
