@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -32,7 +33,7 @@ from bootplane.control.api.sessions import Sessions
 from bootplane.control.bulk import BulkServer
 from bootplane.control.catalogue import Publisher, contents
 from bootplane.control.config import Settings
-from bootplane.control.errors import StartError
+from bootplane.control.errors import BootplaneError, StartError
 from bootplane.control.events import Hub
 from bootplane.control.rack_api import RackApi
 from bootplane.control.racks import RackBook
@@ -70,10 +71,14 @@ class Region:
     def __init__(self, settings: Settings, *, engine: SyncEngine | None = None) -> None:
         self.settings = settings
         self.listen = settings.listen  # the true address once it is bound
+        self.failure = ""  # why start() did not come to its end, one sentence
         self.is_quiet = True  # after close(): no thread is left that waits for somebody outside
         self._undo = contextlib.ExitStack()
         try:
             self._build(settings, engine)
+        except SQLAlchemyError as error:
+            self._undo.close()
+            raise StartError(f"{settings.data}: cannot start: {_reason(error)}") from None
         except BaseException:
             self._undo.close()
             raise
@@ -196,7 +201,10 @@ class Region:
         @contextlib.asynccontextmanager
         async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, self.start, loop)
+            try:
+                await loop.run_in_executor(None, self.start, loop)
+            except (OSError, SQLAlchemyError, BootplaneError) as error:  # a traceback would bury the sentence
+                self.failure = f"{self.settings.data}: cannot start: {_reason(error)}"
             try:
                 yield
             finally:
@@ -252,6 +260,15 @@ def _signing_key(settings: Settings) -> SigningKey:
         return SigningKey(bytes.fromhex(text))
     except ValueError:
         raise StartError(f"{path}: expected 64 hex digits, the region's Ed25519 key; got something else") from None
+
+
+def _reason(error: OSError | SQLAlchemyError | BootplaneError) -> str:
+    """The fact behind *error*, without the statement, the parameters and the link that SQLAlchemy adds."""
+    if isinstance(error, DBAPIError):
+        return f"the database says: {error.orig}"
+    if isinstance(error, OSError):
+        return f"{error.filename or 'system'}: {error.strerror or error}"
+    return str(error)
 
 
 def _new_region_id() -> str:

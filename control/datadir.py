@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bootplane.control.errors import StartError
 SYNC_DATABASE = "sync.sqlite"
 REGION_KEY, ADMIN_TOKEN, RACK_TOKEN = "region-key", "admin-token", "rack-token"
 RUN_JSON = "run.json"
+NEW_BYTES = 16 << 20  # databases and their journals, before any image
 
 
 class Lock:
@@ -51,7 +53,10 @@ class Lock:
 
 
 def prepare(directory: Path) -> None:
-    """Make *directory* (0700 when it is new) and see that it can be written. Raises StartError."""
+    """Make *directory* (0700 when it is new) and see that it can be written. Raises StartError.
+
+    A new one must have room for its databases; one in use is started however full it is, to serve what it holds.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = directory / f".probe-{os.getpid()}"
@@ -60,6 +65,9 @@ def prepare(directory: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         probe.unlink()
+        free = shutil.disk_usage(directory).free
+        if free < NEW_BYTES and not (directory / SYNC_DATABASE).exists():
+            raise StartError(f"data directory {directory}: expected {NEW_BYTES} free bytes for a new one, got {free}")
     except OSError as error:
         with contextlib.suppress(OSError):
             (directory / f".probe-{os.getpid()}").unlink()

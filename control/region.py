@@ -80,7 +80,8 @@ def _serve(settings: config.Settings, ready_fd: int | None) -> int:
         logging.shutdown()
         os._exit(0)
     if not server.was_ready:
-        print("bootplane region: it could not start; the lines above say why", file=sys.stderr)
+        if not region.failure:
+            print("bootplane region: it could not start; the lines above say why", file=sys.stderr)
         return 1
     return 0
 
@@ -97,6 +98,9 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._region.failure:
+            print(f"bootplane region: {self._region.failure}", file=sys.stderr)
+            self.should_exit = True
         if not self.started or self.should_exit:
             return
         self.was_ready = True

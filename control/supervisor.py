@@ -99,6 +99,7 @@ class Child:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs],
                 preexec_fn=_end_with_parent,
+                process_group=0,  # Ctrl-C is for the supervisor, which tells the others once
             )
             self._started_at = time.monotonic()
             self.due_at = None

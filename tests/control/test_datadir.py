@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -58,3 +59,15 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(StartError, match="expected one that can be written, got: No space left on device"):
         datadir.prepare(tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_new_directory_must_have_room_and_one_in_use_is_started_however_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datadir.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 30, 1 << 30, 4096))
+    with pytest.raises(
+        StartError, match=rf"{tmp_path}: expected {datadir.NEW_BYTES} free bytes for a new one, got 4096"
+    ):
+        datadir.prepare(tmp_path)
+    (tmp_path / datadir.SYNC_DATABASE).touch()
+    datadir.prepare(tmp_path)
