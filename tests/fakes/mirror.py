@@ -157,8 +157,9 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: fault.cut_after]
             self.close_connection = True
         if status != 304:
+            with self.server.lock:  # before the write: whoever has the last byte may look at the sum at once
+                self.server.sent[unquote(urlsplit(self.path).path).lstrip("/")] += len(body)
             self.wfile.write(body)
-            self.server.sent[unquote(urlsplit(self.path).path).lstrip("/")] += len(body)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -178,7 +179,7 @@ class MirrorServer(ThreadingHTTPServer):
         self.sent: Counter[str] = Counter()
         self.connections = 0
         self.faults: dict[str, Fault] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
 
     @property
     def url(self) -> str:
@@ -194,13 +195,13 @@ class MirrorServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def note(self, path: str, handler: BaseHTTPRequestHandler) -> None:
-        with self._lock:
+        with self.lock:
             self.requests.append(path)
             self.targets.append(handler.path)
             self.heads.append(dict(handler.headers))
 
     def fault_at(self, path: str) -> Fault:
-        with self._lock:
+        with self.lock:
             fault = self.faults.get(path)
             if fault is None or fault.times == 0:
                 return Fault()
