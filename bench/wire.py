@@ -65,7 +65,7 @@ def _until(ready: Callable[[], bool], server: Server) -> None:
     deadline = time.monotonic() + READY_S
     while not ready():
         if server.process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"bench: {server.name} did not come up (exit status {server.process.poll()})")
+            raise anchors.Missing(f"{server.name}: it did not come up (exit status {server.process.poll()})")
         time.sleep(0.02)
 
 
