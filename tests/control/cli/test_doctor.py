@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import resource
 import socket
 from pathlib import Path
@@ -138,10 +140,14 @@ def test_an_address_that_is_none_is_named(text: str) -> None:
 
 
 def free_ports() -> list[str]:
-    sockets = [listening() for _ in range(3)] + [listening(socket.SOCK_DGRAM)]
-    ports = [held.getsockname()[1] for held in sockets]
-    for held in sockets:
-        held.close()
+    """Ports that nobody is given by chance meanwhile: below the range the kernel picks from."""
+    ports: list[int] = []
+    while len(ports) < 4:
+        port = random.randrange(20000, 30000)
+        kind = socket.SOCK_DGRAM if len(ports) == 3 else socket.SOCK_STREAM
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
     names = ("--listen", "--bulk", "--http", "--tftp")
     return [part for name, port in zip(names, ports, strict=True) for part in (name, f"127.0.0.1:{port}")]
 
