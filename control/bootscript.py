@@ -30,6 +30,7 @@ IPXE_ARCHES = {"amd64": ("x86_64", "i386"), "arm64": ("arm64",), "armhf": ("arm3
 PXELINUX_ARCH = "amd64"  # PXELINUX itself exists for PC firmware only; petitboot reads its files under ppc64el/
 _STEP_NAME = re.compile(r"-(?P<why>wait|retry)-(?P<step>\d{1,2})\Z")
 _PLAIN = re.compile(r"[^A-Za-z0-9 ._+()-]")  # what a title may not bring into a script: it is shown, nothing else
+_TICKET = re.compile(r"[A-Za-z0-9_-]{0,128}")
 _NUMBER = re.compile(r"\d+\.\d+")
 
 
@@ -54,6 +55,11 @@ class Place:
     region: str
     http: str  # "10.0.0.1:5248"
     tftp: str
+    ticket: str = ""  # one boot of one machine: the running kernel gives it back to /MAAS/metadata/boot/<ticket>
+
+    def __post_init__(self) -> None:
+        if not _TICKET.fullmatch(self.ticket):
+            raise ValueError(f"boot ticket: expected up to 128 letters, digits, - and _, got {self.ticket[:80]!r}")
 
 
 def choose(sets: Sequence[ResourceSet]) -> dict[str, Ephemeral]:
@@ -96,8 +102,9 @@ def render(name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemer
     return _pxelinux(boot, name, proto, place, ephemerals)
 
 
-def parameters(image: Ephemeral, http: str) -> list[str]:
-    """Kernel parameters of *image* fetched over *http* ("H:P"), without what only the boot loader knows (BOOTIF)."""
+def parameters(image: Ephemeral, place: Place) -> list[str]:
+    """Kernel parameters of *image* at *place*, without what only the boot loader knows (BOOTIF)."""
+    http = place.http
     root = f"http://{http}/{image.root}"
     if image.os == "debian":
         words = ["boot=live", f"fetch={root}", "ip=dhcp", "net.ifnames=0"]
@@ -114,6 +121,8 @@ def parameters(image: Ephemeral, http: str) -> list[str]:
         ]
         if image.os == "ubuntu" and _number(image.title) and tuple(map(int, _number(image.title))) < (22, 4):
             words.append("apparmor=0")
+    if place.ticket:
+        words.append(f"bootplane=http://{http}/MAAS/metadata/boot/{place.ticket}")
     return [*words, *image.kparams.split()]
 
 
@@ -136,7 +145,7 @@ def _grub(boot: BootName, name: str, proto: str, place: Place, ephemerals: Mappi
         {
             "cpus": GRUB_CPUS.get(arch, (arch,)),
             "image": ephemerals[arch],
-            "words": parameters(ephemerals[arch], place.http),
+            "words": parameters(ephemerals[arch], place),
         }
         for arch in arches
         if arch in ephemerals
@@ -151,7 +160,7 @@ def _ipxe(boot: BootName, name: str, place: Place, ephemerals: Mapping[str, Ephe
         return _text("ipxe.cfg.j2", place=place, waits=_steps())
     wanted = _ipxe_arch(boot.arch)
     branches = [
-        {"arch": arch, "cpus": IPXE_ARCHES.get(arch, (arch,)), "image": image, "words": parameters(image, place.http)}
+        {"arch": arch, "cpus": IPXE_ARCHES.get(arch, (arch,)), "image": image, "words": parameters(image, place)}
         for arch, image in ephemerals.items()
         if wanted in (None, arch)
     ]
@@ -170,7 +179,7 @@ def _pxelinux(boot: BootName, name: str, proto: str, place: Place, ephemerals: M
     return _text(
         "pxelinux.cfg.j2",
         image=image,
-        words=parameters(image, place.http) if image else [],
+        words=parameters(image, place) if image else [],
         prefix=f"http://{place.http}/" if proto == "http" else "/",
         place=place,
         missing=missing(arch, place),

@@ -88,12 +88,12 @@ def test_a_name_that_is_nobodys_renders_to_nothing(name: str) -> None:
 
 def test_ubuntu_and_debian_get_the_parameters_of_their_own_initrd() -> None:
     ubuntu, debian = BOTH["amd64"], BOTH["arm64"]
-    words = parameters(ubuntu, PLACE.http)
+    words = parameters(ubuntu, PLACE)
     assert f"root=squash:http://10.0.0.2:5248/{ubuntu.root}" in words
     assert "ip=::::enlist:BOOTIF:dhcp" in words and "overlayroot=tmpfs" in words and "ro" in words
     assert "cc:{'datasource_list':['MAAS']}end_cc" in words
     assert any(word.startswith("cloud-config-url=http://10.0.0.2:5248/MAAS/metadata/") for word in words)
-    assert parameters(debian, PLACE.http) == [
+    assert parameters(debian, PLACE) == [
         "boot=live",
         f"fetch=http://10.0.0.2:5248/{debian.root}",
         "ip=dhcp",
@@ -103,7 +103,7 @@ def test_ubuntu_and_debian_get_the_parameters_of_their_own_initrd() -> None:
 
 
 def test_an_ipv6_rack_gives_ipv6_parameters() -> None:
-    words = parameters(UBUNTU["amd64"], "[fd77::1]:5248")
+    words = parameters(UBUNTU["amd64"], Place("kiruna-1", "[fd77::1]:5248", "[fd77::1]:69"))
     assert "ip=off" in words and "ip6=dhcp" in words
     assert any(word.startswith("root=squash:http://[fd77::1]:5248/") for word in words)
 
@@ -111,7 +111,7 @@ def test_an_ipv6_rack_gives_ipv6_parameters() -> None:
 @pytest.mark.parametrize(("title", "expected"), [("20.04 LTS", True), ("22.04 LTS", False), ("24.04 LTS", False)])
 def test_apparmor_is_off_for_ubuntu_older_than_jammy(title: str, expected: bool) -> None:
     image = choose([image_set(title=title)])["amd64"]
-    assert ("apparmor=0" in parameters(image, PLACE.http)) is expected
+    assert ("apparmor=0" in parameters(image, PLACE)) is expected
 
 
 def test_what_is_booted_is_the_newest_ubuntu_with_the_plainest_kernel() -> None:
@@ -155,3 +155,28 @@ def test_text_from_a_product_list_cannot_leave_its_quotes_in_grub() -> None:
     text = render("grub/grub.cfg-default-x86_64", "tftp", PLACE, {"amd64": hostile})
     assert text is not None
     assert r'"bootplane: booting a\"; reboot; echo \"\$b (amd64)"' in text and r'"x\"y`z"' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "proto"),
+    [
+        ("grub/grub.cfg-52:54:00:77:00:01", "tftp"),
+        ("grub/grub.cfg-default-x86_64", "http"),
+        ("pxelinux.cfg/01-52-54-00-77-00-01", "tftp"),
+        ("pxelinux.cfg/default-amd64-retry-2", "tftp"),
+        ("ipxe.cfg-52:54:00:77:00:01", "http"),
+    ],
+)
+def test_every_script_that_boots_something_carries_the_ticket(name: str, proto: str) -> None:
+    place = Place(PLACE.region, PLACE.http, PLACE.tftp, ticket="aB3_-x")
+    text = render(name, proto, place, UBUNTU)
+    assert text is not None
+    words = [word.strip('"') for word in text.split()]
+    assert words.count("bootplane=http://10.0.0.2:5248/MAAS/metadata/boot/aB3_-x") == 1
+    assert "bootplane=" not in (render(name, proto, PLACE, UBUNTU) or "")
+
+
+@pytest.mark.parametrize("ticket", ["a b", "a/b", "a;b", 'a"b', "x" * 129, "\n"])
+def test_a_ticket_that_is_more_than_a_word_is_refused(ticket: str) -> None:
+    with pytest.raises(ValueError, match="boot ticket"):
+        Place(PLACE.region, PLACE.http, PLACE.tftp, ticket)
