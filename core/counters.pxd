@@ -35,6 +35,8 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_PARKED                     # times a transfer was parked for a chunk
     C_PARK_TIMEOUTS              # parked longer than the limit
     C_MAIL_REFUSED               # mails to Python that found the ring full (retried)
+    C_RECORDS                    # transfers that ended and were written into the ring of records
+    C_RECORDS_LOST               # transfers that ended while the ring was full
     C_COUNT
 
 cdef struct counters_t:

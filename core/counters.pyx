@@ -49,6 +49,8 @@ COUNTERS = (
     Counter("parked", "Times a transfer was parked for a chunk."),
     Counter("park_timeouts", "Times a parked transfer waited longer than the limit."),
     Counter("mail_refused", "Mails to the control thread that found the ring full and were sent again."),
+    Counter("records", "Transfers that ended and were recorded for the boot timeline."),
+    Counter("records_lost", "Transfers that ended while the ring of records was full, so that they are in no timeline."),
 )
 
 if len(COUNTERS) != C_COUNT:

@@ -7,6 +7,7 @@ from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport counters_t
 from bootplane.core.linux cimport sockaddr_storage
 from bootplane.core.mailbox cimport mail_t, mailbox_t
+from bootplane.core.records cimport records_t
 from bootplane.core.table cimport table_t
 
 cdef struct loop_t
@@ -76,6 +77,7 @@ cdef struct waiter_t:            # embedded in a connection or transfer; zeroed 
     uint32_t bucket
     uint8_t parked               # 1 while in a list
     uint8_t posted               # 1 once its mail reached the ring; else the loop's tick posts again
+    uint8_t followed             # set by loop_park: 1 when another waiter's mail asks for the chunk already
     ask_t* unposted              # owned; a question that found the ring full
 
 cdef struct loop_t:
@@ -86,6 +88,7 @@ cdef struct loop_t:
     counters_t* counters         # this thread's block
     mailbox_t* inbox             # Python -> reactor
     mailbox_t* outbox            # reactor -> Python
+    records_t* records           # transfers that have ended, for Python to poll
     ticker_t* tickers
     waiter_t* parked[1024]       # by blob id or request id, PARK_BUCKETS lists
     uint32_t parked_count
@@ -130,7 +133,7 @@ cdef int loop_hand_over(loop_t* loop, int fd, const uint8_t* data, size_t n,
 
 # For reactor.pyx.
 cdef int loop_init(loop_t* loop, uint32_t index, counters_t* counters, mailbox_t* inbox, mailbox_t* outbox,
-                   int64_t park_limit_ns) noexcept nogil
+                   records_t* records, int64_t park_limit_ns) noexcept nogil
 cdef void loop_run(loop_t* loop) noexcept nogil           # until MAIL_STOP; then stops the services
 cdef void loop_free(loop_t* loop) noexcept nogil          # after the thread has ended
 cdef void mail_drop(const mail_t* mail) noexcept nogil    # frees what an undelivered mail owns

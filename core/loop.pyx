@@ -19,6 +19,7 @@ from bootplane.core.linux cimport (
     epoll_ctl, epoll_event, epoll_wait, errno, monotonic_ns, sockaddr_storage, timespec,
 )
 from bootplane.core.mailbox cimport mail_t, mailbox_begin, mailbox_pop, mailbox_push, mailbox_t
+from bootplane.core.records cimport records_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK, ST_TIMEOUT
 from bootplane.core.table cimport table_release, table_t
 
@@ -114,11 +115,13 @@ cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk) noe
     w.chunk = chunk
     w.request = 0
     w.posted = 0
+    w.followed = 0
     count(loop.counters, C_PARKED)
     other = loop.parked[bucket_of(blob.id)]
     while other != NULL:
         if other.blob == blob and other.chunk == chunk and other.posted:
             w.posted = 1             # that one's mail will wake this one too
+            w.followed = 1
             break
         other = other.next
     link(loop, w, blob.id)
@@ -350,7 +353,7 @@ cdef void run_tickers(loop_t* loop) noexcept nogil:
 
 
 cdef int loop_init(loop_t* loop, uint32_t index, counters_t* counters, mailbox_t* inbox, mailbox_t* outbox,
-                   int64_t park_limit_ns) noexcept nogil:
+                   records_t* records, int64_t park_limit_ns) noexcept nogil:
     cdef int status
     memset(loop, 0, sizeof(loop_t))
     loop.epfd = epoll_create1(EPOLL_CLOEXEC)
@@ -364,6 +367,7 @@ cdef int loop_init(loop_t* loop, uint32_t index, counters_t* counters, mailbox_t
     loop.counters = counters
     loop.inbox = inbox
     loop.outbox = outbox
+    loop.records = records
     loop.park_limit_ns = park_limit_ns
     loop.next_request = <uint64_t>index << 48
     loop.now_ns = monotonic_ns()

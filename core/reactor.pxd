@@ -2,11 +2,13 @@
 from bootplane.core.counters cimport CounterBlock
 from bootplane.core.loop cimport loop_t
 from bootplane.core.mailbox cimport mailbox_t
+from bootplane.core.records cimport records_t
 
 cdef class Reactor:
     cdef loop_t loop
     cdef mailbox_t inbox         # Python -> reactor, several producers
     cdef mailbox_t outbox        # reactor -> Python
+    cdef records_t ring          # reactor -> Python: transfers that have ended
     cdef CounterBlock block
     cdef object thread           # threading.Thread or None
     cdef int pid                 # of the process that started the thread: a forked child has none to join

@@ -27,6 +27,8 @@ from bootplane.core.loop cimport (
 from bootplane.core.mailbox cimport (
     mail_t, mailbox_begin, mailbox_free, mailbox_init, mailbox_pop, mailbox_push_locked,
 )
+from bootplane.core.records cimport RECORDS, records_free, records_init, records_read
+from bootplane.core.records import Record
 from bootplane.core.status import RingFull
 from bootplane.core.status cimport ST_FULL, check
 from bootplane.core.table cimport Table, table_retain
@@ -82,9 +84,10 @@ cdef class Reactor:
     def __init__(self, int index=0, *, http=(), tftp=(), http_options=None, tftp_options=None, double park_limit_s=20.0):
         check(mailbox_init(&self.inbox, INBOX_MAILS), "reactor's inbox")
         check(mailbox_init(&self.outbox, OUTBOX_MAILS), "reactor's outbox")
+        check(records_init(&self.ring, RECORDS), "reactor's ring of records")
         self.index = index
-        check(loop_init(&self.loop, index, &self.block.c, &self.inbox, &self.outbox, <int64_t>(park_limit_s * 1e9)),
-              "reactor's loop")
+        check(loop_init(&self.loop, index, &self.block.c, &self.inbox, &self.outbox, &self.ring,
+                        <int64_t>(park_limit_s * 1e9)), "reactor's loop")
         self.opened = True
         if http:
             from bootplane.core.attach import attach_http
@@ -112,6 +115,7 @@ cdef class Reactor:
             loop_free(&self.loop)
         mailbox_free(&self.inbox)
         mailbox_free(&self.outbox)
+        records_free(&self.ring)
 
     def start(self):
         """Starts the thread. Call once."""
@@ -244,6 +248,14 @@ cdef class Reactor:
                 write(self.outbox.fd, &one, sizeof(one))     # there may be more: come back
                 break
         return out
+
+    def records(self, Py_ssize_t limit=1024) -> list[Record]:
+        """Returns up to *limit* transfers that have ended, oldest first; never blocks. From one thread at a time.
+
+        Nothing tells when there are some: poll. The ring holds 4096; when it is full the newest are dropped and counted
+        as ``records_lost``. What stop() cuts short is there afterwards.
+        """
+        return records_read(&self.ring, limit)
 
     def counters(self):
         """Returns name -> count of this reactor since its start."""
