@@ -66,4 +66,8 @@ cdef void records_push(records_t* r, counters_t* counters) noexcept nogil      #
 cdef void record_name(record_t* record, const char* name, size_t n) noexcept nogil
 cdef void record_agent(record_t* record, const char* agent, size_t n) noexcept nogil
 
+# What *source* becomes by a wait; *followed*: as loop_park sets it.
+cdef inline uint8_t source_waited(uint8_t source, bint followed) noexcept nogil:
+    return SOURCE_COALESCED if followed and source != SOURCE_MISS else SOURCE_MISS
+
 cdef list records_read(records_t* r, Py_ssize_t limit)

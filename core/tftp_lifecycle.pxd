@@ -3,11 +3,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport sockaddr_storage
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
+from bootplane.core.records cimport record_t
 from bootplane.core.tftp_deadlines cimport wheel_t
 from bootplane.core.tftp_sender cimport sender_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, sessions_t, tid_t
 from bootplane.core.tftp_sockets cimport inbox_t
-from bootplane.core.tftp_tids cimport tids_t
+from bootplane.core.tftp_tids cimport peer_t, tids_t
 from bootplane.core.tftp_transfer cimport limits_t
 
 cdef struct listener_t:              # one request socket with its TIDs
@@ -34,11 +35,14 @@ cdef struct tftp_t:
 cdef inline tftp_t* tftp_of(loop_t* loop) noexcept nogil:
     return <tftp_t*>loop.tftp
 
+# A record of *peer* to fill in and push, or NULL: the ring is full.
+cdef record_t* record_of(loop_t* loop, const peer_t* peer, int outcome, int status) noexcept nogil
 # Sends an ERROR from *fd* and counts it; the text is *name* followed by *why*.
 cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char* name, size_t name_len,
                  const char* why) noexcept nogil
 cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil     # NULL: an empty file. Queues it
-cdef void session_end(loop_t* loop, session_t* s) noexcept nogil                     # frees *s*
+# Records how it went (outcome_t, the code of an ERROR received), then frees *s*.
+cdef void session_end(loop_t* loop, session_t* s, int outcome, int status) noexcept nogil
 cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil  # with an ERROR that says why; frees *s*
 cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil         # action_t; may free *s*
 cdef void session_wake(loop_t* loop, waiter_t* waiter, int status, blob_t* blob) noexcept nogil  # for waiter_t.on_wake

@@ -6,28 +6,74 @@
        '--no such name--> '--bytes that cannot be had-->      ERROR with a text for the machine's console
 
 Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's list, among the parked) is given
-back in session_end and nowhere else, and its TID rests afterwards. Which request begins one is tftp_requests', what
+back in release() and nowhere else, its TID rests afterwards, and it leaves one record, which is written before the
+ERROR that tells the client: whoever has got that packet may read the record. Which request begins one is tftp_requests', what
 moves it tftp_service's.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.string cimport memcpy
 from bootplane.core.blob cimport blob_release, blob_retain, blob_t
 from bootplane.core.counters cimport (
     C_HITS, C_MISSES, C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
 )
-from bootplane.core.loop cimport loop_t, loop_unpark, waiter_t
+from bootplane.core.linux cimport AF_INET, ntohs
+from bootplane.core.loop cimport PROTO_TFTP, loop_t, loop_unpark, waiter_t
+from bootplane.core.records cimport (
+    OUTCOME_ABORTED, OUTCOME_COMPLETE, OUTCOME_CUT, OUTCOME_PROBE, OUTCOME_REFUSED, OUTCOME_TIMEOUT, record_name,
+    record_t, records_next, records_push,
+)
 from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_UNKNOWN
 from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
-from bootplane.core.tftp_packet cimport ERROR_ROOM, ERR_NOT_FOUND, ERR_UNDEFINED, error_write
+from bootplane.core.tftp_packet cimport ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, error_write
 from bootplane.core.tftp_sender cimport send_one
 from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
-from bootplane.core.tftp_tids cimport tids_rest
+from bootplane.core.tftp_tids cimport peer_t, tids_rest
 from bootplane.core.tftp_transfer cimport (
-    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, transfer_start, transfer_step,
+    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, transfer_delivered, transfer_start, transfer_step,
 )
 
 
-cdef void session_end(loop_t* loop, session_t* s) noexcept nogil:
+cdef record_t* record_of(loop_t* loop, const peer_t* peer, int outcome, int status) noexcept nogil:
+    cdef record_t* record = records_next(loop.records, loop.counters)
+    if record == NULL:
+        return NULL
+    record.proto = PROTO_TFTP
+    record.ended_ns = loop.now_ns
+    record.began_ns = loop.now_ns
+    record.outcome = <uint8_t>outcome
+    record.status = <uint16_t>status
+    record.port = ntohs(<uint16_t>peer.family_port)
+    if peer.family_port >> 16 == AF_INET:
+        record.address[10] = 0xff
+        record.address[11] = 0xff
+        memcpy(record.address + 12, peer.address, 4)
+    else:
+        memcpy(record.address, peer.address, 16)
+    return record
+
+
+cdef void note(loop_t* loop, session_t* s, int outcome, int status) noexcept nogil:
+    cdef record_t* record = record_of(loop, &s.peer, outcome, status)
+    if record == NULL:
+        return
+    record.began_ns = s.began_ns
+    record_name(record, s.name, s.name_len)
+    record.source = s.source
+    record.size = <int64_t>s.transfer.size
+    if s.asking:
+        record.size = -1
+    else:
+        record.sent = <int64_t>transfer_delivered(&s.transfer)
+        record.blksize = s.transfer.options.blksize
+        record.windowsize = s.transfer.options.windowsize
+        record.packets = s.transfer.packets
+        record.retransmits = s.transfer.retransmits
+        record.duplicate_acks = s.transfer.duplicate_acks
+    records_push(loop.records, loop.counters)
+
+
+cdef void release(loop_t* loop, session_t* s) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     loop_unpark(loop, &s.waiter)
     wheel_disarm(&tftp.wheel, &s.timer)
@@ -40,6 +86,11 @@ cdef void session_end(loop_t* loop, session_t* s) noexcept nogil:
         blob_release(s.blob)         # retained in session_begin
     session_drop(&tftp.sessions, s)
     loop.busy -= 1
+
+
+cdef void session_end(loop_t* loop, session_t* s, int outcome, int status) noexcept nogil:
+    note(loop, s, outcome, status)
+    release(loop, s)
 
 
 cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char* name, size_t name_len,
@@ -63,8 +114,14 @@ cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:
         why = ": removed meanwhile; try again"
     elif status == ST_TRUNCATED:
         why = ": its file on the rack's disk cannot be read"
+    note(loop, s, OUTCOME_CUT if s.transfer.packets > 0 else OUTCOME_REFUSED, code)
     refuse(loop, s.tid.fd, &s.path, code, s.name, s.name_len, why)
-    session_end(loop, s)
+    release(loop, s)
+
+
+cdef bint is_probe(const session_t* s) noexcept nogil:
+    """Whether the ERROR that ended *s* only says that the OACK was all the client wanted (UEFI asks for tsize so)."""
+    return s.code == ERR_OPTIONS and s.transfer.options.present != 0 and s.transfer.acked == 0
 
 
 cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
@@ -73,13 +130,13 @@ cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
         ready_push(s)
     elif action == DO_FINISH:
         count(loop.counters, C_TFTP_COMPLETED)
-        session_end(loop, s)
+        session_end(loop, s, OUTCOME_COMPLETE, 0)
     elif action == DO_ABORT:
         count(loop.counters, C_TFTP_ABORTED)
-        session_end(loop, s)
+        session_end(loop, s, OUTCOME_PROBE if is_probe(s) else OUTCOME_ABORTED, s.code)
     elif action == DO_GIVE_UP:
         count(loop.counters, C_TFTP_TIMED_OUT)
-        session_end(loop, s)
+        session_end(loop, s, OUTCOME_TIMEOUT, 0)
     elif s.transfer.deadline_ns != 0:
         wheel_arm(&tftp_of(loop).wheel, &s.timer, s.transfer.deadline_ns, loop.now_ns)
         if s.transfer.deadline_ns < tftp_of(loop).ticker.due_ns:
@@ -90,7 +147,7 @@ cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil
     s.asking = 0
     s.blob = blob
     if blob != NULL:
-        blob_retain(blob)            # released in session_end
+        blob_retain(blob)            # released in release()
     transfer_start(&s.transfer, &s.asked, <uint64_t>blob.size if blob != NULL else 0, &tftp_of(loop).limits)
     ready_push(s)                    # the OACK needs the size alone: it goes out whether the bytes are here or not
 

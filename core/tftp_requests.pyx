@@ -20,10 +20,11 @@ from bootplane.core.counters cimport (
 )
 from bootplane.core.linux cimport AF_INET, MSG_TRUNC, sockaddr_in, sockaddr_in6, sockaddr_storage
 from bootplane.core.loop cimport PROTO_TFTP, loop_ask, loop_t
+from bootplane.core.records cimport OUTCOME_REFUSED, SOURCE_DYNAMIC, SOURCE_HIT, record_name, record_t, records_push
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 from bootplane.core.table cimport MAX_NAME, NAME_DYNAMIC, NAME_EMPTY, NAME_FILE, name_kind, name_normalise, table_find
 from bootplane.core.tftp_lifecycle cimport (
-    listener_t, refuse, session_act, session_begin, session_fail, session_wake, tftp_of, tftp_t,
+    listener_t, record_of, refuse, session_act, session_begin, session_fail, session_wake, tftp_of, tftp_t,
 )
 from bootplane.core.tftp_packet cimport (
     ERR_ACCESS, ERR_NOT_FOUND, ERR_UNDEFINED, MODE_OCTET, OP_WRQ, options_t, request_parse, request_t,
@@ -82,8 +83,22 @@ cdef void ask(loop_t* loop, listener_t* listener, session_t* s) noexcept nogil:
         session_fail(loop, s, ST_NOMEM)
 
 
+cdef void note_refusal(loop_t* loop, const peer_t* peer, int code, const request_t* request, const char* name, int n,
+                       int64_t size) noexcept nogil:
+    """Records a request that began no transfer; *n* is not above 0 when its name has no canonical form."""
+    cdef record_t* record = record_of(loop, peer, OUTCOME_REFUSED, code)
+    if record == NULL:
+        return
+    if n > 0:
+        record_name(record, name, n)
+    else:
+        record_name(record, request.name, request.name_len)
+    record.size = size
+    records_push(loop.records, loop.counters)
+
+
 cdef void start(loop_t* loop, listener_t* listener, const peer_t* peer, const path_t* path, const char* name, int n,
-                const options_t* asked) noexcept nogil:
+                const request_t* request) noexcept nogil:
     """A request that is not one being served already: look the name up, begin or refuse."""
     cdef tftp_t* tftp = tftp_of(loop)
     cdef blob_t* blob = NULL
@@ -96,6 +111,7 @@ cdef void start(loop_t* loop, listener_t* listener, const peer_t* peer, const pa
             kind = name_kind(name, n)
     if blob == NULL and kind != NAME_DYNAMIC and kind != NAME_EMPTY:
         count(loop.counters, C_NAMES_UNKNOWN)
+        note_refusal(loop, peer, ERR_NOT_FOUND, request, name, n, -1)
         if n > 0:
             refuse(loop, listener.fd, path, ERR_NOT_FOUND, name, n, ": no such file")
         else:
@@ -104,18 +120,21 @@ cdef void start(loop_t* loop, listener_t* listener, const peer_t* peer, const pa
     count(loop.counters, C_NAMES_DYNAMIC if kind == NAME_DYNAMIC else C_NAMES_FOUND)
     s = session_new(&tftp.sessions, peer)
     if s == NULL:
+        note_refusal(loop, peer, ERR_UNDEFINED, request, name, n, blob.size if blob != NULL else -1)
         refuse(loop, listener.fd, path, ERR_UNDEFINED, name, n,
                ": this rack serves as many transfers as it may; try again")
         return
     s.waiter.on_wake = session_wake
     s.path = path[0]
-    s.asked = asked[0]
+    s.asked = request.options
+    s.began_ns = loop.now_ns
+    s.source = SOURCE_DYNAMIC if kind == NAME_DYNAMIC else SOURCE_HIT
     s.gso = 1
     s.name_len = <uint16_t>n
     memcpy(s.name, name, n)
     s.tid = choose_tid(tftp, listener, peer, loop.now_ns)
-    s.tid.sessions += 1              # dropped in session_end
-    loop.busy += 1                   # dropped in session_end
+    s.tid.sessions += 1              # dropped in tftp_lifecycle's release()
+    loop.busy += 1                   # the same
     count(loop.counters, C_TFTP_REQUESTS)
     if kind == NAME_DYNAMIC:
         ask(loop, listener, s)
@@ -137,16 +156,18 @@ cdef void on_request(loop_t* loop, listener_t* listener, uint32_t i) noexcept no
             or request_parse(<const uint8_t*>inbox.iovecs[i].iov_base, inbox.messages[i].msg_len, &request) != ST_OK):
         count(loop.counters, C_TFTP_MALFORMED)
         return
+    n = name_normalise(request.name, request.name_len, name)
+    peer_of(&inbox.senders[i], listener.index, &peer)
     if request.opcode == OP_WRQ:
+        note_refusal(loop, &peer, ERR_ACCESS, &request, name, n, -1)
         refuse(loop, listener.fd, &path, ERR_ACCESS, "", 0, "this server is read-only")
         return
     if request.mode != MODE_OCTET:
+        note_refusal(loop, &peer, ERR_UNDEFINED, &request, name, n, -1)
         refuse(loop, listener.fd, &path, ERR_UNDEFINED, "", 0, "only mode octet is served")
         return
     if loop.table == NULL:
         return                       # just started: the client asks again, and firmware told "no" would not
-    n = name_normalise(request.name, request.name_len, name)
-    peer_of(&inbox.senders[i], listener.index, &peer)
     s = session_find(&tftp.sessions, &peer)
     if s != NULL and n > 0 and is_same(s, name, n, &request.options, &path):
         action = DO_NOTHING if s.asking else transfer_step(&s.transfer, EV_REPEAT, 0, loop.now_ns)
@@ -158,4 +179,4 @@ cdef void on_request(loop_t* loop, listener_t* listener, uint32_t i) noexcept no
         return
     if s != NULL:  # from the same port another file, or the same one from the start: the old one is over
         session_act(loop, s, DO_ABORT)
-    start(loop, listener, &peer, &path, name, n, &request.options)
+    start(loop, listener, &peer, &path, name, n, &request)

@@ -22,6 +22,7 @@ from bootplane.core.linux cimport (
     getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, off_t, sendmmsg, sendmsg, socklen_t,
 )
 from bootplane.core.loop cimport loop_park, loop_unpark
+from bootplane.core.records cimport source_waited
 from bootplane.core.status cimport ST_OK
 from bootplane.core.tftp_deadlines cimport wheel_arm
 from bootplane.core.tftp_packet cimport DATA_HEADER, OACK_ROOM, data_header, oack_write
@@ -199,6 +200,7 @@ cdef void park(loop_t* loop, session_t* session, uint64_t chunk) noexcept nogil:
     transfer_step(&session.transfer, EV_PARKED, 0, loop.now_ns)
     session.waited = 1
     loop_park(loop, &session.waiter, session.blob, chunk)
+    session.source = source_waited(session.source, session.waiter.followed)
 
 
 cdef int add_window(sender_t* s, loop_t* loop, tid_t* tid, session_t* session) noexcept nogil:

@@ -18,6 +18,7 @@ from bootplane.core.linux cimport (
     EPOLLERR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, close, epoll_ctl, epoll_event, sockaddr_storage, ssize_t,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
+from bootplane.core.records cimport OUTCOME_CUT
 from bootplane.core.status cimport ST_BAD, ST_NOMEM, ST_OK, ST_TRUNCATED
 from bootplane.core.tftp_deadlines cimport timer_t, wheel_due, wheel_init, wheel_pop
 from bootplane.core.tftp_lifecycle cimport (
@@ -106,6 +107,7 @@ cdef void on_packet(loop_t* loop, tid_t* tid, uint32_t i) noexcept nogil:
     elif opcode == OP_ACK:
         session_act(loop, s, transfer_step(&s.transfer, EV_ACK, block_of(packet), loop.now_ns))
     elif opcode == OP_ERROR:
+        s.code = block_of(packet)
         session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
     else:
         count(loop.counters, C_TFTP_MALFORMED)
@@ -251,7 +253,7 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
         return
     s = session_any(&tftp.sessions)
     while s != NULL:
-        session_end(loop, s)
+        session_end(loop, s, OUTCOME_CUT, 0)
         s = session_any(&tftp.sessions)
     for i in range(tftp.nlisteners):
         if tftp.listeners[i].tids == NULL:

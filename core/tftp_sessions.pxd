@@ -41,6 +41,9 @@ cdef struct session_t:
     peer_t peer
     path_t path
     options_t asked
+    int64_t began_ns             # when its request was read
+    uint16_t code                # of the ERROR that the client has sent
+    uint8_t source               # source_t
     uint8_t queued               # in tid's list
     uint8_t asking               # waits for the content of a dynamic name; no transfer yet
     uint8_t waited               # parked at least once

@@ -46,6 +46,9 @@ cdef struct transfer_t:
     int64_t deadline_ns          # absolute; 0 = none: something is still to be sent, or the transfer is parked
     uint32_t retries
     uint32_t expired             # deadlines passed since the last progress
+    uint32_t packets             # DATA sent, all
+    uint32_t retransmits         # of them sent before
+    uint32_t duplicate_acks      # ACKs that moved nothing: repeated, late, or of what never was sent
     uint8_t state
     uint8_t oack_owed
     uint8_t repeated             # a repeated RRQ was answered since the last deadline or progress
@@ -73,6 +76,9 @@ cdef inline uint64_t block_offset(const transfer_t* t, uint64_t block) noexcept 
 
 cdef inline uint32_t block_bytes(const transfer_t* t, uint64_t block) noexcept nogil:
     return t.options.blksize if block < t.last else <uint32_t>(t.size - block_offset(t, block))
+
+cdef inline uint64_t transfer_delivered(const transfer_t* t) noexcept nogil:  # bytes the client has acknowledged
+    return t.size if t.acked == t.last else t.acked * t.options.blksize
 
 # The kernel took blocks first .. first+count-1, or the OACK (count 0). Returns how many of them had been sent before.
 cdef uint64_t transfer_sent(transfer_t* t, uint64_t first, uint64_t count, int64_t now_ns) noexcept nogil

@@ -104,6 +104,7 @@ cdef int on_ack(transfer_t* t, uint32_t arg, int64_t now_ns) noexcept nogil:
     cdef uint64_t moved
     if t.state == TRANSFER_OACK:
         if arg != 0:
+            t.duplicate_acks += 1
             return DO_NOTHING
         t.state = TRANSFER_DATA
         progress(t)
@@ -111,6 +112,7 @@ cdef int on_ack(transfer_t* t, uint32_t arg, int64_t now_ns) noexcept nogil:
         return DO_SEND
     moved = <uint16_t>(arg - <uint32_t>t.acked)      # block numbers on the wire roll over
     if moved == 0 or t.acked + moved > t.top:
+        t.duplicate_acks += 1
         return DO_NOTHING                            # a duplicate, or a block that never was sent
     if (t.acked + moved + 1 == t.next and t.mark <= t.acked and t.expired == 0 and not t.parked
             and transfer_owes(t) == 0):
@@ -192,6 +194,8 @@ cdef uint64_t transfer_sent(transfer_t* t, uint64_t first, uint64_t count, int64
             again = (t.top + 1 if t.top + 1 < end else end) - first
         if end - 1 > t.top:
             t.top = end - 1
+    t.packets += <uint32_t>count
+    t.retransmits += <uint32_t>again
     if not t.parked and (t.deadline_ns == 0 or not t.repeated):
         t.deadline_ns = now_ns + interval(t)
     return again
@@ -271,6 +275,11 @@ cdef class TransferProbe:
         if self.t.options.present & OPT_TIMEOUT:
             o["timeout"] = self.t.options.timeout_s
         return o
+
+    @property
+    def wire(self):
+        """(DATA sent, of them sent before, ACKs that moved nothing, bytes acknowledged)."""
+        return self.t.packets, self.t.retransmits, self.t.duplicate_acks, transfer_delivered(&self.t)
 
     @property
     def last(self):
