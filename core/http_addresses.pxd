@@ -1,6 +1,6 @@
 # How many connections each client address holds.
-from libc.stdint cimport uint8_t, uint32_t
-from bootplane.core.linux cimport sockaddr_storage
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from bootplane.core.linux cimport AF_INET, AF_INET6, ntohs, sockaddr_in, sockaddr_in6, sockaddr_storage
 
 cdef enum:
     ADDRESS_BUCKETS = 1024
@@ -13,6 +13,11 @@ cdef struct address_t:               # one per address that holds a connection; 
 
 cdef struct addresses_t:             # zeroed at birth
     address_t* bucket[1024]
+
+cdef inline uint16_t port_of(const sockaddr_storage* peer) noexcept nogil:       # 0: no internet address
+    if peer.ss_family == AF_INET:
+        return ntohs((<const sockaddr_in*>peer).sin_port)
+    return ntohs((<const sockaddr_in6*>peer).sin6_port) if peer.ss_family == AF_INET6 else 0
 
 # Counts one more connection of *peer* (its port does not matter). NULL: no memory. Given back by addresses_release.
 cdef address_t* addresses_take(addresses_t* a, const sockaddr_storage* peer) noexcept nogil

@@ -1,5 +1,5 @@
 # A connection, and what the HTTP service of one reactor keeps: its connections' memory, queues and timers.
-from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from bootplane.core.blob cimport blob_t
 from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
@@ -33,7 +33,7 @@ cdef enum queue_t:
     QUEUE_BULK                       # turns of large bodies, followers of a fill, pipelines: a bounded round at a time
     QUEUE_COUNT
 
-cdef struct connection_t:            # 240 bytes; an idle one owns nothing else
+cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     handler_t handler                # first: epoll's data.ptr points here
     waiter_t waiter                  # second: on_wake finds the connection by sizeof(handler_t)
     exchange_t x
@@ -47,6 +47,7 @@ cdef struct connection_t:            # 240 bytes; an idle one owns nothing else
     uint8_t low_water                # 1: TCP_NOTSENT_LOWAT is set
     uint8_t timer                    # timer_t
     uint8_t queue                    # queue_t
+    uint16_t port                    # of the peer
     int wake_status
     uint32_t data_n                  # bytes in data
     uint32_t rest_n                  # bytes in rest
@@ -98,6 +99,10 @@ cdef struct http_t:
     uint32_t have
     uint32_t answered                # requests answered in the running turn
     int64_t spent                    # body bytes sent in the running round
+
+cdef inline void running(http_t* http, connection_t* c) noexcept nogil:     # what ends now is a transfer of *c*
+    http.scene.journal.ip = c.address.ip if c.address != NULL else NULL
+    http.scene.journal.port = c.port
 
 cdef connection_t* connection_new(http_t* http, int fd) noexcept nogil      # zeroed; NULL: no memory
 # Frees what it owns but the descriptor. It must not be in a queue, parked, or have events of this wake-up still to

@@ -13,9 +13,11 @@ from libc.string cimport memset
 from bootplane.core.blob cimport blob_release
 from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
-from bootplane.core.http_exchange cimport exchange_drop
+from bootplane.core.http_exchange cimport exchange_drop, exchange_record
+from bootplane.core.http_record cimport journal_free
 from bootplane.core.linux cimport close
 from bootplane.core.loop cimport NEVER, loop_unpark
+from bootplane.core.records cimport OUTCOME_CUT
 
 cdef enum:
     SLAB = 128                       # connections per allocation: 30 KiB
@@ -50,6 +52,7 @@ cdef connection_t* connection_new(http_t* http, int fd) noexcept nogil:
 
 cdef void connection_free(http_t* http, connection_t* c) noexcept nogil:
     loop_unpark(http.loop, &c.waiter)
+    running(http, c)
     exchange_drop(&c.x, &http.scene)
     timer_clear(http, c)
     if c.answer != NULL:
@@ -79,6 +82,8 @@ cdef void connections_free(http_t* http) noexcept nogil:
         for i in range(SLAB):
             if slab.items[i].fd >= 0:
                 close(slab.items[i].fd)
+                running(http, &slab.items[i])
+                exchange_record(&slab.items[i].x, &http.scene, OUTCOME_CUT)
                 count(http.loop.counters, C_HTTP_CLOSED)
                 connection_free(http, &slab.items[i])
         slab = slab.next
@@ -87,6 +92,7 @@ cdef void connections_free(http_t* http) noexcept nogil:
         http.slabs = slab.next
         free(slab)
     http.unused = NULL
+    journal_free(&http.scene.journal)
 
 
 # -- timers ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport counters_t
+from bootplane.core.http_record cimport journal_t, pending_t
 from bootplane.core.linux cimport off_t
 from bootplane.core.table cimport table_t
 
@@ -47,6 +48,7 @@ cdef enum deadline_t:
 cdef struct scene_t:                 # what a step may look at, and where it puts its words; one per service
     table_t* table                   # borrowed; NULL before the first snapshot
     counters_t* counters
+    journal_t journal                # where what has ended is recorded
     const char* date
     uint8_t control                  # 1: hand over what is not ours to answer; 0: 404, 405 or 400
     uint8_t draining                 # 1: no response promises a further one
@@ -60,12 +62,17 @@ cdef struct exchange_t:              # zeroed at birth
     blob_t* blob                     # retained while a body is owed; released when it was sent, or by exchange_drop
     off_t offset                     # next byte to send
     off_t end
+    pending_t* pending               # owned, from the head of a request to the end of its response; else NULL
+    uint32_t requests                # heads read on this connection
     uint32_t head_bytes              # of the request head being answered
     uint32_t seen                    # bytes of an unfinished head that were scanned already
     uint16_t status                  # of the response
     uint8_t state
     uint8_t flags
 
+# Every request head that is read and not handed over leaves one record when its response, or its connection, ends; so
+# does a refusal without a request (exchange_refuse, exchange_expire).
+#
 # Reads the next request from the front of data[0:n], all bytes of this connection that no response has begun to
 # answer. After DO_TEXT and DO_SEND the caller drops head_bytes of them; after DO_ASK and DO_PARK it keeps them until
 # the answer, because a refusal names what was asked for.
@@ -82,4 +89,7 @@ cdef int exchange_cut(exchange_t* x, scene_t* scene) noexcept nogil      # a pro
 cdef int exchange_expire(exchange_t* x, scene_t* scene, int deadline) noexcept nogil
 cdef int exchange_refuse(exchange_t* x, scene_t* scene, int status, const char* why,
                          uint32_t retry_after_s) noexcept nogil          # the service's own 503s; the connection ends
-cdef void exchange_drop(exchange_t* x, scene_t* scene) noexcept nogil    # the connection is gone: lets go of the blob
+cdef void exchange_handed_over(exchange_t* x, scene_t* scene) noexcept nogil     # Python has it: no record
+cdef void exchange_record(exchange_t* x, scene_t* scene, int outcome) noexcept nogil     # outcome_t; once per request
+# The connection is gone: lets go of the blob; a response under way was aborted, unless its record says otherwise.
+cdef void exchange_drop(exchange_t* x, scene_t* scene) noexcept nogil

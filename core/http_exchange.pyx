@@ -8,7 +8,7 @@ Leaves to others: sockets, timers and queues (http_service), moving bytes (sende
 (http_response).
 """
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport int64_t, uint32_t
 from libc.string cimport memchr, memset
 from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
 from bootplane.core.counters import COUNTERS
@@ -18,16 +18,21 @@ from bootplane.core.counters cimport (
     C_NAMES_UNKNOWN, count, count_n, counters_t,
 )
 from bootplane.core.http_head cimport (
-    HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER, head_scan, head_t,
-    target_path,
+    FIELD_USER_AGENT, HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER, head_scan,
+    head_t, slice_t, target_path,
 )
 from bootplane.core.http_range cimport precondition
+from bootplane.core.http_record cimport journal_free, pending_drop, pending_end, pending_new, pending_waited
 from bootplane.core.http_response cimport (
     CONNECTION_CLOSE, CONNECTION_IMPLIED, CONNECTION_KEEP, RESPONSE_ROOM, refusal_t, response_file, response_refusal,
 )
 from bootplane.core.linux cimport off_t
+from bootplane.core.records cimport (
+    OUTCOME_ABORTED, OUTCOME_COMPLETE, OUTCOME_CUT, OUTCOME_REFUSED, OUTCOME_TIMEOUT, SOURCE_DYNAMIC, SOURCE_HIT,
+    records_free, records_init, records_read, records_t,
+)
 from bootplane.core.status cimport (
-    ST_AGAIN, ST_GONE, ST_MISMATCH, ST_OK, ST_TIMEOUT, ST_UNKNOWN, ST_UPSTREAM,
+    ST_AGAIN, ST_GONE, ST_MISMATCH, ST_OK, ST_TIMEOUT, ST_UNKNOWN, ST_UPSTREAM, check,
 )
 from bootplane.core.table cimport MAX_NAME, NAME_CONTROL, NAME_DYNAMIC, Table, name_kind, name_normalise, table_find
 
@@ -42,7 +47,34 @@ cdef int connection_of(const exchange_t* x) noexcept nogil:
     return CONNECTION_KEEP if x.flags & EXCHANGE_OLD else CONNECTION_IMPLIED
 
 
-cdef void count_status(scene_t* scene, int status) noexcept nogil:
+cdef void begin_record(exchange_t* x, scene_t* scene, const head_t* h) noexcept nogil:
+    """Of the request whose name is in the scene; a name without a canonical form is kept as it came."""
+    cdef const slice_t* agent = &h.field[<int>FIELD_USER_AGENT]
+    x.requests += 1
+    if scene.name_length:
+        x.pending = pending_new(&scene.journal, scene.name, scene.name_length, agent.at, agent.n)
+    else:
+        x.pending = pending_new(&scene.journal, h.target.at, h.target.n, agent.at, agent.n)
+
+
+cdef void exchange_record(exchange_t* x, scene_t* scene, int outcome) noexcept nogil:
+    cdef int64_t sent = 0
+    if x.pending == NULL:
+        return
+    if x.blob != NULL:
+        sent = x.offset - x.pending.offset
+    pending_end(&scene.journal, x.pending, outcome, sent, (x.flags & EXCHANGE_BODYLESS) != 0, x.requests)
+    x.pending = NULL
+
+
+cdef void exchange_handed_over(exchange_t* x, scene_t* scene) noexcept nogil:
+    pending_drop(&scene.journal, x.pending)
+    x.pending = NULL
+
+
+cdef void count_status(exchange_t* x, scene_t* scene, int status) noexcept nogil:
+    if x.pending != NULL:
+        x.pending.status = <unsigned short>status
     if status == 200:
         count(scene.counters, C_HTTP_OK)
     elif status == 206:
@@ -82,7 +114,7 @@ cdef int say(exchange_t* x, scene_t* scene, int status, const char* why, uint32_
     r.allow = status == 405
     r.no_body = (x.flags & EXCHANGE_BODYLESS) != 0
     scene.length = response_refusal(scene.out, scene.date, &r, &scene.head_length)
-    count_status(scene, status)
+    count_status(x, scene, status)
     let_go(x, scene)
     x.status = <unsigned short>status
     x.state = EXCHANGE_TEXT
@@ -94,6 +126,9 @@ cdef int plan(exchange_t* x, scene_t* scene, const char* data, const head_t* h, 
     cdef off_t first = 0
     cdef off_t end = 0
     cdef int status = precondition(data, h, blob.etag, blob.size, &first, &end)
+    if x.pending != NULL:
+        x.pending.size = blob.size
+        x.pending.offset = first
     if status == 412:
         return say(x, scene, 412, b"the file is not the one that If-Match names", 0, True, 0)
     if status == 416:
@@ -102,9 +137,11 @@ cdef int plan(exchange_t* x, scene_t* scene, const char* data, const head_t* h, 
     if status == 304 or x.flags & EXCHANGE_BODYLESS or first == end:
         scene.length = response_file(scene.out, scene.date, blob, status, first, end, connection_of(x))
         scene.head_length = scene.length
-        count_status(scene, status)
+        count_status(x, scene, status)
         x.state = EXCHANGE_TEXT
         return DO_TEXT
+    if x.pending != NULL and x.pending.source != SOURCE_DYNAMIC:
+        x.pending.source = SOURCE_HIT
     blob_retain(blob)                # released in let_go()
     x.blob = blob
     x.offset = first
@@ -135,7 +172,8 @@ cdef int route(exchange_t* x, scene_t* scene, const char* data, const head_t* h)
     cdef int status
     cdef int kind
     cdef blob_t* blob
-    scene.name_length = 0
+    status = name_of(scene, h)
+    begin_record(x, scene, h)
     if h.method == METHOD_OTHER or has_body:
         if scene.control:
             return DO_HAND_OVER
@@ -144,7 +182,6 @@ cdef int route(exchange_t* x, scene_t* scene, const char* data, const head_t* h)
         if h.method == METHOD_OTHER:
             return say(x, scene, 405, b"only GET and HEAD are answered here", 0, False, 0)
         return say(x, scene, 400, b"a GET or HEAD with a body is not answered here", 0, False, 0)
-    status = name_of(scene, h)
     if status == 400:
         return say(x, scene, 400, b"the target names no file", 0, False, 0)
     kind = name_kind(scene.name, scene.name_length) if status == 0 else -1
@@ -153,6 +190,8 @@ cdef int route(exchange_t* x, scene_t* scene, const char* data, const head_t* h)
     count(scene.counters, C_LOOKUPS)
     if kind == NAME_DYNAMIC:
         count(scene.counters, C_NAMES_DYNAMIC)
+        if x.pending != NULL:
+            x.pending.source = SOURCE_DYNAMIC
         x.state = EXCHANGE_ASKED
         return DO_ASK
     blob = NULL
@@ -185,6 +224,8 @@ cdef int exchange_feed(exchange_t* x, scene_t* scene, const char* data, size_t n
         x.flags |= EXCHANGE_BODYLESS
     if status != ST_OK:
         x.head_bytes = <uint32_t>n
+        name_of(scene, &h)
+        begin_record(x, scene, &h)
         return say(x, scene, status, h.why, 0, False, 0)
     if h.minor == 0:
         x.flags |= EXCHANGE_OLD
@@ -215,11 +256,12 @@ cdef void exchange_head(exchange_t* x, scene_t* scene) noexcept nogil:
     scene.length = response_file(scene.out, scene.date, x.blob, x.status, x.offset, x.end, connection_of(x))
     scene.head_length = scene.length
     x.flags |= EXCHANGE_BEGUN
-    count_status(scene, x.status)
+    count_status(x, scene, x.status)
 
 
 cdef int answered(exchange_t* x, scene_t* scene) noexcept nogil:
     cdef bint keep = x.flags & EXCHANGE_KEEP and not scene.draining
+    exchange_record(x, scene, OUTCOME_REFUSED if x.status >= 400 else OUTCOME_COMPLETE)
     let_go(x, scene)
     x.head_bytes = 0
     x.flags = 0                      # of that request alone: a 408 for the next one must not think it was a HEAD
@@ -269,6 +311,7 @@ cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n
 
 cdef int exchange_cut(exchange_t* x, scene_t* scene) noexcept nogil:
     count(scene.counters, C_HTTP_CUT)
+    exchange_record(x, scene, OUTCOME_CUT)
     let_go(x, scene)
     x.state = EXCHANGE_ENDED
     return DO_RESET
@@ -276,6 +319,7 @@ cdef int exchange_cut(exchange_t* x, scene_t* scene) noexcept nogil:
 
 cdef int exchange_expire(exchange_t* x, scene_t* scene, int deadline) noexcept nogil:
     if deadline == DEADLINE_SEND:
+        exchange_record(x, scene, OUTCOME_TIMEOUT)
         return exchange_cut(x, scene)
     if deadline == DEADLINE_HEAD:
         return exchange_refuse(x, scene, 408, b"the request head was not finished in time", 0)
@@ -286,10 +330,15 @@ cdef int exchange_expire(exchange_t* x, scene_t* scene, int deadline) noexcept n
 cdef int exchange_refuse(exchange_t* x, scene_t* scene, int status, const char* why,
                          uint32_t retry_after_s) noexcept nogil:
     x.flags &= ~EXCHANGE_KEEP
+    if x.pending == NULL:
+        x.pending = pending_new(&scene.journal, "", 0, "", 0)
+        if x.pending != NULL:
+            x.pending.unread = 1
     return say(x, scene, status, why, retry_after_s, False, 0)
 
 
 cdef void exchange_drop(exchange_t* x, scene_t* scene) noexcept nogil:
+    exchange_record(x, scene, OUTCOME_ABORTED)
     let_go(x, scene)
     x.state = EXCHANGE_ENDED
 
@@ -309,6 +358,9 @@ cdef class Exchange:
     cdef exchange_t x
     cdef scene_t scene
     cdef counters_t counters
+    cdef counters_t recorded         # counts() is about the exchange alone
+    cdef records_t ring
+    cdef int64_t now_ns              # the journal's clock stands still
     cdef char out[RESPONSE_ROOM]
     cdef Table table                 # keeps scene.table alive
     cdef bytearray data              # what feed() was given and no response has begun to answer
@@ -317,6 +369,11 @@ cdef class Exchange:
         memset(&self.x, 0, sizeof(self.x))
         memset(&self.scene, 0, sizeof(self.scene))
         memset(&self.counters, 0, sizeof(self.counters))
+        memset(&self.recorded, 0, sizeof(self.recorded))
+        check(records_init(&self.ring, 16), "ring of records")
+        self.scene.journal.records = &self.ring
+        self.scene.journal.counters = &self.recorded
+        self.scene.journal.now_ns = &self.now_ns
 
     def __init__(self, Table table, *, bint control=False):
         self.table = table
@@ -330,6 +387,8 @@ cdef class Exchange:
     def __dealloc__(self):
         if self.scene.counters != NULL:
             exchange_drop(&self.x, &self.scene)
+        journal_free(&self.scene.journal)
+        records_free(&self.ring)
 
     cdef str done(self, int action):
         if action == DO_TEXT or action == DO_SEND:
@@ -357,8 +416,10 @@ cdef class Exchange:
     def text_sent(self):
         return _ACTIONS[exchange_text_sent(&self.x, &self.scene)]
 
-    def absent(self):
-        return _ACTIONS[exchange_absent(&self.x)]
+    def absent(self, bint followed=False):
+        action = exchange_absent(&self.x)
+        pending_waited(self.x.pending, followed)
+        return _ACTIONS[action]
 
     def wake(self, int status=0):
         cdef const char* raw = self.data
@@ -369,6 +430,13 @@ cdef class Exchange:
 
     def expire(self, str deadline not None):
         return _ACTIONS[exchange_expire(&self.x, &self.scene, _DEADLINES[deadline])]
+
+    def drop(self):
+        exchange_drop(&self.x, &self.scene)
+
+    def records(self):
+        """What has ended since the last call."""
+        return records_read(&self.ring, 16)
 
     def drain(self):
         self.scene.draining = 1

@@ -27,6 +27,7 @@ cdef enum field_t:                   # fields this server looks at
     FIELD_CONNECTION
     FIELD_CONTENT_LENGTH
     FIELD_TRANSFER_ENCODING
+    FIELD_USER_AGENT
     FIELD_COUNT
 
 cdef struct slice_t:                 # borrowed from the buffer that was scanned
@@ -41,8 +42,8 @@ cdef struct head_t:
     uint8_t flags                    # head_flag_t
     slice_t method_name
     slice_t target
-    slice_t field[9]                 # the first of each field_t, surrounding white space cut off
-    uint32_t times[9]                # how often each field_t is there
+    slice_t field[10]                # the first of each field_t, surrounding white space cut off
+    uint32_t times[10]               # how often each field_t is there
     int64_t content_length           # -1: none
     const char* why                  # after a refusal: what is wrong, in one phrase
 

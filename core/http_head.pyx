@@ -61,8 +61,11 @@ cdef int field_of(const char* name, size_t n) noexcept nogil:
             return FIELD_IF_MATCH
         if same(name, n, b"if-range"):
             return FIELD_IF_RANGE
-    if n == 10 and same(name, n, b"connection"):
-        return FIELD_CONNECTION
+    if n == 10:
+        if same(name, n, b"user-agent"):
+            return FIELD_USER_AGENT
+        if same(name, n, b"connection"):
+            return FIELD_CONNECTION
     if n == 13 and same(name, n, b"if-none-match"):
         return FIELD_IF_NONE_MATCH
     if n == 14 and same(name, n, b"content-length"):
@@ -361,7 +364,7 @@ class Refused(NamedTuple):
 _FIELDS = {
     "Host": FIELD_HOST, "Range": FIELD_RANGE, "If-Range": FIELD_IF_RANGE, "If-Match": FIELD_IF_MATCH,
     "If-None-Match": FIELD_IF_NONE_MATCH, "Connection": FIELD_CONNECTION, "Content-Length": FIELD_CONTENT_LENGTH,
-    "Transfer-Encoding": FIELD_TRANSFER_ENCODING,
+    "Transfer-Encoding": FIELD_TRANSFER_ENCODING, "User-Agent": FIELD_USER_AGENT,
 }
 
 

@@ -11,7 +11,7 @@ Leaves to others: what a connection says (http_exchange), what it does on its so
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from bootplane.core.counters cimport C_HTTP_ADOPTED, C_HTTP_CLOSED, C_HTTP_CONNECTIONS, count
-from bootplane.core.http_addresses cimport addresses_take
+from bootplane.core.http_addresses cimport addresses_take, port_of
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
     INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER,
@@ -99,6 +99,7 @@ cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, 
     c.waiter.on_wake = on_wake
     c.data = data
     c.data_n = <uint32_t>n
+    c.port = port_of(peer)
     c.address = addresses_take(&http.addresses, peer)            # released in connection_free
     if c.address == NULL or loop_add(http.loop, fd, &c.handler, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ST_OK:
         end(http, c)
@@ -247,6 +248,9 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     http.input = <char*>loop.scratch
     http.scene.counters = loop.counters
     http.scene.date = loop.date
+    http.scene.journal.records = loop.records
+    http.scene.journal.counters = loop.counters
+    http.scene.journal.now_ns = &loop.now_ns
     http.scene.control = options.control != 0
     http.scene.out = <char*>loop.scratch + OUT_AT
     http.ticker.tick = tick

@@ -9,15 +9,16 @@ from bootplane.core.counters cimport C_HTTP_HANDED_OVER, count
 from bootplane.core.http_close cimport WAIT, close_cleanly, end, linger, lost, reset
 from bootplane.core.http_connection cimport (
     QUEUE_BULK, QUEUE_HOT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER, TIMER_PROBE, connection_free, connection_t, enqueue,
-    http_t, timer_clear,
+    http_t, running, timer_clear,
 )
 from bootplane.core.http_exchange cimport (
     DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_PARK, DO_READ, DO_SEND, DO_TEXT,
     EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire, exchange_feed,
-    exchange_refuse, exchange_wake,
+    exchange_handed_over, exchange_refuse, exchange_wake,
 )
 from bootplane.core.http_input cimport load, read_more, store
 from bootplane.core.http_output cimport send_body, send_text
+from bootplane.core.http_record cimport pending_waited
 from bootplane.core.linux cimport (
     EAGAIN, EINTR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, errno, getpeername, getsockname, recv,
     sockaddr, sockaddr_storage, socklen_t,
@@ -35,6 +36,7 @@ cdef int park(http_t* http, connection_t* c) noexcept nogil:
     if store(http, c):
         timer_clear(http, c)         # the loop watches over parked ones
         loop_park(http.loop, &c.waiter, c.x.blob, <unsigned long long>(c.x.offset // CHUNK_BYTES))
+        pending_waited(c.x.pending, c.waiter.followed)
     return WAIT
 
 
@@ -90,6 +92,7 @@ cdef int hand_over(http_t* http, connection_t* c) noexcept nogil:
     timer_clear(http, c)
     if loop_hand_over(http.loop, c.fd, <unsigned char*>http.input + http.at, http.have, &peer, &local) == ST_OK:
         count(http.loop.counters, C_HTTP_HANDED_OVER)
+        exchange_handed_over(&c.x, &http.scene)
         connection_free(http, c)
         return WAIT
     if loop_add(http.loop, c.fd, &c.handler, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ST_OK:    # it was taken out
@@ -137,6 +140,7 @@ cdef void step(http_t* http, connection_t* c, int queue) noexcept nogil:
         if c.failed and is_dead(c):
             lost(http, c)
         return
+    running(http, c)
     load(http, c)
     if c.woken:
         action = wake(http, c)
@@ -155,6 +159,7 @@ cdef void step(http_t* http, connection_t* c, int queue) noexcept nogil:
 cdef void expire(http_t* http, connection_t* c) noexcept nogil:
     cdef int timer = c.timer
     timer_clear(http, c)
+    running(http, c)
     http.answered = 0
     if timer == TIMER_LINGER:
         end(http, c)
@@ -174,5 +179,6 @@ cdef void expire(http_t* http, connection_t* c) noexcept nogil:
 cdef void refuse(http_t* http, connection_t* c, const char* why) noexcept nogil:
     http.at = 0
     http.have = 0
+    running(http, c)
     c.readable = 1                   # its request is on the way: read it before closing
     go_on(http, c, exchange_refuse(&c.x, &http.scene, 503, why, 1), QUEUE_HOT)

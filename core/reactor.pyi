@@ -51,7 +51,7 @@ class Record(NamedTuple):
     duplicate_acks: int  # ACKs that moved nothing
     head: bool  # HTTP HEAD
     agent: str  # User-Agent, 47 bytes at most
-    reused: int  # HTTP: number of the request on its connection, from 1; 0: TFTP, or refused before a request was read
+    reused: int  # HTTP: number of the request on its connection, from 1 (again after adopt()); 0: none was read, TFTP
 
 class Reactor:
     index: int

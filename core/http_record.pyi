@@ -1,0 +1,1 @@
+"""Nothing for Python: what a request's record needs, used by the HTTP service alone."""
