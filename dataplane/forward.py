@@ -1,8 +1,9 @@
 """Forwards one request to a region and streams the answer back: what makes the rack a gateway for metadata and the API.
 
-Invariants: the region sees the machine's address in X-Forwarded-For and nothing the machine wrote there; hop-by-hop
-fields end here in both directions (RFC 9110, 7.6.1); an answer that breaks off is passed on as one that breaks off,
-never as a shorter whole. A request is sent to a second region only while nobody can have acted on it.
+Invariants: the region sees the machine's address in X-Forwarded-For and nothing the machine wrote there, and the rack's
+secret in Bootplane-Rack, by which it knows whose word that is; hop-by-hop fields end here in both directions (RFC 9110,
+7.6.1); an answer that breaks off is passed on as one that breaks off, never as a shorter whole. A request is sent to a
+second region only while nobody can have acted on it.
 
 Left to others: what may be forwarded, and the client's limits (proxy).
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol
@@ -26,7 +28,9 @@ HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     b"transfer-encoding upgrade".split()
 )
-REWRITTEN = frozenset(b"forwarded x-forwarded-for x-forwarded-proto via expect content-length".split())
+REWRITTEN = frozenset(b"forwarded x-real-ip via expect content-length".split())
+ABSOLUTE = re.compile(rb"\Ahttps?://[^/?]+", re.IGNORECASE)  # the front of a target in absolute-form (RFC 9112, 3.2.2)
+OURS = (b"x-forwarded-", b"bootplane-")  # how fields begin that only a rack may say
 REPEATABLE = frozenset((b"GET", b"HEAD", b"OPTIONS"))
 
 Fields = list[tuple[bytes, bytes]]
@@ -57,10 +61,11 @@ class _NoAnswer(Exception):
 
 
 class Forwarder:
-    """*regions()* gives base URLs, the one to be tried first at the front."""
+    """*regions()* gives base URLs, the one to be tried first at the front. *secret* is the rack's own."""
 
-    def __init__(self, regions: Callable[[], Sequence[str]]) -> None:
+    def __init__(self, regions: Callable[[], Sequence[str]], secret: str | None = None) -> None:
         self._regions = regions
+        self._secret = secret
 
     async def forward(self, client: Downstream, request: h11.Request, body: bytes) -> None:
         """Streams the region's answer to *client*. Raises RegionsDown before its head, CutShort after it."""
@@ -94,7 +99,8 @@ class Forwarder:
             if body:
                 writer.write(http.send(h11.Data(data=body)) or b"")
             writer.write(http.send(h11.EndOfMessage()) or b"")
-            await writer.drain()
+            # Not drained: the body is in memory already, and a region that answers before it has read all of it must
+            # be heard. One that does neither is given up by _answer().
             async for event in _answer(http, reader):
                 if isinstance(event, h11.Response):
                     started = True
@@ -108,10 +114,11 @@ class Forwarder:
                 raise CutShort(f"{url}: {error}") from error
             raise _NoAnswer(str(error)) from error
 
-    @staticmethod
-    def _request(client: Downstream, request: h11.Request, body: bytes, url: str) -> h11.Request:
+    def _request(self, client: Downstream, request: h11.Request, body: bytes, url: str) -> h11.Request:
         fields = [
-            (name, value) for name, value in _end_to_end(request.headers.raw_items()) if name.lower() not in REWRITTEN
+            (name, value)
+            for name, value in _end_to_end(request.headers.raw_items())
+            if name.lower() not in REWRITTEN and not name.lower().startswith(OURS)
         ]
         if not any(name.lower() == b"host" for name, _ in fields):  # HTTP/1.0
             fields.append((b"Host", urlsplit(url).netloc.encode()))
@@ -121,17 +128,20 @@ class Forwarder:
             (b"Via", b"1.1 bootplane-rack"),
             (b"Connection", b"close"),
         ]
+        if self._secret is not None:
+            fields.append((b"Bootplane-Rack", self._secret.encode()))
         if body or bytes(request.method) not in REPEATABLE:
             fields.append((b"Content-Length", str(len(body)).encode()))
         return h11.Request(method=request.method, target=origin_form(bytes(request.target)), headers=fields)
 
 
 def origin_form(target: bytes) -> bytes:
-    """The path and query of a request target, with one leading slash: cloud-init is known to send //MAAS/metadata/."""
-    if not target.startswith(b"/"):
-        parts = urlsplit(target)
-        target = parts.path + (b"?" + parts.query if parts.query else b"")
-    return b"/" + target.lstrip(b"/")
+    """The path and query of a request target; slashes of the path that follow each other become one.
+
+    cloud-init is known to send //MAAS/metadata/ and joins further parts with a slash of its own.
+    """
+    path, mark, query = ABSOLUTE.sub(b"", target, count=1).partition(b"?")
+    return re.sub(rb"/+", b"/", b"/" + path) + mark + query
 
 
 class _Unreachable(Exception):
@@ -182,11 +192,13 @@ async def _answer(http: h11.Connection, reader: asyncio.StreamReader) -> AsyncIt
 
 
 def _end_to_end(items: Sequence[tuple[bytes, bytes]]) -> Fields:
-    """Without hop-by-hop fields and those that Connection names."""
+    """Without hop-by-hop fields and those that Connection names; and one framing has to do (RFC 9112, 6.3)."""
     named = {
         option.strip().lower()
         for name, value in items
         if name.lower() == b"connection"
         for option in bytes(value).split(b",")
     }
+    if any(name.lower() == b"transfer-encoding" for name, _ in items):
+        named.add(b"content-length")
     return [(name, value) for name, value in items if name.lower() not in HOP_BY_HOP | named]

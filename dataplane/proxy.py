@@ -4,27 +4,30 @@
     /MAAS/..., /api/...      forwarded to a region (forward)
     any other name           405 for methods we know, 501 for those nobody knows, 400 for a GET that carries a body
 
-Invariants: every limit is a constant below and ends in the status RFC 9110 gives it; a connection goes back to its
-reactor only when request and answer are complete and the client wants to keep it, with the bytes it had sent already; a
-request of another kind than file names never reaches a file.
+Invariants: every limit is a constant below and ends in the status RFC 9110 gives it; one client's requests leave room
+for those of others; a connection goes back to its reactor only when request and answer are complete and the client
+wants to keep it, with the bytes it had sent already; a request of another kind than file names never reaches a file.
 
-Left to others: GET and HEAD of files (core), who may call what (the region checks tokens).
+Left to others: GET and HEAD of files (core), which has read each head before and refused what is malformed; who may
+call what (the region checks tokens).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import h11
 
 from bootplane.core.table import kind, normalise
-from bootplane.dataplane.forward import CutShort, Forwarder, RegionsDown, origin_form
+from bootplane.dataplane.forward import ABSOLUTE, CutShort, Forwarder, RegionsDown, origin_form
 
 HEAD_BYTES = 16 << 10
 BODY_BYTES = 1 << 20  # of a request to a region: metadata reports and API calls; uploads go to the region itself
@@ -32,7 +35,9 @@ HEAD_S = 10.0
 BODY_S = 30.0
 SEND_S = 30.0  # without the client taking one piece
 LINGER_S = 1.0
-MAX_REQUESTS = 256  # at a time
+MAX_REQUESTS = 256  # answered at a time
+MAX_PER_ADDRESS = 16  # of them for one client address: a machine waits for one or two, a console for some more
+MAX_CONNECTIONS = 1024  # held, also those that are being told that they are too many
 RETRY_AFTER_S = 5
 READ_BYTES = 64 << 10
 
@@ -76,6 +81,9 @@ class Client:
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._loop = asyncio.get_running_loop()
         self._bodyless = False  # the answer to a HEAD
+        self._announced = 0  # bytes of body, by its Content-Length
+        while data.startswith(b"\r\n"):  # left over by an old client (RFC 9112, 2.2); core counts them
+            data = data[2:]
         if data:
             self.http.receive_data(data)
 
@@ -94,12 +102,18 @@ class Client:
         if not isinstance(event, h11.Request):
             return None
         self._bodyless = bytes(event.method) == b"HEAD"
+        framing = {name: value for name, value in event.headers if name in (b"content-length", b"transfer-encoding")}
+        if len(framing) > 1:
+            raise Refused(400, "Transfer-Encoding stands with Content-Length", Connection="close")
+        self._announced = int(framing.get(b"content-length", 0))
         return event
 
     async def body(self, limit: int = BODY_BYTES) -> bytes:
-        """The whole body. Raises Refused when it is too long or too slow."""
+        """The whole body. Raises Refused when it is too slow or too long; unread when its Content-Length says so."""
         parts: list[bytes] = []
         size = 0
+        if self._announced > limit:
+            raise Refused(413, f"expected a body of at most {limit} bytes")
         try:
             async with asyncio.timeout(BODY_S):
                 if self.http.they_are_waiting_for_100_continue:
@@ -123,7 +137,7 @@ class Client:
         """A whole answer of our own."""
         fields = [("Content-Type", content_type), ("Content-Length", str(len(body)))]
         fields += [(name.replace("_", "-"), value) for name, value in headers.items()]
-        if not self._has_whole_request():
+        if not self._has_whole_request() and "Connection" not in headers:
             fields.append(("Connection", "close"))
         reason = REASONS.get(status, b"")
         await self.send(h11.Response(status_code=status, reason=reason, headers=fields))
@@ -145,6 +159,11 @@ class Client:
     def is_reusable(self) -> bool:
         return self.http.our_state is h11.DONE and self.http.their_state is h11.DONE and not self.http.trailing_data[1]
 
+    def cut(self) -> None:
+        """Closing will reset the connection: where the end of it ends a body (HTTP/1.0), a clean one would be a lie."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
     async def linger(self) -> None:
         """Lets the client read our last words: closing over unread bytes would reset the connection under them."""
         try:
@@ -156,6 +175,32 @@ class Client:
             return  # it had its time, or is gone
 
 
+class Slots:
+    """How many requests are being answered, in all and for each client address."""
+
+    def __init__(self) -> None:
+        self._total = 0
+        self._of: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def held(self, address: str) -> Iterator[None]:
+        """One more, while it lasts. Raises Refused."""
+        if self._total >= MAX_REQUESTS:
+            raise Refused(503, "too many requests are being answered", Retry_After=str(RETRY_AFTER_S))
+        if self._of[address] >= MAX_PER_ADDRESS:
+            text = f"expected at most {MAX_PER_ADDRESS} requests of {address} at a time, got one more"
+            raise Refused(503, text, Retry_After=str(RETRY_AFTER_S))
+        self._total += 1
+        self._of[address] += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._of[address] -= 1
+            if not self._of[address]:
+                del self._of[address]
+
+
 class ControlPort:
     """Serves handed-over connections on the running loop. *metrics()* gives Prometheus text."""
 
@@ -163,12 +208,17 @@ class ControlPort:
         self._forwarder = forwarder
         self._metrics = metrics
         self._give_back = give_back
+        self._slots = Slots()
         self._tasks: set[asyncio.Task[None]] = set()
         self.outcomes: Counter[str] = Counter()  # metrics, forwarded, refused, unreachable, cut, gone
 
     def take(self, reactor: int, fd: int, data: bytes, peer: tuple[str, int]) -> None:
         """Owns *fd* from here on. Returns at once."""
         sock = socket.socket(fileno=fd)
+        if not peer[0] or len(self._tasks) >= MAX_CONNECTIONS:  # it went away before anybody could ask who it was
+            self.outcomes["gone" if not peer[0] else "refused"] += 1
+            sock.close()
+            return
         sock.setblocking(False)
         task = asyncio.get_running_loop().create_task(self._serve(reactor, sock, data, peer))
         self._tasks.add(task)
@@ -182,8 +232,10 @@ class ControlPort:
 
     async def _serve(self, reactor: int, sock: socket.socket, data: bytes, peer: tuple[str, int]) -> None:
         client = Client(sock, data, peer)
+        is_answered = False
         try:
             outcome = await self._exchange(client)
+            is_answered = True
             self.outcomes[outcome] += 1
             if client.is_reusable:
                 left = client.http.trailing_data[0]
@@ -193,23 +245,24 @@ class ControlPort:
         except CutShort as error:
             self.outcomes["cut"] += 1
             log.warning("%s: answer cut short: %s", peer[0], error)
-        except (OSError, h11.ProtocolError) as error:  # TimeoutError is an OSError: the client took nothing for SEND_S
+        except (OSError, h11.RemoteProtocolError) as error:  # a TimeoutError too: it took nothing for SEND_S
             self.outcomes["gone"] += 1
             log.debug("%s went away: %s", peer[0], error)
         except Exception:
             self.outcomes["cut"] += 1
             log.exception("request of %s could not be answered", peer[0])
         finally:
+            if not is_answered:
+                client.cut()
             sock.close()
 
     async def _exchange(self, client: Client) -> str:
         try:
-            if len(self._tasks) > MAX_REQUESTS:
-                raise Refused(503, "too many requests are being answered", Retry_After=str(RETRY_AFTER_S))
             request = await client.request()
             if request is None:
                 return "gone"
-            return await self._dispatch(client, request)
+            with self._slots.held(client.peer[0]):
+                return await self._dispatch(client, request)
         except h11.RemoteProtocolError as error:
             if client.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 raise
@@ -253,6 +306,6 @@ def name_of(target: bytes) -> str | None:
     if not path.startswith(b"/"):
         if target == b"*":
             return "*"
-        if b"://" not in path:
+        if not ABSOLUTE.match(path):
             return None
     return normalise(unquote_to_bytes(origin_form(path)))
