@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from bootplane.core.counters import COUNTERS
 from bootplane.dataplane.fill import FillStats
+from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 
 PREFIX = "bootplane_"
 
@@ -48,6 +49,10 @@ class Numbers:
     fill: FillStats
     questions: Mapping[str, int]
     control: Mapping[str, int]
+    transfers: Mapping[tuple[str, str], int]  # (protocol, outcome)
+    reports_waiting: int
+    reports_sent: int
+    reports_dropped: int
     sources: int
     catalogue_version: int
     catalogue_names: int
@@ -74,6 +79,7 @@ class RackCollector(Collector):
         yield _labelled(
             "control_requests", "Requests on handed-over connections.", "outcome", CONTROL_OUTCOMES, numbers.control
         )
+        yield from self._reports(numbers)
         yield GaugeMetricFamily(f"{PREFIX}sources", "Bulk addresses of regions known.", value=numbers.sources)
         yield GaugeMetricFamily(
             f"{PREFIX}catalogue_version", "Version of the catalogue being served.", value=numbers.catalogue_version
@@ -83,6 +89,23 @@ class RackCollector(Collector):
             f"{PREFIX}region_reachable", "1 when a region answered the last beat.", value=numbers.region_reachable
         )
         yield InfoMetricFamily(f"{PREFIX}build", "What is running.", value={"version": self._version, "role": "rack"})
+
+    @staticmethod
+    def _reports(numbers: Numbers) -> Iterable[Metric]:
+        text = "Transfers that ended and were read for the boot timeline."
+        ended = CounterMetricFamily(f"{PREFIX}transfers", text, labels=["protocol", "outcome"])
+        for protocol in PROTOCOLS:
+            for outcome in OUTCOMES:
+                ended.add_metric([protocol, outcome], numbers.transfers.get((protocol, outcome), 0))
+        yield ended
+        yield GaugeMetricFamily(
+            f"{PREFIX}reports_waiting", "Transfers that no region has taken yet.", value=numbers.reports_waiting
+        )
+        for key, text, value in (
+            ("reports_sent", "Transfers that a region has taken for the boot timeline.", numbers.reports_sent),
+            ("reports_dropped", "Transfers pushed out of the queue, or refused by a region.", numbers.reports_dropped),
+        ):
+            yield CounterMetricFamily(PREFIX + key, text, value=value)
 
     @staticmethod
     def _fill(fill: FillStats) -> Iterable[Metric]:

@@ -4,6 +4,7 @@
                              ──ask───▶ Dynamic (worker threads)
                              ──handover▶ ControlPort (the loop)
     follower thread: catalogue, tables          beat thread: "I live", bulk addresses
+    reporter threads: what machines have fetched, to the region
 
 Invariant: nothing in here is on the way of a warm hit. Left to others: all the work; this file only connects.
 """
@@ -32,6 +33,7 @@ from bootplane.dataplane.proxy import ControlPort
 from bootplane.dataplane.racktoken import RackToken
 from bootplane.dataplane.reactors import Reactors
 from bootplane.dataplane.region_client import RegionClient, RegionError
+from bootplane.dataplane.reports import Reporter
 from bootplane.dataplane.store import Store
 
 if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes need not know Prometheus
@@ -40,6 +42,7 @@ if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes ne
 BEAT_S = 5.0
 FIRST_CATALOGUE_S = 10.0  # how long "ready" waits for the region's first answer
 DRAIN_S = 5.0
+REPORT_S = 3.0  # for the last transfers, once machines are served no more
 RECENT_EVENTS = 32  # refusals told with a beat
 
 log = logging.getLogger("bootplane.rack")
@@ -81,6 +84,7 @@ class RackService:
         )
         self._dynamic = Dynamic(self._client, key, token.rack_id, http, tftp, reactors.answer)
         self._control = ControlPort(Forwarder(lambda: self._client.urls), self._metrics_text, reactors.adopt)
+        self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
         self._exposition: Exposition | None = None
         self._region_reachable = False
         self._stopping = threading.Event()
@@ -102,6 +106,7 @@ class RackService:
             loop.add_signal_handler(number, end)
         self._reactors.attach(loop, {"miss": self._miss, "ask": self._ask, "handover": self._handover})
         self.filler.start()
+        self._reporter.start()
         for work in (self._follower.run, self._beats):
             threading.Thread(target=work, name=work.__qualname__, daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
@@ -120,6 +125,7 @@ class RackService:
         await loop.run_in_executor(None, self.filler.stop)  # first: it speaks to the reactors
         self._reactors.detach(loop)
         await loop.run_in_executor(None, self._reactors.stop)
+        await loop.run_in_executor(None, self._reporter.stop, REPORT_S)  # last: what was cut is a transfer, too
         self._client.close()
 
     # -- mails of the reactors, on the loop
@@ -181,6 +187,10 @@ class RackService:
             fill=self.filler.stats,
             questions=self._dynamic.outcomes,
             control=self._control.outcomes,
+            transfers=self._reporter.ended,
+            reports_waiting=self._reporter.waiting,
+            reports_sent=self._reporter.sent,
+            reports_dropped=self._reporter.dropped,
             sources=len(self.filler.source_keys()),
             catalogue_version=self._follower.version,
             catalogue_names=len(catalogue.names) if catalogue else 0,

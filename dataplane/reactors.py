@@ -25,7 +25,7 @@ from bootplane.core.table import Table
 from bootplane.dataplane.addresses import HostPort
 
 if TYPE_CHECKING:
-    from bootplane.core.reactor import Mail  # a type only: the extension has no such name
+    from bootplane.core.reactor import Mail, Record  # types only: the extension has no such names
 
 BACKLOG = 4096
 TFTP_PORT = 69
@@ -184,6 +184,11 @@ class Reactors:
     def counters(self) -> dict[str, int]:
         """Counts since start, all reactors added up."""
         return add_up(reactor.counters() for reactor in self._reactors)
+
+    def records(self, limit: int) -> list[Record]:
+        """Transfers that have ended, at most *limit*, the same share from each reactor. One thread may call this."""
+        share = max(limit // len(self._reactors), 1)
+        return [record for reactor in self._reactors for record in reactor.records(share)]
 
     async def drain(self, timeout_s: float) -> bool:
         """Stops accepting and waits until what runs is finished. False when the time was up first."""

@@ -2,6 +2,7 @@
 
     catalogue   signed names, by long poll          chunks   a blob's chunk list
     boot        one machine's boot text             beat     "I live"; the answer names the bulk addresses
+    transfers   what machines have fetched
 
 Several regions are several URLs: the one that answered last is asked first, the others in turn when it cannot be
 reached or answers 5xx. Connections are kept alive and reused by any thread.
@@ -41,6 +42,17 @@ class RegionError(Exception):
 
 class RegionUnreachable(RegionError):
     """No region answered at all."""
+
+
+class RegionRefused(RegionError):
+    """The region will never take this, however often it is sent."""
+
+
+class Taken(NamedTuple):
+    """What a region made of a batch of transfers."""
+
+    refused: int
+    sentences: Sequence[str]  # why, of some of them
 
 
 class Answer(NamedTuple):
@@ -124,6 +136,19 @@ class RegionClient:
             return _bulk([str(item) for item in listed], answer.url)
         except (ValueError, KeyError, TypeError) as error:
             raise RegionError(f"beat to {answer.url}: expected JSON with bulk addresses, got {error!r}") from error
+
+    def transfers(self, body: bytes) -> Taken:
+        """Hands over a batch (dataplane.transfers). Raises RegionRefused when it must not be sent again."""
+        answer = self._ask("POST", "/rack/v1/transfers", body=body, headers={"Content-Type": "application/zstd"})
+        if answer.status in (400, 413, 422):
+            raise RegionRefused(str(_unexpected(answer, "transfers", "200")))
+        if answer.status != 200:
+            raise _unexpected(answer, "transfers", "200")
+        try:
+            told = json.loads(answer.body)
+            return Taken(int(told["refused"]), [str(sentence) for sentence in told["sentences"]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RegionError(f"transfers to {answer.url}: expected JSON with refusals, got {error!r}") from error
 
     def close(self) -> None:
         with self._lock:

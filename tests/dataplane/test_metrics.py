@@ -13,6 +13,7 @@ from bootplane.dataplane.metrics import (
     Exposition,
     Numbers,
 )
+from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 
 
 def numbers(start: int) -> Numbers:
@@ -29,6 +30,10 @@ def numbers(start: int) -> Numbers:
         fill=fill,
         questions={outcome: next(n) for outcome in QUESTION_OUTCOMES},
         control={outcome: next(n) for outcome in CONTROL_OUTCOMES},
+        transfers={(protocol, outcome): next(n) for protocol in PROTOCOLS for outcome in OUTCOMES},
+        reports_waiting=next(n),
+        reports_sent=next(n),
+        reports_dropped=next(n),
         sources=next(n),
         catalogue_version=next(n),
         catalogue_names=next(n),
@@ -65,4 +70,5 @@ def test_every_name_begins_with_ours_and_no_label_is_unbounded() -> None:
     found = samples(1)
     assert all(name.startswith("bootplane_") for name in found)
     labelled = [name for name in found if "|" in name and "build" not in name]
-    assert len(labelled) == len(QUESTION_OUTCOMES) + len(CONTROL_OUTCOMES) + len(FETCH_ERRORS)
+    bounded = (*QUESTION_OUTCOMES, *CONTROL_OUTCOMES, *FETCH_ERRORS)
+    assert len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES)

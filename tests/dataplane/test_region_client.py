@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bootplane.dataplane import catalogue
+from bootplane.dataplane import catalogue, transfers
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.catalogue import CatalogueError, PinnedKey
-from bootplane.dataplane.region_client import RegionClient, RegionError, RegionUnreachable
+from bootplane.dataplane.region_client import RegionClient, RegionError, RegionRefused, RegionUnreachable, Taken
 from tests.fakes.region import FakeRegion, chunks_of
 
 DEAD = "http://127.0.0.1:9"  # discard: nobody listens there
@@ -114,3 +114,35 @@ def test_the_secret_is_in_no_message(region: FakeRegion) -> None:
 def test_a_region_that_is_no_url_is_one_sentence(region: FakeRegion, url: str) -> None:
     with pytest.raises(ValueError, match="region: expected http://HOST:PORT"):
         client(region, url)
+
+
+BATCH = transfers.encode_batch(
+    "ab" * 8, 1.0, 0, 0, [transfers.encode(transfers.Transfer(1, 1.0, "tftp", "::1", "cut"))]
+)
+
+
+def test_transfers_are_handed_over_and_what_is_refused_comes_back(region: FakeRegion) -> None:
+    assert client(region).transfers(BATCH) == Taken(0, [])
+    assert [transfer.outcome for batch in region.batches for transfer in batch.transfers] == ["cut"]
+    bad = transfers.encode_batch("ab" * 8, 1.0, 0, 0, [b"7"])
+    assert client(region).transfers(bad) == Taken(1, ["transfer 0: expected an object, got int"])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, RegionRefused), (413, RegionRefused), (422, RegionRefused), (401, RegionError)]
+)
+def test_transfers_that_must_not_be_sent_again_are_told_apart(
+    region: FakeRegion, status: int, error: type[RegionError]
+) -> None:
+    region.transfers_status = status
+    with pytest.raises(RegionError, match=f"expected 200, got {status}") as raised:
+        client(region).transfers(BATCH)
+    assert type(raised.value) is error
+
+
+def test_transfers_wait_for_a_region_that_fails_or_speaks_of_something_else(region: FakeRegion) -> None:
+    region.transfers_status = 503
+    with pytest.raises(RegionError, match="got 503"):
+        client(region).transfers(BATCH)
+    with pytest.raises(RegionUnreachable):
+        client(region, DEAD).transfers(BATCH)

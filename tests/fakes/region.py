@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from bootplane.dataplane import catalogue
+from bootplane.dataplane import catalogue, transfers
 from bootplane.dataplane.catalogue import BlobEntry, SigningKey
 from bootplane.dataplane.racktoken import RackToken
 
@@ -74,6 +74,7 @@ class FakeRegion:
         self.bulk_bytes = 0
         self.requests: list[tuple[str, str]] = []
         self.beats: list[dict[str, Any]] = []
+        self.batches: list[transfers.Batch] = []  # of transfers, repeated ones included
         self.boots: list[dict[str, str]] = []
         self.proxied: list[tuple[str, str, dict[str, str], bytes]] = []
         # faults
@@ -87,6 +88,7 @@ class FakeRegion:
         self.api_status: int | None = None
         self.stall = threading.Event()  # set: bulk answers stop before the body until it is cleared
         self.unsigned_boot = False
+        self.transfers_status: int | None = None  # batches are heard and answered so
         self.without_list: set[str] = set()  # blobs whose chunk list is answered with 404
         self.wrong_list: set[str] = set()  # ... with other bytes of the right length
         self.changed = threading.Condition(self.lock)
@@ -221,6 +223,13 @@ class _Api(_Handler):
         elif self.region.api_status is not None:
             self.body()
             self.answer(self.region.api_status, b"as told")
+        elif self.path == "/rack/v1/transfers":
+            batch = transfers.decode_batch(self.body())
+            with self.region.changed:
+                self.region.batches.append(batch)
+                self.region.changed.notify_all()
+            told = {"taken": len(batch.transfers), "refused": len(batch.refused), "sentences": batch.refused}
+            self.answer(self.region.transfers_status or 200, json.dumps(told).encode())
         else:
             with self.region.lock:
                 self.region.beats.append(json.loads(self.body()))
