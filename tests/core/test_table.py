@@ -77,6 +77,10 @@ def test_normalising_agrees_with_a_plain_model(raw: str) -> None:
         ("grub/grub.cfg-52:54:00:77:00:01", DYNAMIC),
         ("grub/x86_64-efi/grub.cfg-52:54:00:77:00:01", DYNAMIC),
         ("grub.cfg-default-amd64", DYNAMIC),
+        ("debian-installer/arm64/grub/grub.cfg", DYNAMIC),  # the prefix that Debian's installer images build in
+        ("debian-installer/arm64/grub/grub.cfg-52:54:00:77:00:01", DYNAMIC),
+        ("debian-installer/arm64/notgrub/grub.cfg", FILE),
+        ("debian-installer/arm64/notgrub/grub.cfg-1", FILE),
         ("grub.cfg", FILE),
         ("other/grub.cfg-default-amd64", FILE),
         ("grubby/grub.cfg-1", FILE),
