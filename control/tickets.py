@@ -66,6 +66,11 @@ class Ticket:
     expires: int  # Unix s
     key: bytes  # its tag: unique, and of use to nobody but Tickets
 
+    @property
+    def id(self) -> str:
+        """Tells one boot from another; too short to be the ticket's tag."""
+        return self.key[:4].hex()
+
 
 class Tickets:
     """Thread-safe. *secret* is the region's own, 16 to 64 bytes; *clock* gives Unix seconds."""
