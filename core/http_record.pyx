@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from bootplane.core.counters cimport C_RECORDS_LOST, count
+from bootplane.core.linux cimport bp_add_int, bp_load_int
 from bootplane.core.loop cimport PROTO_HTTP
 from bootplane.core.records cimport (
     RECORD_AGENT, RECORD_NAME, record_agent, record_name, record_t, records_next, records_push,
@@ -21,6 +22,8 @@ cdef enum:
 
 cdef struct block_t:
     block_t* next
+
+cdef int all_blocks = 0              # atomic; of all services, for the tests
 
 
 cdef inline char* text_of(pending_t* p) noexcept nogil:
@@ -34,6 +37,7 @@ cdef bint more(journal_t* j, int large) noexcept nogil:
     cdef int i
     if block == NULL:
         return False
+    bp_add_int(&all_blocks, 1)
     block.next = j.blocks
     j.blocks = block
     for i in range(BLOCK):
@@ -50,6 +54,7 @@ cdef void journal_free(journal_t* j) noexcept nogil:
         block = j.blocks
         j.blocks = block.next
         free(block)
+        bp_add_int(&all_blocks, -1)
     j.unused[0] = NULL
     j.unused[1] = NULL
 
@@ -111,3 +116,10 @@ cdef void pending_drop(journal_t* j, pending_t* p) noexcept nogil:
     if p != NULL:
         p.next = j.unused[p.large]
         j.unused[p.large] = p
+
+
+# -- for Python ------------------------------------------------------------------------------------------------------
+
+def blocks():
+    """Blocks of pending records that all services of the process hold; each has 64 of one size."""
+    return bp_load_int(&all_blocks)

@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from bootplane.core.counters cimport counters_t
 
 cdef enum:
-    RECORDS = 4096                   # per reactor: 1.6 MiB, touched as it fills; bounds what a reader can have to do
+    RECORDS = 4096                   # per reactor: 1.5 MiB, touched as it fills; bounds what a reader can have to do
     RECORD_NAME = 255                # bytes of a name that are kept
     RECORD_AGENT = 47                # bytes of a User-Agent that are kept
 

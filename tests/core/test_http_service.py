@@ -25,6 +25,7 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.http_connection import connection_bytes
 from bootplane.core.lru import Cache
+from bootplane.core.reactor import Record
 from bootplane.core.status import CoreError
 from bootplane.core.table import Table
 from tests.fakes.http_client import CHUNK, Client, Rack, cold, fill, nothing_left, rack
@@ -577,6 +578,7 @@ class Storm:
         self.dice = random.Random(seed)
         self.stop = threading.Event()
         self.failed = ""
+        self.records: list[Record] = []
 
     def request(self) -> bytes:
         first = self.dice.randrange(len(self.data))
@@ -610,6 +612,7 @@ class Storm:
                 select.select([self.it.reactor], [], [], 0.02)
                 for mail in self.it.reactor.take():
                     self.answer(mail)
+                self.records += self.it.reactor.records()
         except Exception as error:
             self.failed = repr(error)
             raise
@@ -651,3 +654,9 @@ def test_a_storm_of_clients_fills_and_failures_leaves_nothing_behind(tmp_path: p
         assert it.reactor.alive
         counts = it.reactor.counters()
         assert all(counts[name] for name in ("http_ok", "http_partial", "http_handed_over", "http_adopted", "misses"))
+        counts = it.stop()
+        records = storm.records + it.reactor.records(100_000)
+        assert (len(records), counts["records_lost"]) == (counts["records"], 0)
+        read = [record for record in records if record.reused]
+        assert len(read) == counts["http_requests"] - counts["http_handed_over"], "one record for each request"
+        assert {record.outcome for record in records} >= {"complete", "aborted", "cut", "refused"}
