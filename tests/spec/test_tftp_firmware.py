@@ -9,12 +9,15 @@ import itertools
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from bootplane.core.blob import Blob
+from bootplane.core.lru import Cache
+from tests.fakes.http_client import cold, fill
 from tests.fakes.tftp_client import Packet, Rack, TftpClient, serving
 
 SHIM, GRUB, PXELINUX, KERNEL = (os.urandom(n) for n in (95_001, 150_000, 42_413, 1_048_576))
@@ -134,6 +137,42 @@ def test_grub_repeats_its_request_while_the_answer_is_made_and_asks_only_once(ra
         client.ack(1)
         rack.settle()
         assert (client.waiting(), rack.reactor.take()) == ([], [])
+
+
+def test_grub_repeats_its_request_for_a_file_that_is_slow_to_come_and_one_transfer_begins(
+    tmp_path: pathlib.Path,
+) -> None:
+    """A miss: the OACK needs the size alone and comes at once; repetitions bring one more, and the bytes once."""
+    cache = Cache(str(tmp_path), 16 << 20)
+    kernel = cold(cache, KERNEL)
+    with serving({"hello/vmlinuz": kernel}, timeout_s=60) as rack, rack.client() as client:
+        options = {"blksize": 1024, "tsize": 0}
+        client.rrq("/hello/vmlinuz", **options)
+        for _ in range(39):
+            client.repeat("/hello/vmlinuz", **options)
+        assert [client.receive().kind for _ in range(2)] == ["OACK", "OACK"]
+        client.ack(0)
+        assert rack.mail() == [("miss", kernel.id, 0)]
+        for _ in range(39):
+            client.repeat("/hello/vmlinuz", **options)
+        rack.settle()
+        assert (client.waiting(), rack.reactor.take()) == ([], [])
+        fill(cache, kernel, KERNEL, 0)
+        rack.reactor.chunk(kernel, 0)
+        assert client.receive()[:3] == ("DATA", 1, KERNEL[:1024])
+        client.ack(1)
+        assert client.receive()[:3] == ("DATA", 2, KERNEL[1024:2048])
+        counters = rack.counters()
+        assert (counters["tftp_requests"], counters["tftp_repeated"], counters["lookups"]) == (1, 78, 1)
+        client.error(0)
+
+
+@pytest.mark.parametrize("ttl", [1, 255])
+def test_the_hops_a_packet_may_still_go_do_not_matter(rack: Rack, ttl: int) -> None:
+    """GRUB sends with 255; behind routers a request may arrive with any."""
+    with rack.client() as client:
+        client.socket.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, ttl)
+        assert client.fetch("grubx64.efi", blksize=1024, tsize=0).data == GRUB
 
 
 def test_a_question_nobody_answers_ends_in_an_error_that_says_to_try_again() -> None:
