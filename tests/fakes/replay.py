@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
-from bootplane.core.reactor import Reactor
+from bootplane.core.reactor import Reactor, Record
 from bootplane.core.table import Table
 from tests.fakes import tftp_client
 from tests.fakes.capture import (
@@ -393,12 +393,13 @@ class Connection:
 
 
 class Played(NamedTuple):
-    """What one boot has added to the reactor's counters, and what it was given."""
+    """What one boot has added to the reactor's counters, what was asked of Python, and what is recorded of it."""
 
     counters: dict[str, int]
     blocks: int  # of all TFTP transfers, each once
     asked: list[tuple[str, str, Address]]
     missed: list[tuple[int, int]]
+    records: list[Record]
 
 
 def address_of_this_process() -> str:
@@ -410,6 +411,7 @@ def play(capture: Capture, stage: Stage) -> Played:
     """Plays one boot to *stage*; AssertionError where the server differs from the recording."""
     address = address_of_this_process()
     before = stage.counters()
+    stage.reactor.records()
     asked, missed = len(stage.asked), len(stage.missed)
     ports: dict[int, Port] = {}
     connections: dict[int, Connection] = {}
@@ -454,6 +456,7 @@ def play(capture: Capture, stage: Stage) -> Played:
         sum(port.blocks for port in ports.values()),
         stage.asked[asked:],
         stage.missed[missed:],
+        [record for record in stage.reactor.records() if record.peer[0] == address],
     )
 
 

@@ -22,6 +22,7 @@ from tests.fakes.capture import (
     End,
     Event,
     Packet,
+    Reply,
     Run,
     Sent,
     canonical,
@@ -109,7 +110,8 @@ TOO_SLOW = [(name, "missed") for name in LOSSY]  # every loss costs a deadline, 
     ("name", "bytes_are"), [(name, are) for name in NAMES for are in ("here", "missed") if (name, are) not in TOO_SLOW]
 )
 def test_a_recorded_boot_is_answered_as_it_was(name: str, bytes_are: str, tmp_path: pathlib.Path) -> None:
-    """And by its numbers: each transfer began once, each configuration was asked for and each chunk missed once."""
+    """And by its numbers: each transfer began once, each configuration was asked for and each chunk missed once, and
+    each ended as the client ended it."""
     boot = capture(name)
     began = transfers(boot)
     with staged(
@@ -125,6 +127,30 @@ def test_a_recorded_boot_is_answered_as_it_was(name: str, bytes_are: str, tmp_pa
     assert len(played.asked) == requests_for_configurations(boot)
     assert len(set(played.missed)) == len(played.missed)
     assert bool(played.missed) == (bytes_are == "missed")
+    assert sorted((record.name, record.peer[1], record.outcome) for record in played.records) == outcomes(boot)
+
+
+def outcomes(boot: Capture) -> list[tuple[str, int, str]]:
+    """(name, client's port, outcome) of what this boot asked for, sorted."""
+    out: list[tuple[str, int, str]] = []
+    asked: dict[tuple[str, int], str] = {}  # protocol and port -> the name asked for last
+    for event in boot.events:
+        if isinstance(event, Sent) and event.proto == "tcp" and (request := http_request_of(event.data)):
+            asked["http", event.port] = request.path
+        elif isinstance(event, Sent) and kind_of(event.data) == "RRQ":
+            asked["tftp", event.port] = canonical(request_of(event.data).name)
+        elif isinstance(event, Reply):
+            outcome = "complete" if event.status < 400 else "refused"
+            out.append((asked["http", event.port], event.port, outcome))
+        elif isinstance(event, Packet) and event.kind == "ERROR":
+            out.append((asked["tftp", event.port], event.port, "refused"))
+    for transfer in transfers(boot):
+        end = transfer.events[-1]
+        outcome = "complete"
+        if isinstance(end, Sent) and kind_of(end.data) == "ERROR":
+            outcome = "probe" if number_of(end.data) == 8 and not transfer.data else "aborted"
+        out.append((transfer.name, transfer.request.port, outcome))
+    return sorted(out)
 
 
 def requests_for_configurations(boot: Capture) -> int:
