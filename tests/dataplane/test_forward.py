@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 
 import h11
@@ -46,13 +47,17 @@ class Downstream:
 
 
 class Region:
-    """Answers every connection with the same bytes, once a whole request (or *after* bytes of one) has come."""
+    """Answers every connection with the same bytes, once a whole request (or *after* bytes of one) has come.
+
+    One that stalls reads no further and keeps the connection until the test is over.
+    """
 
     def __init__(self, answer: bytes, after: int | None, *, reset: bool, stall: bool) -> None:
         self.answer = answer
         self.after = after
         self.reset = reset
         self.stall = stall
+        self.over = asyncio.Event()
         self.requests: list[bytes] = []
         self.url = ""
 
@@ -68,7 +73,7 @@ class Region:
             self.requests.append(got)
             writer.write(self.answer)
             if self.stall:
-                await reader.read()
+                await self.over.wait()
         finally:
             if self.reset:
                 writer.transport.abort()
@@ -80,10 +85,15 @@ async def region(
     answer: bytes, after: int | None = None, *, reset: bool = False, stall: bool = False
 ) -> AsyncIterator[Region]:
     it = Region(answer, after, reset=reset, stall=stall)
-    server = await asyncio.start_server(it.serve, "127.0.0.1", 0)
-    it.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    server = await asyncio.start_server(it.serve, sock=listener)
+    it.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with server:
-        yield it
+        try:
+            yield it
+        finally:
+            it.over.set()
 
 
 def request(target: bytes = b"/MAAS/x", method: bytes = b"GET", **headers: str) -> h11.Request:
@@ -234,12 +244,14 @@ async def test_a_region_that_answers_before_it_has_read_the_body_is_heard() -> N
     refusal = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n"
     client = Downstream()
     async with region(refusal, after=100, stall=True) as it:
-        await Forwarder(lambda: [it.url]).forward(client, request(method=b"POST"), bytes(4 << 20))
+        await Forwarder(lambda: [it.url]).forward(client, request(method=b"POST"), bytes(16 << 20))
     assert (client.status, client.body) == (413, b"no\n")
 
 
-@pytest.mark.parametrize("body", [b"", bytes(4 << 20)])  # the second is more than socket buffers hold
-async def test_a_region_that_reads_and_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", bytes(16 << 20)])  # more than socket buffers hold
+async def test_a_region_that_neither_reads_nor_answers_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
     monkeypatch.setattr(forward, "ANSWER_S", 0.05)
     async with region(b"", after=100, stall=True) as it:
         with pytest.raises(RegionsDown, match="sent nothing for 0 s") as error:
