@@ -48,6 +48,7 @@ from bootplane.control.storage.runs import RunRepository
 from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.settings import REGION_ID, SettingsRepository
 from bootplane.control.storage.sources import SourceRepository
+from bootplane.control.storage.timeline import TimelineRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.dbos_engine import DbosEngine
 from bootplane.control.sync.download import Downloader
@@ -57,6 +58,8 @@ from bootplane.control.sync.progress import Progress
 from bootplane.control.sync.refresh import Refresher
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.sync.space import Room
+from bootplane.control.tickets import Tickets
+from bootplane.control.timeline import Timeline
 from bootplane.dataplane.catalogue import SigningKey
 from bootplane.dataplane.store import Store, StoreError
 
@@ -107,6 +110,11 @@ class Region:
         self.region_id = self.settings_rows.get_or_put(REGION_ID, _new_region_id())
 
         self.hub = Hub()
+        self.timeline = Timeline(
+            TimelineRepository(self.database), self.hub, age_s=settings.timeline_age_s, events=settings.timeline_events
+        )
+        self._undo.callback(self.timeline.close)
+        self.tickets = Tickets(self.key.secret_bytes())
         self.racks = RackBook(RackRepository(self.database))
         self.publisher = Publisher(self.region_id, self.key, self.settings_rows)
         self.bulk = BulkServer(self.store, settings.bulk)
@@ -146,6 +154,7 @@ class Region:
             coordinator=self.coordinator,
             publisher=self.publisher,
             hub=self.hub,
+            timeline=self.timeline,
             login_link=self.sessions.new_link,
         )
         self._publishing = threading.Lock()
@@ -182,6 +191,7 @@ class Region:
         self.hub.attach(loop)
         self.publish()
         self.bulk.start(loop)
+        self.timeline.start()
         self.coordinator.start()
         if found.missing:
             _LOG.error("%d files are missing or cut: fetching them again", len(found.missing))
@@ -230,6 +240,8 @@ class Region:
             blobs=self.blobs,
             hub=self.hub,
             bulk=lambda: list(self.settings.bulk_advertise) or [self.bulk.address],
+            timeline=self.timeline,
+            tickets=self.tickets,
         )
         app.router.routes.extend(rack_api.routes())
         app.router.routes.extend([Route("/healthz", _healthz), Route("/metrics", self._metrics())])
@@ -238,7 +250,7 @@ class Region:
         return app
 
     def _metrics(self) -> Any:
-        exposition = metrics.exposition(self.bulk.counters, self.service.status)
+        exposition = metrics.exposition(self.bulk.counters, self.service.status, self.timeline)
 
         def answer(request: Request) -> Response:
             if request.client is None or not request.client.host.startswith(LOOPBACK):

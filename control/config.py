@@ -52,6 +52,8 @@ class Settings(BaseSettings):
     sync_interval: float = Field(default=3600.0, ge=0)
     removal_grace: float = Field(default=24 * 3600.0, ge=0)
     lease: float = Field(default=10.0, gt=0)
+    timeline_age: float = Field(default=30 * 24 * 3600.0, gt=0)
+    timeline_events: int = Field(default=200_000, ge=1)
 
     @field_validator("listen", "bulk", "http", "tftp")
     @classmethod
@@ -84,6 +86,11 @@ class Settings(BaseSettings):
     @property
     def lease_s(self) -> float:
         return self.lease
+
+    @property
+    def timeline_age_s(self) -> float:
+        """Seconds for which boot events are kept; at most ``timeline_events`` of them."""
+        return self.timeline_age
 
     @property
     def database_url(self) -> str:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bootplane.control.timeline import KINDS, Timeline
 from bootplane.core.counters import COUNTERS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,15 +19,19 @@ SYNC_STATES = ("idle", "refreshing", "downloading", "finishing", "stopped", "fai
 class RegionCollector(Collector):
     """*counters*: of the bulk reactor. *status*: RegionService.status."""
 
-    def __init__(self, counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]]) -> None:
+    def __init__(
+        self, counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]], timeline: Timeline
+    ) -> None:
         self._counters = counters
         self._status = status
+        self._timeline = timeline
 
     def collect(self) -> Iterator[Metric]:
         values = self._counters()
         for counter in COUNTERS:
-            if not counter.name.startswith("tftp_"):  # a region has no TFTP
+            if not counter.name.startswith(("tftp_", "records")):  # a region has no TFTP, and tells nobody of racks
                 yield CounterMetricFamily(f"bootplane_{counter.name}", counter.help, value=values.get(counter.name, 0))
+        yield from self._boot_events()
         status = self._status()
         gauges = {
             "store_blobs": ("Complete files in the store.", status["store"]["blobs"]),
@@ -48,8 +53,21 @@ class RegionCollector(Collector):
             state.add_metric([each], float(status["sync"]["state"] == each))
         yield state
 
+    def _boot_events(self) -> Iterator[Metric]:
+        taken = CounterMetricFamily("bootplane_boot_events", "Boot events taken into the timeline.", labels=["kind"])
+        for kind in KINDS:
+            taken.add_metric([kind], self._timeline.taken[kind])
+        yield taken
+        for name, text, value in (
+            ("boot_events_refused", "Transfers that a rack told in a form nobody knows.", self._timeline.refused),
+            ("boot_events_lost", "Boot events that racks, or this region, could not keep.", self._timeline.lost),
+        ):
+            yield CounterMetricFamily(f"bootplane_{name}", text, value=value)
 
-def exposition(counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]]) -> Callable[[], bytes]:
+
+def exposition(
+    counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]], timeline: Timeline
+) -> Callable[[], bytes]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RegionCollector(counters, status))
+    registry.register(RegionCollector(counters, status, timeline))
     return lambda: generate_latest(registry)

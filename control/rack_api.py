@@ -4,16 +4,21 @@
     GET  /rack/v1/chunks/<sha256>  the chunk list; 404 unknown, 410 removed
     GET  /rack/v1/boot             one machine's boot configuration, signed with its name; 404: nobody's name
     POST /rack/v1/beat             "I live" -> {"bulk": [...]}
+    POST /rack/v1/transfers        what machines have fetched -> {"taken", "refused", "sentences"}
 
-Invariants: nothing is answered without a rack's secret; a waiting rack holds no thread and no lock.
+Invariants: nothing is answered without a rack's secret; a waiting rack holds no thread and no lock; a machine that
+waits for its boot configuration does not wait for the timeline.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -28,13 +33,19 @@ from bootplane.control.events import Hub
 from bootplane.control.racks import RackBook
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.racks import RackRecord
+from bootplane.control.tickets import Tickets
+from bootplane.control.timeline import BootEvent, Timeline, machine_key
+from bootplane.dataplane import transfers
+from bootplane.dataplane.namespace import parse_boot_name
 from bootplane.dataplane.store import Store
 
 WAIT_LIMIT_S = 60
 BEAT_BYTES = 64 << 10
 NAME_BYTES = 512
+SENTENCES = 3  # refusals of a batch that are told back
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _WAIT = re.compile(r"\bwait=(\d{1,4})\b")
+_NOTHING = re.compile(r"no bootable image [^\"'\n;]*")  # bootscript.missing(), as a loader shows it
 _ETAG = re.compile(r'\s*(?:W/)?"(\d{1,18})"\s*\Z')
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -52,6 +63,8 @@ class RackApi:
         blobs: BlobRepository,
         hub: Hub,
         bulk: Callable[[], list[str]],
+        timeline: Timeline,
+        tickets: Tickets | None = None,
     ) -> None:
         self._region_id = region_id
         self._publisher = publisher
@@ -60,6 +73,8 @@ class RackApi:
         self._blobs = blobs
         self._hub = hub
         self._bulk = bulk
+        self._timeline = timeline
+        self._tickets = tickets
         self._chosen: tuple[int, Mapping[str, bootscript.Ephemeral]] = (-1, {})
 
     def routes(self) -> list[Route]:
@@ -68,6 +83,7 @@ class RackApi:
             Route("/rack/v1/chunks/{sha256}", self._guarded(self.chunks), methods=["GET"]),
             Route("/rack/v1/boot", self._guarded(self.boot), methods=["GET"]),
             Route("/rack/v1/beat", self._guarded(self.beat), methods=["POST"]),
+            Route("/rack/v1/transfers", self._guarded(self.transfers), methods=["POST"]),
         ]
 
     def _guarded(self, answer: Answer) -> Handler:
@@ -105,7 +121,7 @@ class RackApi:
         found = await run_in_threadpool(self._chunk_list, sha256)
         return Response(found, media_type="application/octet-stream", headers={"Cache-Control": "max-age=31536000"})
 
-    async def boot(self, request: Request, _rack: RackRecord) -> Response:
+    async def boot(self, request: Request, rack: RackRecord) -> Response:
         name = request.query_params.get("name", "")
         proto = request.query_params.get("proto", "")
         if not name or len(name.encode("utf-8", "replace")) > NAME_BYTES or not name.isprintable():
@@ -116,25 +132,47 @@ class RackApi:
         text = bootscript.render(name, proto, place, self._ephemerals())
         if text is None:
             raise NotFound(f"boot configuration {name!r}: nobody's name")
+        boot = parse_boot_name(name)
+        mac, peer = boot.mac if boot else None, _peer(request)
+        images = [image for image in self._ephemerals().values() if image.kernel in text]
+        if images and self._tickets is not None:
+            place = dataclasses.replace(place, ticket=self._tickets.issue(mac, rack.id, peer))
+            text = bootscript.render(name, proto, place, self._ephemerals()) or text
+        self._timeline.note(_told(name, proto, text, images, mac, rack.id, peer))
         body = text.encode()
         headers = {"Bootplane-Signature": self._publisher.key.sign_boot(name, body)}
         return Response(body, headers=headers, media_type="text/plain; charset=utf-8")
 
     async def beat(self, request: Request, rack: RackRecord) -> Response:
-        body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > BEAT_BYTES:
-                raise CallerError(f"beat of rack {rack.id}: expected at most {BEAT_BYTES} bytes, got more")
+        body = await _body(request, BEAT_BYTES, f"beat of rack {rack.id}")
         try:
             report = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             report = None
         if not isinstance(report, dict):
             raise CallerError(f"beat of rack {rack.id}: expected a JSON object, got something else")
         if await run_in_threadpool(self._racks.beat, rack, report):
             self._hub.publish("racks", {"id": rack.id})
         return JSONResponse({"bulk": self._bulk_for(request)})
+
+    async def transfers(self, request: Request, rack: RackRecord) -> Response:
+        body = await _body(request, transfers.MAX_BODY_BYTES, f"transfers of rack {rack.id}")
+        return JSONResponse(await run_in_threadpool(self._take, body, rack))
+
+    def _take(self, body: bytes, rack: RackRecord) -> dict[str, object]:
+        try:
+            batch = transfers.decode_batch(body)
+            self._timeline.take(batch, rack.id)
+        except transfers.BatchError as error:
+            raise CallerError(f"rack {rack.id}: {error}") from None
+        except SQLAlchemyError as error:
+            reason = getattr(error, "orig", None) or error
+            raise Unavailable(f"transfers of rack {rack.id}: the database does not take them: {reason}") from None
+        return {
+            "taken": len(batch.transfers),
+            "refused": len(batch.refused),
+            "sentences": list(batch.refused[:SENTENCES]),
+        }
 
     def _ephemerals(self) -> Mapping[str, bootscript.Ephemeral]:
         """What unknown machines boot; chosen once per catalogue version."""
@@ -180,3 +218,41 @@ def _address(request: Request, key: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.:%-]{1,255}", host):
         raise CallerError(f"boot: {key}: expected HOST:PORT, got {value[:80]!r}")
     return join_address(host, port)
+
+
+def _peer(request: Request) -> str:
+    """The machine's address as its rack sees it; "" when it says none."""
+    try:
+        return machine_key(request.query_params.get("peer", "")).address
+    except CallerError:
+        return ""
+
+
+async def _body(request: Request, limit: int, what: str) -> bytes:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise CallerError(f"{what}: expected at most {limit} bytes, got more")
+    return body
+
+
+def _told(
+    name: str,
+    proto: str,
+    text: str,
+    images: Sequence[bootscript.Ephemeral],
+    mac: str | None,
+    rack: str,
+    peer: str,
+) -> BootEvent:
+    """What a configuration makes its machine do: boot, ask for the next one, or hear why there is nothing."""
+    detail: dict[str, object] = {"protocol": proto}
+    outcome = "next"
+    if images:
+        outcome = "boots"
+        detail["boots"] = [f"{image.title} ({image.arch})" for image in images]
+    elif (why := _NOTHING.search(text)) is not None:
+        outcome = "nothing"
+        detail["why"] = why[0]
+    return BootEvent(time.time(), "config", mac, peer, rack, name, outcome, detail)

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bootplane import __version__
+from bootplane.control import machines
 from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
 from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
 from bootplane.control.errors import CallerError, Conflict, NotFound
@@ -29,6 +30,7 @@ from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.sources import SourceKeeper
+from bootplane.control.timeline import Timeline
 from bootplane.dataplane.namespace import LoaderFile, wire_names
 from bootplane.dataplane.store import Store
 
@@ -56,13 +58,14 @@ class RegionService:
         coordinator: Coordinator,
         publisher: Publisher,
         hub: Hub,
+        timeline: Timeline,
         login_link: Callable[[], str],
     ) -> None:
         self._region_id, self._started, self._listen, self._bulk = region_id, started, listen, bulk
         self._store, self._sources, self._selections = store, sources, selections
         self._images, self._blobs, self._banners, self._racks = images, blobs, banners, racks
         self._keeper, self._coordinator, self._publisher = keeper, coordinator, publisher
-        self._hub, self._login_link = hub, login_link
+        self._hub, self._timeline, self._login_link = hub, timeline, login_link
 
     # -- the whole
 
@@ -216,6 +219,16 @@ class RegionService:
                     document["packages"] = self._packages(stored)
                 return document
         raise NotFound(f"image {name!r}: there is none of this name")
+
+    # -- machines
+
+    def machines(self, limit: int, after: str | None) -> dict[str, Any]:
+        """Machines that racks have seen, the last one first; one page."""
+        return machines.listed(self._timeline, limit, after)
+
+    def timeline(self, machine: str, limit: int, since: str | None, after: str | None) -> dict[str, Any]:
+        """The newest *limit* events of a machine, oldest first; the next page holds older ones."""
+        return machines.boot_timeline(self._timeline, machine, limit, since, after)
 
     # -- racks, events, ways in
 

@@ -6,9 +6,9 @@ route under /api/v1 needs the admin token, or for reading an open session.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.security import HTTPBearer
 from starlette.responses import StreamingResponse
 
@@ -19,6 +19,9 @@ from bootplane.control.events import Hub
 from bootplane.control.service import RegionService
 
 PREFIX = "/api/v1"
+Limit = Annotated[int, Query(ge=1, le=1000)]
+After = Annotated[str | None, Query(max_length=128)]
+Since = Annotated[str | None, Query(max_length=64)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "content": {"application/problem+json": {}}}
     for status in (400, 401, 404, 409, 422)
@@ -89,6 +92,14 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     @api.get("/images/{name:path}", response_model=schemas.Image)
     def show_image(name: str, packages: bool = False) -> Any:
         return service.image(name, packages=packages)
+
+    @api.get("/machines", response_model=schemas.Machines)
+    def list_machines(limit: Limit = 500, after: After = None) -> Any:
+        return service.machines(limit, after)
+
+    @api.get("/machines/{key}/timeline", response_model=schemas.BootTimeline)
+    def machine_timeline(key: str, limit: Limit = 500, since: Since = None, after: After = None) -> Any:
+        return service.timeline(key, limit, since, after)
 
     @api.get("/racks", response_model=schemas.Racks)
     def list_racks() -> Any:

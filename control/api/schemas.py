@@ -193,6 +193,41 @@ class Racks(_Out):
     next: str | None = None
 
 
+class Machine(_Out):
+    id: str
+    mac: str | None
+    address: str
+    rack: str
+    seen: str
+    kind: str
+    name: str
+    outcome: str
+
+
+class Machines(_Out):
+    items: list[Machine]
+    next: str | None = None
+
+
+class BootEvent(_Out):
+    id: int
+    at: str
+    kind: str
+    mac: str | None
+    address: str
+    rack: str
+    name: str
+    outcome: str
+    detail: dict[str, Any]
+
+
+class BootTimeline(_Out):
+    machine: Machine
+    events: list[BootEvent]
+    next: str | None = None
+    now: str
+
+
 class Problem(_Out):
     type: str
     title: str

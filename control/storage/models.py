@@ -1,7 +1,8 @@
 """The tables, as SQLAlchemy models. Plain columns that mean the same on SQLite and PostgreSQL.
 
 Times are ISO 8601 UTC text (database.now_text): SQLite drops time zones from its own types, and text compares alike
-everywhere. Lists are JSON. Only repositories of this folder read or write these; nothing outside sees a model.
+everywhere; those that are reckoned with (leases, boot events) are Unix seconds. Lists are JSON. Only repositories of
+this folder read or write these; nothing outside sees a model.
 """
 
 from __future__ import annotations
@@ -199,3 +200,40 @@ class BannerRow(Model):
     text: Mapped[str] = mapped_column(sa.Text)
     since: Mapped[str] = mapped_column(Time)
     remedy: Mapped[str] = mapped_column(sa.Text)
+
+
+class BootEventRow(Model):
+    """One event of a machine's timeline. (rack, start, seq) is the rack's own count: what it tells twice is one."""
+
+    __tablename__ = "boot_events"
+    id: Mapped[int] = mapped_column(sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True)
+    at: Mapped[float] = mapped_column(sa.Double)  # Unix seconds
+    kind: Mapped[str] = mapped_column(sa.String(16))
+    mac: Mapped[str | None] = mapped_column(sa.String(17))
+    address: Mapped[str] = mapped_column(sa.String(64))  # the machine's
+    rack: Mapped[str] = mapped_column(sa.String(64))
+    name: Mapped[str] = mapped_column(sa.String(512))
+    outcome: Mapped[str] = mapped_column(sa.String(32))
+    detail: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    start: Mapped[str | None] = mapped_column(sa.String(16))  # null: the region's own
+    seq: Mapped[int | None] = mapped_column(sa.BigInteger)
+    __table_args__ = (
+        sa.UniqueConstraint("rack", "start", "seq"),
+        # Two partial ones, so that SQLite does not look for what has no MAC in the index of MACs.
+        sa.Index(
+            "ix_boot_events_mac",
+            "mac",
+            "at",
+            sqlite_where=sa.text("mac IS NOT NULL"),
+            postgresql_where=sa.text("mac IS NOT NULL"),
+        ),
+        sa.Index("ix_boot_events_address", "address", "at"),
+        sa.Index(  # what a name or a neighbour may still give a MAC to
+            "ix_boot_events_nameless",
+            "address",
+            "rack",
+            "at",
+            sqlite_where=sa.text("mac IS NULL"),
+            postgresql_where=sa.text("mac IS NULL"),
+        ),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
 from bootplane.control.app import Region
+from bootplane.control.timeline import KINDS, BootEvent
+from bootplane.dataplane.transfers import Batch
 from tests.fakes.regions import running
 
 
@@ -71,3 +74,18 @@ def put(region: Region, data: bytes) -> None:
         root = ingest.commit().root
     region.blobs.record([BlobRecord(sha256, len(data), root)])
     region.publish()
+
+
+def test_boot_events_move_their_series(tmp_path: Path) -> None:
+    with running(tmp_path / "d") as (region, client):
+        before = values(client)
+        region.timeline.add([BootEvent(1.0, kind, None, "10.0.0.9", "r1", "n", "o") for kind in KINDS])
+        region.timeline.take(Batch("ab" * 8, time.time(), 7, 3, (), ("refused",)), "r1")
+        after = values(client)
+        moved = {name: value - before[name] for name, value in after.items() if value != before[name]}
+    series = {name: value for name, value in moved.items() if "boot_events" in name}
+    assert series == {
+        **{f"bootplane_boot_events_total/{kind}": 1 for kind in KINDS},
+        "bootplane_boot_events_refused_total": 1,
+        "bootplane_boot_events_lost_total": 4,
+    }

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy.exc import OperationalError
 
 from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
-from bootplane.dataplane import racktoken
+from bootplane.control.timeline import BootEvent
+from bootplane.dataplane import racktoken, transfers
 from bootplane.dataplane.catalogue import PinnedKey, check_chunks, open_signed
 from tests.fakes.mirror import publish_small
 from tests.fakes.regions import running, synced
@@ -58,7 +62,8 @@ def test_nothing_is_answered_without_a_racks_secret(region: Region, path: str) -
     for secret in ("", "wrong", region.admin_token):
         answer = TestClient(region.app, headers={"Authorization": f"Bearer {secret}"}).get(f"/rack/v1/{path}")
         assert answer.status_code == 401 and answer.json()["type"] == "urn:bootplane:unauthorised"
-    assert TestClient(region.app).post("/rack/v1/beat", json={}).status_code == 401
+    for path in ("beat", "transfers"):
+        assert TestClient(region.app).post(f"/rack/v1/{path}", json={}).status_code == 401
 
 
 def test_the_catalogue_and_every_chunk_list_are_what_the_pinned_key_signed(
@@ -175,3 +180,107 @@ def test_a_wildcard_bulk_address_becomes_the_name_the_rack_called(tmp_path: Path
         headers = {"Authorization": f"Bearer {token.secret}", "Host": "region.lab:5240"}
         bulk = TestClient(region.app).get("/rack/v1/catalogue", headers=headers).headers["bootplane-bulk"]
         assert bulk == f"region.lab:{region.bulk.address.rpartition(':')[2]}"
+
+
+# -- transfers and the timeline
+
+MAC = "52:54:00:77:00:01"
+
+
+def told(*listed: transfers.Transfer | bytes, **change: int) -> bytes:
+    facts = {"lost": 0, "told": 0} | change
+    entries = [each if isinstance(each, bytes) else transfers.encode(each) for each in listed]
+    return transfers.encode_batch("ab" * 8, time.time(), facts["lost"], facts["told"], entries)
+
+
+def test_what_a_rack_tells_is_in_the_timeline_once(
+    region: Region, rack: TestClient, token: racktoken.RackToken
+) -> None:
+    one = transfers.Transfer(1, time.time(), "tftp", "10.66.0.9", "probe", name="bootx64.efi", status=8)
+    two = transfers.Transfer(2, time.time(), "tftp", "10.66.0.9", "complete", name="x", mac="52:54:00:66:00:01")
+    for _ in range(2):
+        answer = rack.post("/rack/v1/transfers", content=told(one, b'{"seq": 0}', two))
+        assert answer.status_code == 200
+        assert answer.json() == {
+            "taken": 2,
+            "refused": 1,
+            "sentences": ["transfer 1: expected its fields and no other, got it wrong with 'address'"],
+        }
+    events = region.timeline.of("52:54:00:66:00:01")
+    assert [(event.name, event.outcome, event.rack) for event in events] == [
+        ("bootx64.efi", "probe", token.rack_id),
+        ("x", "complete", token.rack_id),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"", "expected zstd-compressed JSON"),
+        (b"x" * (300 << 10), "expected at most 262144 bytes, got more"),
+        (told()[:-3], "expected zstd-compressed JSON"),
+    ],
+)
+def test_a_batch_that_makes_no_sense_is_400_in_one_sentence(rack: TestClient, body: bytes, words: str) -> None:
+    answer = rack.post("/rack/v1/transfers", content=body)
+    assert answer.status_code == 400 and words in answer.json()["detail"]
+
+
+def test_a_database_that_is_away_makes_the_rack_come_again(
+    region: Region, rack: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_events: object) -> int:
+        raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(region.timeline._repository, "add", broken)
+    answer = rack.post("/rack/v1/transfers", content=told(transfers.Transfer(1, 1.0, "tftp", "::1", "cut")))
+    assert answer.status_code == 503 and "the database does not take them: database is locked" in answer.text
+
+
+def boot_events(region: Region) -> list[BootEvent]:
+    region.timeline._write_notes()
+    return region.timeline.of(MAC)
+
+
+def test_a_configuration_is_an_event_that_says_what_the_machine_will_do(
+    region: Region, rack: TestClient, token: racktoken.RackToken
+) -> None:
+    for name in (f"grub/grub.cfg-{MAC}", f"ipxe.cfg-{MAC}", "grub/grub.cfg"):
+        assert rack.get("/rack/v1/boot", params={"name": name, **BOOT, "peer": "10.0.0.9"}).status_code == 200
+    rack.get("/rack/v1/boot", params={"name": "nobody", **BOOT})
+    first, second, third = boot_events(region)[-3:]
+    assert (first.kind, first.name, first.outcome) == ("config", f"grub/grub.cfg-{MAC}", "boots")
+    assert (first.mac, first.address, first.rack) == (MAC, "10.0.0.9", token.rack_id)
+    assert first.detail == {"protocol": "tftp", "boots": ["Ubuntu 24.04 LTS (amd64)"]}
+    assert second.outcome == "boots"
+    assert (third.outcome, third.detail, third.mac) == ("next", {"protocol": "tftp"}, MAC)
+
+
+def test_each_script_that_boots_carries_a_ticket_of_its_own(
+    region: Region, rack: TestClient, token: racktoken.RackToken
+) -> None:
+    tickets = []
+    for _ in range(2):
+        text = rack.get("/rack/v1/boot", params={"name": f"grub/grub.cfg-{MAC}", **BOOT}).text
+        tickets += set(re.findall(r"bootplane=http://10.0.0.2:5248/MAAS/metadata/boot/([A-Za-z0-9_-]+)", text))
+    assert len(set(tickets)) == 2
+    found = region.tickets.look(tickets[0])
+    assert (found.mac, found.rack, found.address) == (MAC, token.rack_id, "10.0.0.9")
+    assert "metadata/boot" not in rack.get("/rack/v1/boot", params={"name": "grub/grub.cfg", **BOOT}).text
+    odd = rack.get("/rack/v1/boot", params={"name": f"grub/grub.cfg-{MAC}", **BOOT, "peer": "who knows"})
+    assert odd.status_code == 200
+
+
+def test_a_configuration_that_boots_nothing_says_why(tmp_path: Path) -> None:
+    with running(tmp_path / "empty") as (region, client):
+        token = racktoken.parse(client.post("/api/v1/rack-tokens", json={}).json()["token"])
+        headers = {"Authorization": f"Bearer {token.secret}"}
+        for name in (f"grub/grub.cfg-{MAC}", f"ipxe.cfg-{MAC}", "pxelinux.cfg/01-52-54-00-77-00-01"):
+            client.get("/rack/v1/boot", params={"name": name, **BOOT}, headers=headers)
+        events = boot_events(region)
+    assert [event.outcome for event in events] == ["nothing"] * 3
+    for event in events:
+        assert re.fullmatch(
+            r"no bootable image (for amd64 )?is selected and complete on region .*\(this is rack 10\.0\.0\.2:5248\)",
+            str(event.detail["why"]),
+        )

@@ -16,7 +16,18 @@ from tests.fakes.mirror import Fault, MirrorServer
 from tests.fakes.regions import synced
 
 GA = "ubuntu/noble/amd64/ga-24.04"
-EVERY_GET = ["/status", "/sources", "/selections", "/sync", "/images", f"/images/{GA}", "/racks", "/events"]
+EVERY_GET = [
+    "/status",
+    "/sources",
+    "/selections",
+    "/sync",
+    "/images",
+    f"/images/{GA}",
+    "/racks",
+    "/machines",
+    "/events",
+]
+EVERY_GET += ["/machines/52:54:00:77:00:01/timeline"]
 EVERY_POST = ["/sources", "/sources/1/check", "/selections", "/sync", "/sync/stop", "/rack-tokens", "/login-links"]
 EVERY_DELETE = ["/sources/1", "/selections/1"]
 
@@ -44,7 +55,7 @@ def test_every_route_needs_the_admin_token(region: Region, client: TestClient, m
 def test_a_region_without_anything_says_so_in_the_documented_shapes(client: TestClient) -> None:
     status = schemas.Status.model_validate(client.get("/api/v1/status").json())
     assert (status.sources, status.images, status.sync.state, status.catalogue.version) == (0, 0, "idle", 1)
-    for path in ("sources", "selections", "images", "racks"):
+    for path in ("sources", "selections", "images", "racks", "machines"):
         assert client.get(f"/api/v1/{path}").json() == {"items": [], "next": None}
 
 

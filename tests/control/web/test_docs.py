@@ -34,7 +34,8 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     "model",
     [
         schemas.Source, schemas.SourceIn, schemas.Selection, schemas.Sync, schemas.SyncFile, schemas.Image,
-        schemas.ImageFile, schemas.Rack, schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
+        schemas.ImageFile, schemas.Machine, schemas.BootTimeline, schemas.BootEvent,
+        schemas.Rack, schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
     ],
 )  # fmt: skip
 def test_the_manual_names_every_field_of_each_document(model) -> None:
