@@ -66,6 +66,7 @@ def _serve(settings: config.Settings, ready_fd: int | None) -> int:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # whose X-Forwarded-For is believed is decided in metadata.py
                 timeout_graceful_shutdown=GRACE_S,
                 timeout_keep_alive=KEEP_ALIVE_S,
             ),
