@@ -56,6 +56,7 @@ from tests.fakes.http_client import cold, fill
 from tests.fakes.tftp_client import PATIENCE_S, Address, parse
 
 SHORTEST_DEADLINE_S = 0.2  # RTO_MIN_NS of tftp_transfer.pxd
+TID_REST_S = 30.0  # TID_REST_NS of tftp_tids.pxd
 ST_UNKNOWN = 10  # of status.pxd
 
 
@@ -91,6 +92,7 @@ class Stage:
         self.asked: list[tuple[str, str, Address]] = []  # name, protocol, peer of each question, in order
         self.missed: list[tuple[int, int]] = []  # blob id and chunk of each miss, in order
         self.handed: list[tuple[int, bytes, Address]] = []  # descriptor, bytes, peer
+        self.tids: dict[int, tuple[Address, float]] = {}  # client's port -> TID of its last transfer, and until when
         self.settle()
 
     def _blob(self, content: bytes) -> Blob:
@@ -152,14 +154,14 @@ class Port:
         self.socket.bind((address, port))
         self.socket.setblocking(False)
         self.tid: Address | None = None
-        self.last_tid: Address | None = None  # of the transfer before, while it has to be another
         self.over = True
         self.request = b""
         self.blocks = 0  # of all transfers so far, each block once
 
     def send(self, event: Sent) -> None:
         kind = kind_of(event.data)
-        to = self.last_tid if event.late else self.tid or self.last_tid or self.stage.tftp
+        last_tid = self.stage.tids[self.port][0] if self.port in self.stage.tids else None
+        to = last_tid if event.late else self.tid or last_tid or self.stage.tftp
         if kind in ("RRQ", "WRQ"):
             to = self.stage.tftp
             if self.over or event.data != self.request:
@@ -172,8 +174,6 @@ class Port:
         self.socket.sendto(event.data, to)
 
     def _begin(self, data: bytes) -> None:
-        if self.tid is not None and self.tid != self.stage.tftp:
-            self.last_tid = self.tid
         self.tid = None
         self.over = False
         self.request = data
@@ -232,12 +232,15 @@ class Port:
                 self.stage.wait(self.socket)
         packet = parse(raw)
         if self.tid is None:
-            assert source != self.last_tid, f"{self}: its TID is that of the transfer before"
+            before, until = self.stage.tids.get(self.port, (None, 0.0))
+            assert source != before or time.monotonic() > until, f"{self}: its TID is that of the transfer before"
             assert packet.kind == "ERROR" or source != self.stage.tftp, (
                 f"{self}: {packet.kind} comes from the request port"
             )
             self.tid = source
         assert source == self.tid, f"{self}: {self._show(packet)} comes from {source}, its TID is {self.tid}"
+        if source != self.stage.tftp:
+            self.stage.tids[self.port] = source, time.monotonic() + TID_REST_S
         return packet
 
     def _is(self, packet: tftp_client.Packet, expected: Packet) -> bool:
@@ -315,6 +318,9 @@ class Connection:
             self._more()
         raw, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         line, *lines = raw.decode("latin-1").split("\r\n")
+        assert line.startswith("HTTP/1.1 ") and all(": " in field for field in lines), (
+            f"{self}: {raw[:200]!r} is no head"
+        )
         fields = dict(field.split(": ", 1) for field in lines)
         assert len(fields) == len(lines), f"{self}: a field is there twice in {lines}"
         assert int(line.split(" ")[1]) == expected.status, f"{self}: {path}: {line}"
