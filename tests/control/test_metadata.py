@@ -8,6 +8,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from bootplane.control.racks import RackBook
 from bootplane.control.storage.racks import RackRecord
 from bootplane.control.tickets import LIFETIME_S, REPORTS, Tickets
 from bootplane.control.timeline import BootEvent
+from bootplane.dataplane import proxy
 
 MAC, RACK, LOADER, MACHINE, DIRECT = "52:54:00:77:00:01", "r0a1b2c3d", "10.77.0.50", "10.77.0.99", "192.0.2.7"
 SECRET = "5e" * 32
@@ -156,6 +158,22 @@ def test_a_machine_whose_mac_nobody_knew_is_told_so(site: Site) -> None:
     url = f"/MAAS/metadata/boot/{site.tickets.issue(None, RACK, LOADER)}"
     assert "\nmac: unknown\n" in site.by_rack.get(url).text
     assert site.event.mac is None
+
+
+def test_the_manual_gives_the_limits_there_are() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "metadata.md").read_text(encoding="utf-8")
+    kept = metadata.FIELDS
+    for words in (
+        f"more than {metadata.REPORT_BYTES >> 10} KiB of report ({metadata.READ_BYTES >> 20} MiB: already at the rack)",
+        f"more than {REPORTS} reports",
+        f"longer than {metadata.READ_S:.0f} s",
+        f"has {proxy.MAX_PER_ADDRESS} requests under way",
+        f"{kept['name']} characters of `name`, {kept['description']} of\n`description`, {kept['origin']} of `origin`",
+        f"{kept['event_type']} of `event_type` and `result`",
+        f"up to {metadata.FILES} files",
+    ):
+        assert words in text, words
+    assert (LIFETIME_S, metadata.READ_BYTES, kept["result"]) == (3600, proxy.BODY_BYTES, kept["event_type"])
 
 
 # -- whose address
