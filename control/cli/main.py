@@ -18,6 +18,7 @@ from bootplane.control.cli import (
     doctor,
     events,
     image,
+    machine,
     processes,
     rack,
     selection,
@@ -79,6 +80,7 @@ app.add_typer(source.app, name="source")
 app.add_typer(selection.app, name="select")
 app.add_typer(sync.app, name="sync")
 app.add_typer(image.app, name="image")
+app.add_typer(machine.app, name="machine")
 
 
 def main() -> None:

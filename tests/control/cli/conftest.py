@@ -157,6 +157,7 @@ def region() -> Iterator[FakeRegion]:
             "GET /images": items(IMAGE),
             f"GET /images/{IMAGE['name']}": IMAGE,
             "GET /racks": items(RACK),
+            "GET /machines": items(),
         }
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(fake))
