@@ -45,7 +45,8 @@ def modules_after(arguments: list[str], data: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["status"], ["image", "list", "--json"], ["sync", "--wait"], ["source", "list"], ["machine", "list"]]
+    "arguments",
+    [["--help"], ["status"], ["image", "list", "--json"], ["sync", "--wait"], ["source", "list"], ["machine", "list"]],
 )
 def test_a_command_imports_neither_the_server_nor_its_libraries(arguments: list[str], region, data) -> None:
     loaded = modules_after(arguments, data)
