@@ -35,6 +35,7 @@ HEAD_S = 10.0
 BODY_S = 30.0
 SEND_S = 30.0  # without the client taking one piece
 LINGER_S = 1.0
+GRACE_S = 2.0  # for what is being answered when the rack ends
 MAX_REQUESTS = 256  # answered at a time
 MAX_PER_ADDRESS = 16  # of them for one client address: a machine waits for one or two, a console for some more
 MAX_CONNECTIONS = 1024  # held, also those that are being told that they are too many
@@ -225,7 +226,9 @@ class ControlPort:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Cuts what is still being answered."""
+        """Cuts what has not been answered within GRACE_S."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=GRACE_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -418,6 +418,30 @@ async def test_a_connection_beyond_all_limits_is_closed(monkeypatch: pytest.Monk
         assert {(await each.answer())[0] for each in first} == {204}
 
 
+async def test_what_is_under_way_when_the_rack_ends_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "GRACE_S", 20)
+    async with holding() as (region, handed):
+        asking = Asking(handed, "10.0.0.9")
+        await region.holds(1)
+        ending = asyncio.create_task(handed.port.close())
+        await asyncio.sleep(0)  # close() waits now
+        region.release.set()
+        assert (await asking.answer())[0] == 204
+        await asyncio.wait_for(ending, 20)
+
+
+async def test_what_does_not_end_with_the_rack_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "GRACE_S", 0.01)
+    async with holding() as (region, handed):
+        asking = Asking(handed, "10.0.0.9")
+        await region.holds(1)
+        await handed.port.close()
+        assert handed.port._tasks == set()
+        with contextlib.suppress(ConnectionResetError):
+            assert asking.sock.recv(100) == b""
+        asking.sock.close()
+
+
 async def test_a_slot_is_free_again_however_a_request_ended(region: FakeRegion) -> None:
     handed = Handed(region.url)
     for request in (

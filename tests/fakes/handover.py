@@ -1,4 +1,4 @@
-"""What stands around a connection that is handed over: real routes of a region, a reactor with its control port, machines.
+"""What stands around a connection that is handed over: a region's real routes, a reactor and its control port, clients.
 
 Machines stand on 127.0.0.2 and further, rack and region on 127.0.0.1, so that whose address the region believes can be
 seen. ``Site`` has all of it in this process; nothing of it waits for a clock.
