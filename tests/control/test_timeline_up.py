@@ -1,0 +1,190 @@
+"""The boot timeline through `bootplane up`: stock clients fetch, the operator asks what the machine did.
+
+Every process as an operator has it. A request for a configuration by MAC names what its address has done before; a
+region that is killed while machines fetch loses nothing of it and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bootplane.control.simplestreams.signer import Signer
+from tests.fakes.mirror import publish_small, serve
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+ROOT = Path(__file__).resolve().parents[2]
+ANY = "127.0.0.1:0"
+MAC = "52:54:00:77:00:01"
+MACHINE = "127.0.0.1"  # the address of every client here
+WAIT_S = 90.0
+
+
+class Site(NamedTuple):
+    data: Path
+    http: str
+    tftp: tuple[str, str]  # host, port
+
+    def run(self, *words: str) -> str:
+        argv = [sys.executable, "-m", "bootplane", *words, "--data", str(self.data)]
+        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def curl(self, name: str, *options: str) -> None:
+        argv = ["curl", "-sS", "-o", os.devnull, *options, f"http://{self.http}/{name}"]
+        subprocess.run(argv, check=True, timeout=60)
+
+    def tftp_get(self, name: str, target: Path) -> None:
+        argv = ["tftp", "-m", "binary", *self.tftp, "-c", "get", name, str(target)]
+        subprocess.run(argv, check=True, timeout=60, stdin=subprocess.DEVNULL, capture_output=True)
+
+    def events(self, machine: str, is_enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+        """What `machine timeline` has of *machine*, once it is enough."""
+        tick = threading.Event()
+        found: list[dict[str, Any]] = []
+        for _ in range(int(WAIT_S)):
+            argv = [
+                sys.executable,
+                "-m",
+                "bootplane",
+                "machine",
+                "timeline",
+                machine,
+                "--json",
+                "--data",
+                str(self.data),
+            ]
+            done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+            found = json.loads(done.stdout)["events"] if done.returncode == 0 else []
+            if is_enough(found):
+                return found
+            tick.wait(0.2)
+        raise AssertionError(f"expected more of machine {machine}, got {found} {done.stderr}")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    if shutil.which("tftp") is None:
+        assert "CI" not in os.environ, "tftp is missing, and CI must have it"
+        pytest.skip("tftp is not on this machine")
+    folder = tmp_path_factory.mktemp("site")
+    keyring = folder / "keyring.gpg"
+    with Signer.generate(folder / "gnupg", algorithm="ed25519") as signer:
+        publish_small(folder / "mirror", signer)
+        keyring.write_bytes(signer.public())
+    options = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", ANY)]
+    argv = [sys.executable, "-m", "bootplane", "up", "--data", str(folder / "data"), "--no-share", *options]
+    with serve(folder / "mirror") as mirror, subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as up:
+        try:
+            assert up.stdout is not None
+            word, *places = up.stdout.readline().split()
+            assert word == "ready"
+            ready = dict(place.split("=") for place in places)
+            host, _, port = ready["tftp"].rpartition(":")
+            found = Site(folder / "data", ready["http"], (host, port))
+            found.run("source", "add", mirror.url, "--keyring", str(keyring))
+            found.run("select", "add", "ubuntu", "noble", "--arch", "amd64")
+            found.run("sync", "--wait")
+            yield found
+        finally:
+            up.terminate()
+            assert up.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def fetched(site: Site, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str, int]]:
+    """What a machine has fetched: (protocol, name, outcome, bytes), in order."""
+    folder = tmp_path_factory.mktemp("fetched")
+    image = json.loads(site.run("image", "show", "ubuntu/noble/amd64/ga-24.04", "--json"))
+    names = {file["ftype"]: (file["names"][0], file["size"]) for file in image["files"]}
+    kernel, root = names["boot-kernel"], names["squashfs"]
+    site.tftp_get("bootx64.efi", folder / "loader")
+    site.tftp_get("revocations_sku.efi", folder / "nothing")
+    site.tftp_get(kernel[0], folder / "kernel")
+    site.curl(root[0])
+    site.curl(root[0], "--range", "100-199")
+    site.curl("nobody")
+    return [
+        ("tftp", "bootx64.efi", "complete", (folder / "loader").stat().st_size),
+        ("tftp", "revocations_sku.efi", "refused", 0),
+        ("tftp", kernel[0], "complete", kernel[1]),
+        ("http", root[0], "complete", root[1]),
+        ("http", root[0], "complete", 100),
+        ("http", "nobody", "refused", 0),
+    ]
+
+
+def facts(events: list[dict[str, Any]]) -> list[tuple[str, str, str, int]]:
+    return [
+        (event["detail"]["protocol"], event["name"], event["outcome"], event["detail"].get("sent", 0))
+        for event in events
+        if event["kind"] == "transfer"
+    ]
+
+
+def test_what_an_address_fetched_is_listed_in_order_with_its_bytes(site: Site, fetched: list[Any]) -> None:
+    events = site.events(MACHINE, lambda found: len(found) >= len(fetched))
+    assert facts(events) == fetched
+    assert {event["mac"] for event in events} == {None}
+    kernel, root = events[2]["detail"], events[3]["detail"]
+    assert (
+        kernel["source"] == "miss" and kernel["packets"] == kernel["size"] // 512 + 1
+    )  # stock tftp asks for no blksize
+    assert root["status"] == 200 and root["agent"].startswith("curl/") and events[4]["detail"]["offset"] == 100
+    assert [machine["id"] for machine in json.loads(site.run("machine", "list", "--json"))["items"]] == [MACHINE]
+
+
+def test_a_configuration_asked_for_by_mac_names_what_the_address_did_before(site: Site, fetched: list[Any]) -> None:
+    site.curl(f"grub/grub.cfg-{MAC}")
+    events = site.events(MAC, lambda found: len(found) >= len(fetched) + 2)
+    assert facts(events)[:-1] == fetched
+    assert (events[-2]["kind"], events[-2]["name"]) == ("transfer", f"grub/grub.cfg-{MAC}")
+    config = events[-1]
+    assert (config["kind"], config["outcome"]) == ("config", "boots")
+    assert config["detail"]["boots"] == ["Ubuntu 24.04 LTS (amd64)"]
+    lines = site.run("machine", "timeline", MAC.replace(":", "-")).splitlines()
+    assert f"at {MACHINE}, rack r" in lines[0] and lines[1].split() == [
+        "TIME",
+        "+S",
+        "VIA",
+        "BY",
+        "FILE",
+        "WHAT",
+        "OUTCOME",
+    ]
+    assert [line.rpartition("  ")[2].strip() for line in lines[2:-2]] == [event["outcome"] for event in events]
+    assert lines[-1].startswith(f"Last: curl fetched grub.cfg-{MAC}, complete, ")
+    assert lines[-1].endswith(" ago; the machine has not reported.")
+
+
+def test_a_region_that_is_killed_loses_nothing_and_doubles_nothing(site: Site, fetched: list[Any]) -> None:
+    before = len(site.events(MACHINE, lambda found: len(found) >= len(fetched)))
+    run_json = site.data / "run.json"
+    for _ in range(2):
+        pid = json.loads(run_json.read_text())["region_pid"]
+        for _ in range(10):
+            site.curl("bootx64.efi")
+        os.kill(pid, signal.SIGKILL)  # some of them are told, some are not
+        for _ in range(10):
+            site.curl("bootx64.efi")
+        tick = threading.Event()
+        for _ in range(int(WAIT_S / 0.1)):
+            if json.loads(run_json.read_text())["region_pid"] != pid:
+                break
+            tick.wait(0.1)
+    site.curl("the-last-one")
+    events = site.events(MACHINE, lambda found: any(event["name"] == "the-last-one" for event in found))
+    names = [event["name"] for event in events if event["kind"] == "transfer"][-41:]
+    assert names == ["bootx64.efi"] * 40 + ["the-last-one"]
+    assert len(events) == before + 41
