@@ -35,6 +35,7 @@ from bootplane.control.catalogue import Publisher, contents
 from bootplane.control.config import Settings
 from bootplane.control.errors import BootplaneError, StartError
 from bootplane.control.events import Hub
+from bootplane.control.metadata import MetadataApi
 from bootplane.control.rack_api import RackApi
 from bootplane.control.racks import RackBook
 from bootplane.control.service import RegionService
@@ -244,6 +245,8 @@ class Region:
             tickets=self.tickets,
         )
         app.router.routes.extend(rack_api.routes())
+        metadata = MetadataApi(region_id=self.region_id, tickets=self.tickets, racks=self.racks, timeline=self.timeline)
+        app.router.routes.extend(metadata.routes())
         app.router.routes.extend([Route("/healthz", _healthz), Route("/metrics", self._metrics())])
         if importlib.util.find_spec(PAGES) is not None:
             app.include_router(importlib.import_module(PAGES).router(self.service, self.sessions))

@@ -83,7 +83,8 @@ class RackService:
             self.filler.forget,
         )
         self._dynamic = Dynamic(self._client, key, token.rack_id, http, tftp, reactors.answer)
-        self._control = ControlPort(Forwarder(lambda: self._client.urls), self._metrics_text, reactors.adopt)
+        forwarder = Forwarder(lambda: self._client.urls, token.secret)
+        self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
         self._exposition: Exposition | None = None
         self._region_reachable = False
