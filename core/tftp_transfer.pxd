@@ -53,7 +53,7 @@ cdef struct transfer_t:
     uint8_t oack_owed
     uint8_t repeated             # a repeated RRQ was answered since the last deadline or progress
     uint8_t parked
-    uint8_t by_deadline          # the window now in flight was begun by a deadline, not by an ACK
+    uint8_t by_deadline          # the window now in flight was begun by a deadline, ours or the client's own
     options_t options            # granted; blksize and windowsize are set even when nobody asked
 
 # Grants options (never more than asked) and begins; the first DO_SEND is implied.

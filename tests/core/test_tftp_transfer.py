@@ -68,6 +68,14 @@ def test_a_duplicate_ack_never_sends() -> None:
     assert probe.feed("ack", 9) == ("nothing", []), "nor one for a block that never was sent"
 
 
+def test_an_ack_that_the_clients_own_timer_brought_does_not_shift_the_windows() -> None:
+    """U-Boot has lost block 8, says ACK 7 after its second, and ACK 8 where its old window ends."""
+    probe = begun(1000 * 512, windowsize=8, timeout=1)
+    assert probe.feed("ack", 7, now=0.99) == ("send", [8, 9, 10, 11, 12, 13, 14, 15])
+    assert probe.feed("ack", 8, now=0.991) == ("send", [16]), "9 to 15 are on their way"
+    assert probe.feed("ack", 16, now=0.992) == ("send", list(range(17, 25)))
+
+
 def test_an_ack_of_a_block_sent_before_a_resend_still_counts() -> None:
     probe = begun(100 * 512, windowsize=4, timeout_s=1)
     probe.room = 1
