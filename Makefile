@@ -1,5 +1,6 @@
 # make run    sets everything up and shows the main job: a signed source, a region, a rack, 64 machines
 # make test   sets everything up and passes the tests
+# make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # The rest: build, check, lint, bench-smoke, bench-api, clean.
 
 VENV   := .venv
@@ -8,7 +9,7 @@ RUN_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build check lint bench-smoke bench-api clean
+.PHONY: help run test vm vm-storm build check lint bench-smoke bench-api clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -20,6 +21,14 @@ run:
 test:
 	@.ci/setup test
 	@.ci/timed tests $(PYTHON) -m pytest -q -m "not vm and not soak" $(PYTEST_ARGS)
+
+vm:
+	@.ci/setup vm
+	@.ci/timed "firmware boots" $(PYTHON) -m pytest -q -m "vm and not storm" tests/vm $(PYTEST_ARGS)
+
+vm-storm:
+	@.ci/setup vm
+	@.ci/timed "sixteen machines at once" $(PYTHON) -m pytest -q -m storm tests/vm $(PYTEST_ARGS)
 
 build:
 	@.ci/setup run
