@@ -122,9 +122,16 @@ MUTATIONS = [
     Mutation(
         "an ACK that moves inside the window resends from there, at once",
         "tftp_transfer",
-        "    if t.acked >= t.next or not is_stale(t, t.acked):\n        rewind(t, False)\n",
-        "    if t.acked >= t.next:\n        rewind(t, False)\n",
+        "    if t.acked >= t.next or not is_stale(t, t.acked):\n",
+        "    if t.acked >= t.next:\n",
         f"{MACHINE}[uefi-pxe-lossy]",
+    ),
+    Mutation(
+        "an ACK by the client's own timer does not shift the windows (U-Boot)",
+        "tftp_transfer",
+        "rewind(t, is_by_timer(t, now_ns))",
+        "rewind(t, False)",
+        f"{BOOT}[u-boot-lossy-here]",
     ),
     Mutation(
         "ACKs repeated faster than the deadline do not move it (PXELINUX)",
@@ -175,6 +182,13 @@ MUTATIONS = [
         "        if i == last:\n            continue\n",
         "",
         f"{BOOT}[bios-lpxelinux-tftp-here]",
+    ),
+    Mutation(
+        "nor when two requests come within a millisecond (U-Boot)",
+        "tftp_requests",
+        "        if i == last:\n            continue\n",
+        "",
+        f"{BOOT}[u-boot-here]",
     ),
     Mutation(
         "nor on the next boot within 30 s",

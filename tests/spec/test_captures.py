@@ -1,7 +1,7 @@
-"""Boots that were recorded, re-enacted byte by byte: OVMF, AAVMF, shim, GRUB, PXELINUX, lpxelinux and iPXE.
+"""Boots that were recorded, re-enacted byte by byte: OVMF, AAVMF, shim, GRUB, PXELINUX, lpxelinux, iPXE and U-Boot.
 
 ``captures/*.txt`` are boots of real firmware in QEMU against this server; tests/fakes/capture.py says how to read them,
-docs/how-to/record-a-boot.md how to add one. Each is played to a reactor twice, its files in memory and then on no disk
+docs/howto/record-a-boot.md how to add one. Each is played to a reactor twice, its files in memory and then on no disk
 yet; and each transfer is stepped once more on a clock of the test's own, where deadlines are exact.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pathlib
 import re
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -405,6 +405,28 @@ HELD: dict[str, tuple[str, Callable[[Capture], object]]] = {
         "bios-pxelinux-slow-file",
         lambda of: (
             max(sum(isinstance(e, Sent) and e.data == b"\0\4\0\0" for e in t.events) for t in transfers(of)) == 16
+        ),
+    ),
+    "U-Boot names its timeout first and asks for no size": (
+        "u-boot",
+        lambda of: {tuple(dict(options)) for _, _, options in requests(of)} == {("timeout", "blksize", "windowsize")},
+    ),
+    "U-Boot may ask for two names from one port within a millisecond": (
+        "u-boot",
+        lambda of: max(Counter(port for port, _, _ in requests(of)).values()) == 2,
+    ),
+    "U-Boot asks for a default of its architecture before the default": (
+        "u-boot",
+        lambda of: (
+            [name for _, name, _ in requests(of) if "default" in name]
+            == ["pxelinux.cfg/default-arm", "pxelinux.cfg/default"]
+        ),
+    ),
+    "U-Boot names its last block by its own timer, and keeps to its old window": (
+        "u-boot-lossy",
+        lambda of: (
+            [e.data[2:] for e in of.events if isinstance(e, Sent) and e.at > 1][:3]
+            == [(347).to_bytes(2, "big"), (348).to_bytes(2, "big"), (356).to_bytes(2, "big")]
         ),
     ),
     "lpxelinux speaks HTTP/1.0 with a long cookie, a connection for each file": (
