@@ -117,7 +117,8 @@ class Stage:
     def wait(self, sock: socket.socket) -> None:
         """Until *sock* is readable; what the reactor needs meanwhile it is given."""
         end = time.monotonic() + PATIENCE_S
-        while sock not in select.select([sock, self.reactor], [], [], max(0.0, end - time.monotonic()))[0]:
+        both = [sock.fileno(), self.reactor.fileno()]
+        while both[0] not in select.select(both, [], [], max(0.0, end - time.monotonic()))[0]:
             assert time.monotonic() < end, f"nothing came within {PATIENCE_S} s"
             self.serve()
 
@@ -451,14 +452,14 @@ def play(capture: Capture, stage: Stage) -> Played:
                 case End(_, port):
                     connections[port].end(event)
         stage.settle()
-        for port in ports.values():
-            port.rest()
-        for connection in connections.values():
-            connection.rest()
+        ends: list[Port | Connection] = [*ports.values(), *connections.values()]
+        for end in ends:
+            end.rest()
         stage.serve()
         after = stage.counters()
     finally:
-        for each in (*ports.values(), *connections.values(), *closed):
+        sockets: list[Port | Connection] = [*ports.values(), *connections.values(), *closed]
+        for each in sockets:
             each.socket.close()
     assert not stage.handed, "a connection was handed over that was not to be"
     return Played(
