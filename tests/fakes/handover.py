@@ -217,8 +217,8 @@ class Site:
         )
 
 
-def eventually(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+def eventually(is_true: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + patience_s
     while not is_true():
         assert time.monotonic() < deadline, "it never came true"
         threading.Event().wait(0.005)
