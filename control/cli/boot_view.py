@@ -119,14 +119,15 @@ def _ended(event: Event) -> float:
 
 def _transfer(outcome: str, detail: dict[str, Any]) -> str:
     is_http = detail.get("protocol") == "http"
-    status, size, sent = (detail.get(key, 0) for key in ("status", "size", "sent"))
+    status, sent = detail.get("status", 0), detail.get("sent", 0)
+    size = detail.get("size", -1)  # left out when it is not known
     parts: list[str] = []
     if outcome == "probe":
-        parts.append(f"asked for the size: {figures.size(size)}")
+        parts.append("asked for the size" + (f": {figures.size(size)}" if size >= 0 else ""))
     elif outcome == "refused":
         parts.append(_refusal(status, is_http))
     elif detail.get("head"):
-        parts.append(f"HEAD, {figures.size(size)}")
+        parts.append("HEAD" + (f", {figures.size(size)}" if size >= 0 else ""))
     elif is_http and status == 304:
         parts.append("304, it has it")
     else:

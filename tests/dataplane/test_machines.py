@@ -124,9 +124,11 @@ def test_reading_a_slow_table_takes_a_hundredth_of_the_time(link: Link, monkeypa
 
 def test_loopback_is_not_looked_for(link: Link) -> None:
     found = link.machines()
-    for address in ("127.0.0.1", "::1", ""):
+    for address in ("127.0.0.1", "127.3.2.1", "::1"):
         found.of("x", address)
-    assert link.reads == 1  # "" is no address, and no harm
+    assert link.reads == 0
+    found.of("x", "no address")
+    assert link.reads == 1
 
 
 def test_a_table_that_cannot_be_read_is_said_once_and_names_still_work(
@@ -141,6 +143,17 @@ def test_a_table_that_cannot_be_read_is_said_once_and_names_still_work(
     assert [record.message for record in caplog.records] == [
         "machines are known by the names they ask for alone: [Errno 1] Operation not permitted"
     ]
+
+
+def test_a_table_that_can_no_longer_be_read_is_not_believed(link: Link) -> None:
+    link.table[PEER] = A
+    found = link.machines()
+    assert found.of("x", PEER).known_by == "neighbour"
+    link.error = OSError(105, "No buffer space available")
+    link.now += machines.FRESH_S
+    assert found.of("x", PEER) == Machine(A, "memory")
+    link.now += machines.FORGET_S
+    assert found.of("x", PEER) == Machine()
 
 
 def test_the_addresses_remembered_are_bounded_and_the_newest_stay(link: Link, monkeypatch: pytest.MonkeyPatch) -> None:

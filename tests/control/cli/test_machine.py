@@ -241,6 +241,29 @@ def test_what_was_reported_is_said_where_it_is_not_the_last(bootplane) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (web(1, "10:00:00.000", "x", "aborted", seconds=1, status=206, sent=1024, offset=7, **ROOT),
+         "1.0 KiB in 1.0 s, 206, from byte 7"),
+        (web(1, "10:00:00.000", "x", "aborted", seconds=1, status=200, sent=1024, **ROOT),
+         "1.0 KiB of 385.3 MiB in 1.0 s"),
+        (web(1, "10:00:00.000", "x", "complete", status=304, **ROOT), "304, it has it"),
+        (web(1, "10:00:00.000", "x", "refused", status=799), "status 799"),
+        (tftp(1, "10:00:00.000", "x", "refused", status=5), "ERROR 5"),
+        (tftp(1, "10:00:00.000", "x", "aborted", status=4, size=10, blksize=512),
+         "0 B of 10 B at once, ERROR 4, blksize 512"),
+        (tftp(1, "10:00:00.000", "x", "timeout", sent=5, duplicate_acks=1), "5 B at once, 1 duplicate ACK"),
+        (tftp(1, "10:00:00.000", "x", "probe"), "asked for the size"),
+        (web(1, "10:00:00.000", "x", "complete", status=200, head=True), "HEAD"),
+        (tftp(1, "10:00:00.000", "x", "refused", status=1, uuid="a-b"), "not found, UUID a-b"),
+        (event(1, "10:00:00.000", "report", "up", ""), ""),
+    ],
+)  # fmt: skip
+def test_a_transfer_says_what_is_true_of_it(found: dict[str, Any], words: str) -> None:
+    assert boot_view.what(found) == words
+
+
 def test_a_boot_ends_with_five_quiet_minutes_counted_from_the_end_of_a_transfer() -> None:
     long = web(1, "10:00:00.000", "squashfs", "complete", seconds=600.0, size=1, sent=1)
     near = tftp(2, "10:15:00.000", "x", "complete")

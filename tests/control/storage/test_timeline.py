@@ -124,10 +124,10 @@ def test_a_racks_own_word_about_who_it_was_is_not_changed(events: TimelineReposi
 
 def test_the_newest_events_come_oldest_first_and_page_by_page(events: TimelineRepository) -> None:
     events.add([event(n // 2, f"f{n}", A, seq=n + 1) for n in range(10)])  # pairs at the same time
-    newest = events.events(of(A), 0, 4)
-    assert names(newest) == ["f6", "f7", "f8", "f9"]
-    older = events.events(of(A), 0, 3, Cursor(newest[0].at, str(newest[0].id)))
-    assert names(older) == ["f3", "f4", "f5"]
+    newest = events.events(of(A), 0, 3)
+    assert names(newest) == ["f7", "f8", "f9"]
+    older = events.events(of(A), 0, 4, Cursor(newest[0].at, str(newest[0].id)))
+    assert names(older) == ["f3", "f4", "f5", "f6"]
     assert names(events.events(of(A), NOON + 4, 10)) == ["f8", "f9"]
     last = events.last(of(A))
     assert last is not None and last.name == "f9" and events.last(of(B)) is None
