@@ -42,15 +42,15 @@ def until(lab: Lab, guest: Guest, what: str, found: Callable[[], bool], limit_s:
 
 
 def whole_story(lab: Lab, scenario: Scenario) -> list[dict[str, Any]]:
-    """The machine's timeline once its report stands in it, or what there is after TELL_S."""
+    """The machine's timeline once all that must stand in it does, or what there is after TELL_S.
+
+    A report is kept before it is answered; transfers come with the rack's next batch, a ticket with the keeper's turn.
+    """
     deadline = time.monotonic() + TELL_S
     while True:
         events = lab.timeline(scenario.mac)
-        told = [event for event in events if event["kind"] == "report"]
-        # A report goes straight to the region; the transfers before it come with the rack's next batch.
-        if told and any(event["kind"] == "transfer" and event["at"] > told[0]["at"] for event in events):
-            return events
-        if told and not missing(events, scenario.fetches):
+        kinds = {event["kind"] for event in events}
+        if {"ticket", "report"} <= kinds and not missing(events, scenario.fetches):
             return events
         if time.monotonic() > deadline:
             return events
