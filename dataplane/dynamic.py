@@ -95,8 +95,8 @@ class Dynamic:
         self._count(outcome)
         with self._lock:
             attempt, wait_s = self._waits.next(mac_of(name) or peer, time.monotonic())
-        rack = f"{self._rack_id} ({http})"
-        script = retry_script(name, rack, ", ".join(self._client.urls), reason, attempt, wait_s)
+        regions = ", ".join(self._client.urls)
+        script = retry_script(name, self._rack_id, http, regions, reason, attempt, wait_s)
         return (None, ST_UPSTREAM) if script is None else (Blob.memory(script), 0)
 
     def _seen(self, listening: HostPort, local: str) -> str:

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bootplane.dataplane.retry import split_again
+
 PREFIX_HEX = 16  # of the digest in a name: longer names broke ARM64 boots, and 64 bits do not collide by accident
 
 BIOS_PREFIX = "bios/"  # PXELINUX glues the directory of its loader before every name, even before a leading slash
@@ -37,6 +39,9 @@ WELL_KNOWN: dict[str, tuple[str, str, str]] = {
     "chain.c32": ("pxe", "i386", "chain.c32"),
     "ifcpu.c32": ("pxe", "i386", "ifcpu.c32"),
     "ifcpu64.c32": ("pxe", "i386", "ifcpu64.c32"),
+    "snponly.efi": ("ipxe", "amd64", "snponly.efi"),  # iPXE on the firmware's own driver: the one to boot by HTTP
+    "ipxe.efi": ("ipxe", "amd64", "ipxe.efi"),
+    "undionly.kpxe": ("ipxe", "amd64", "undionly.kpxe"),  # of PC firmware
 }
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:-]*\Z")  # never "", ".", ".." or anything with a slash
@@ -103,6 +108,8 @@ def wire_names(item: ImageFile | LoaderFile) -> Iterator[str]:
             if kind == "pxe":
                 yield f"syslinux/{name}"
                 yield BIOS_PREFIX + name
+            if kind == "uefi":
+                yield f"images/{name}"  # where MAAS's DHCP sends UEFI HTTP boot
 
 
 def names_of(images: Iterable[ImageFile], loaders: Iterable[LoaderFile]) -> dict[str, str]:
@@ -135,40 +142,47 @@ class BootName:
 
     loader: str  # "grub", "pxelinux" or "ipxe"
     mac: str | None = None  # "52:54:00:77:00:01"
-    uuid: str | None = None
+    uuid: str | None = None  # as PXELINUX writes it: SMBIOS's bytes in their order, the first three fields swapped
     address_hex: str | None = None  # PXELINUX's (shortened) IPv4 address
     arch: str | None = None  # of grub.cfg-default-<arch>
     is_default: bool = False  # asked for by name of "default", or by no particular name
+    is_first: bool = False  # what GRUB and iPXE load before all: it only leads to the machine's own
 
 
+# A GRUB without a built-in configuration asks for grub.cfg-01-<mac> and grub.cfg-<address in hex> before grub.cfg:
+# those are nobody's, so that each GRUB begins with grub.cfg and asks for the name of its ${net_default_mac}.
 _MAC = r"(?P<mac>[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})"
-_GRUB = re.compile(rf"(?:.*/)?grub\.cfg(?:-(?:{_MAC}|default(?:-(?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?))?\Z")
-_IPXE = re.compile(rf"(?:.*/)?ipxe\.cfg(?:-(?:{_MAC}|default(?:-(?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?))?\Z")
+_DEFAULT = r"default(?:-(?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?"
+_GRUB = re.compile(rf"(?:.*/)?grub\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
+_IPXE = re.compile(rf"(?:.*/)?ipxe\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
 _PXELINUX = re.compile(
     rf"(?:.*/)?pxelinux\.cfg/(?:01-{_MAC}|(?P<uuid>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
     r"|(?P<ip>[0-9a-f]{1,8})|default(?:[.-](?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?)\Z"
 )
-_GRUB_ARCH = {"x86_64": "amd64", "i386": "amd64", "aarch64": "arm64", "arm": "armhf", "powerpc": "ppc64el"}
+_ARCH_OF_GRUB = {"x86_64": "amd64", "i386": "amd64", "aarch64": "arm64", "arm": "armhf", "powerpc": "ppc64el"}
+_ARCH_OF_PXELINUX = {"x86_64": "amd64", "i386": "amd64", "aarch64": "arm64", "powerpc": "ppc64el"}
 
 
 def parse_boot_name(name: str) -> BootName | None:
     """Reads a canonical dynamic name (``grub/grub.cfg-<mac>``, ``pxelinux.cfg/01-<mac>``, ...) or returns None."""
     lower = name.lower()
     for loader, pattern in (("grub", _GRUB), ("ipxe", _IPXE), ("pxelinux", _PXELINUX)):
-        found = pattern.match(lower)
+        found = pattern.match(split_again(lower)[0] if loader == "pxelinux" else lower)
         if found is None:
             continue
         mac = found["mac"]
         arch = found["arch"]
         uuid = found["uuid"] if loader == "pxelinux" else None
         address = found["ip"] if loader == "pxelinux" else None
+        arches = _ARCH_OF_PXELINUX if loader == "pxelinux" else _ARCH_OF_GRUB
         return BootName(
             loader=loader,
             mac=mac.replace("-", ":") if mac else None,
             uuid=uuid,
             address_hex=address,
-            arch=_GRUB_ARCH.get(arch, arch) if arch else None,
+            arch=arches.get(arch, arch) if arch else None,
             is_default=not (mac or uuid or address),
+            is_first=lower.rpartition("/")[2] in ("grub.cfg", "ipxe.cfg"),
         )
     return None
 

@@ -101,13 +101,14 @@ def test_a_text_signed_for_another_name_is_shown_to_nobody(region: FakeRegion) -
 def test_without_a_region_waits_grow_for_each_machine(region: FakeRegion) -> None:
     region.stop()
     asking = dynamic(region, Replies())
-    first = text_of(asking.resolve("http", NAME, "10.0.0.9", "10.0.0.1"))
-    again = text_of(asking.resolve("tftp", NAME, "10.0.0.10", "10.0.0.1"))  # the same machine by its MAC
-    other = text_of(asking.resolve("http", "grub/grub.cfg", "10.0.0.11", "10.0.0.1"))
+    name = "pxelinux.cfg/01-52-54-00-77-00-01"
+    first = text_of(asking.resolve("http", name, "10.0.0.9", "10.0.0.1"))
+    again = text_of(asking.resolve("tftp", name, "10.0.0.10", "10.0.0.1"))  # the same machine by its MAC
+    other = text_of(asking.resolve("http", "pxelinux.cfg/default", "10.0.0.11", "10.0.0.1"))
     assert b"try 1, the next one in 5 s" in first
     assert b"try 2, the next one in 10 s" in again
     assert b"try 1, the next one in 5 s" in other
-    assert b"rack rack-1 (10.0.0.1:5248) cannot get it from its region " + region.url.encode() in first
+    assert b"rack rack-1 at 10.0.0.1:5248 cannot get it from its region " + region.url.encode() in first
     assert asking.outcomes == {"retry": 3}
 
 

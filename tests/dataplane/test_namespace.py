@@ -61,6 +61,25 @@ def test_the_table_holds_every_name_of_images_and_loaders() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "arch", "file", "names"),
+    [
+        ("ipxe", "amd64", "snponly.efi", {"snponly.efi"}),
+        ("ipxe", "amd64", "ipxe.efi", {"ipxe.efi"}),
+        ("ipxe", "amd64", "undionly.kpxe", {"undionly.kpxe"}),
+        ("uefi", "arm64", "bootaa64.efi", {"bootaa64.efi", "images/bootaa64.efi"}),
+        ("uefi", "amd64", "grubhttpx64.efi", set()),
+        ("open-firmware", "ppc64el", "bootppc64.bin", {"bootppc64.bin"}),
+        ("pxe", "i386", "ldlinux.c32", {"ldlinux.c32", "syslinux/ldlinux.c32", "bios/ldlinux.c32"}),
+    ],
+)
+def test_a_boot_loader_is_served_under_the_names_firmware_asks_for(
+    kind: str, arch: str, file: str, names: set[str]
+) -> None:
+    table = names_of([], [LoaderFile(A, kind, arch, file)])
+    assert set(table) == names | {f"bootloader/{kind}/{arch}/{file}"}
+
+
 def test_pxelinux_answers_by_its_own_file_only_where_lpxelinux_is_missing() -> None:
     alone = LoaderFile(A, "pxe", "i386", "pxelinux.0")
     assert names_of([], [alone])["pxelinux.0"] == A
@@ -81,7 +100,12 @@ def test_an_ambiguous_prefix_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("grub/grub.cfg", BootName("grub", is_default=True)),
+        ("grub/grub.cfg", BootName("grub", is_default=True, is_first=True)),
+        ("debian-installer/arm64/grub/grub.cfg", BootName("grub", is_default=True, is_first=True)),
+        ("grub/grub.cfg-01-52-54-00-77-00-01", None),
+        ("grub/grub.cfg-0A4D00CA", None),
+        ("grub/grub.cfg-default-powerpc", BootName("grub", arch="ppc64el", is_default=True)),
+        ("grub/grub.cfg-default-arm", BootName("grub", arch="armhf", is_default=True)),
         ("grub/grub.cfg-52:54:00:77:00:01", BootName("grub", mac="52:54:00:77:00:01")),
         ("grub/grub.cfg-52-54-00-AA-00-01", BootName("grub", mac="52:54:00:aa:00:01")),
         ("grub/grub.cfg-default-x86_64", BootName("grub", arch="amd64", is_default=True)),
@@ -95,7 +119,15 @@ def test_an_ambiguous_prefix_is_refused() -> None:
         ("pxelinux.cfg/0A4D00CA", BootName("pxelinux", address_hex="0a4d00ca")),
         ("pxelinux.cfg/0A", BootName("pxelinux", address_hex="0a")),
         ("pxelinux.cfg/default", BootName("pxelinux", is_default=True)),
-        ("ipxe.cfg", BootName("ipxe", is_default=True)),
+        ("pxelinux.cfg/01-52-54-00-77-00-01-after-http-3", BootName("pxelinux", mac="52:54:00:77:00:01")),
+        ("pxelinux.cfg/default-after-none-11", BootName("pxelinux", is_default=True)),
+        ("pxelinux.cfg/default-arm-sunxi-after-tftp-0", BootName("pxelinux", arch="arm", is_default=True)),
+        ("pxelinux.cfg/01-52-54-00-77-00-01-after-luck-3", None),
+        ("pxelinux.cfg/01-52-54-00-77-00-01-after-http-", None),
+        ("pxelinux.cfg/default.amd64-generic", BootName("pxelinux", arch="amd64", is_default=True)),
+        ("pxelinux.cfg/default-arm-bcm283x-rpi", BootName("pxelinux", arch="arm", is_default=True)),
+        ("ppc64el/pxelinux.cfg/01-52-54-00-77-00-01", BootName("pxelinux", mac="52:54:00:77:00:01")),
+        ("ipxe.cfg", BootName("ipxe", is_default=True, is_first=True)),
         ("ipxe.cfg-52:54:00:77:00:01", BootName("ipxe", mac="52:54:00:77:00:01")),
         ("ipxe.cfg-default-amd64", BootName("ipxe", arch="amd64", is_default=True)),
         ("ubuntu/amd64/ga-24.04/noble/stable/squashfs", None),
