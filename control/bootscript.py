@@ -5,13 +5,14 @@ the name a boot loader asked for, the protocol it asked by, and where it stands.
 os, not to the boot method. A name that is nobody's renders to None (404, "File not found").
 
 Every script that cannot boot says in one sentence what is missing and whom to ask, waits, and asks again with growing
-waits: GRUB loops in ``grub.cfg`` (the scripts it sources try once and return), PXELINUX by the name of the next
-configuration, iPXE in ``ipxe.cfg``. Left to others: machines that are known (a later step), who may ask (rack_api).
+waits (dataplane.retry). HTTP only where the loader has it: a GRUB that fetched its script by HTTP, any iPXE, and a
+PXELINUX that is lpxelinux.0; those that may have it and fail are sent by TFTP the next time.
+
+Left to others: machines that are known (a later step), who may ask, and the timeline (rack_api).
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +22,36 @@ import jinja2
 
 from bootplane.control.domain.images import INITRD, KERNEL, ROOT_IMAGE, SQUASHFS, ResourceSet
 from bootplane.dataplane.namespace import BootName, image_name, parse_boot_name
+from bootplane.dataplane.retry import (
+    SWITCH_S,
+    Again,
+    grub_loop,
+    grub_open,
+    ipxe_loop,
+    ipxe_open,
+    pxelinux_again,
+    split_again,
+)
 
 TEMPLATES = Path(__file__).resolve().parent / "templates" / "boot"
-WAITS_S = (5, 10, 20, 40, 60, 120, 300)  # the last one again and again
 HOSTNAME = "enlist"
 GRUB_CPUS = {"amd64": ("x86_64", "i386"), "arm64": ("arm64",), "armhf": ("arm",), "ppc64el": ("powerpc",)}
 IPXE_ARCHES = {"amd64": ("x86_64", "i386"), "arm64": ("arm64",), "armhf": ("arm32",)}
-PXELINUX_ARCH = "amd64"  # PXELINUX itself exists for PC firmware only; petitboot reads its files under ppc64el/
-_STEP_NAME = re.compile(r"-(?P<why>wait|retry)-(?P<step>\d{1,2})\Z")
-_PLAIN = re.compile(r"[^A-Za-z0-9 ._+()-]")  # what a title may not bring into a script: it is shown, nothing else
+PXELINUX_ARCH = "amd64"  # PXELINUX itself exists for PC firmware only; others read its files under folders of theirs
+UBOOT_ARCHES = ("arm64", "armhf", "riscv64")
+PXELINUX_FOLDERS = {"ppc64el": "ppc64el", "s390x": "s390x"}  # petitboot's, and that of s390's network boot
+COMMAND_LINE_BYTES = 2048  # of a kernel, its last zero included; more is cut off without a word
+COMMAND_LINE_BYTES_OF = {"armhf": 1024}
+# A kernel that panics and an initrd that cannot have its root image start the machine anew; nobody stands next to it.
+# GRUB needs it too: by HTTP it takes the body of a 404 or 503 for the initrd and boots.
+PANIC_S = 60
+PXELINUX_NAME_BYTES = 255  # FILENAME_MAX - 1
+_BOOTIF = "BOOTIF=01-00-00-00-00-00-00"  # what each loader adds
 _TICKET = re.compile(r"[A-Za-z0-9_-]{0,128}")
 _NUMBER = re.compile(r"\d+\.\d+")
+_PLAIN = re.compile(r"[^A-Za-z0-9 ._+()-]")  # what a title may not bring into a script: it is shown, nothing else
+# Words that iPXE would take for its own, wherever they stand in a line; it has no quotes.
+_IPXE_WORD = re.compile(r"\|\||&&|#.*|.*\$\{.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +76,32 @@ class Place:
     http: str  # "10.0.0.1:5248"
     tftp: str
     ticket: str = ""  # one boot of one machine: the running kernel gives it back to /MAAS/metadata/boot/<ticket>
+    pxelinux_has_http: bool = True  # what is served as pxelinux.0 is lpxelinux.0
 
     def __post_init__(self) -> None:
         if not _TICKET.fullmatch(self.ticket):
             raise ValueError(f"boot ticket: expected up to 128 letters, digits, - and _, got {self.ticket[:80]!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A script, and what it says: what it boots ("Debian 12 (amd64)") or why it boots nothing; a script that only leads
+    to another has neither."""
+
+    text: str
+    boots: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """What a script does on one arch: boot, or say why not."""
+
+    arch: str
+    image: Ephemeral
+    words: list[str]
+    cpus: tuple[str, ...] = ()
+    reason: str | None = None
 
 
 def choose(sets: Sequence[ResourceSet]) -> dict[str, Ephemeral]:
@@ -92,6 +134,12 @@ def choose(sets: Sequence[ResourceSet]) -> dict[str, Ephemeral]:
 
 def render(name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> str | None:
     """The text of the configuration called *name* (canonical), asked for by *proto* ("http" or "tftp"); else None."""
+    rendered = compose(name, proto, place, ephemerals)
+    return rendered.text if rendered else None
+
+
+def compose(name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> Rendered | None:
+    """The configuration called *name* and what it says; None for a name that is nobody's."""
     boot = parse_boot_name(name)
     if boot is None:
         return None
@@ -121,6 +169,7 @@ def parameters(image: Ephemeral, place: Place) -> list[str]:
         ]
         if image.os == "ubuntu" and _number(image.title) and tuple(map(int, _number(image.title))) < (22, 4):
             words.append("apparmor=0")
+    words.append(f"panic={PANIC_S}")
     if place.ticket:
         words.append(f"bootplane=http://{http}/MAAS/metadata/boot/{place.ticket}")
     return [*words, *image.kparams.split()]
@@ -135,60 +184,125 @@ def missing(arch: str | None, place: Place) -> str:
     )
 
 
-def _grub(boot: BootName, name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> str:
-    directory = name.rpartition("/")[0]
-    if boot.mac is None and boot.arch is None and not name.endswith("-default"):
-        return _text("grub.cfg.j2", place=place, directory=directory, waits=_steps())
-    prefix = f"(http,{place.http})/" if proto == "http" else "/"
-    arches = [boot.arch] if boot.arch else sorted(ephemerals)
+def _grub(boot: BootName, name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> Rendered:
+    ends = {"begin": grub_open(boot.is_first), "retry": grub_loop(boot.is_first, name)}
+    if boot.is_first:
+        folder = name[: name.rindex("grub.cfg")]
+        return Rendered(_text("grub.cfg.j2", place=place, folder=folder, http=proto == "tftp", **ends))
     branches = [
-        {
-            "cpus": GRUB_CPUS.get(arch, (arch,)),
-            "image": ephemerals[arch],
-            "words": parameters(ephemerals[arch], place),
-        }
-        for arch in arches
+        _branch(ephemerals[arch], place, GRUB_CPUS.get(arch, (arch,)))
+        for arch in ([boot.arch] if boot.arch else sorted(ephemerals))
         if arch in ephemerals
     ]
-    return _text(
-        "grub-machine.cfg.j2", prefix=prefix, branches=branches, missing=missing(boot.arch, place), place=place
+    text = _text(
+        "grub-machine.cfg.j2",
+        place=place,
+        proto=proto.upper(),
+        prefix=f"(http,{place.http})/" if proto == "http" else "/",
+        branches=branches,
+        missing=missing(boot.arch, place),
+        **ends,
     )
+    return _rendered(text, branches, missing(boot.arch, place))
 
 
-def _ipxe(boot: BootName, name: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> str:
-    if boot.mac is None and boot.arch is None and not name.endswith("-default"):
-        return _text("ipxe.cfg.j2", place=place, waits=_steps())
+def _ipxe(boot: BootName, name: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> Rendered:
+    url = f"http://{place.http}/{name}"
+    ends = {"begin": ipxe_open(boot.is_first), "retry": ipxe_loop(boot.is_first, url)}
+    if boot.is_first:
+        return Rendered(_text("ipxe.cfg.j2", place=place, **ends))
     wanted = _ipxe_arch(boot.arch)
     branches = [
-        {"arch": arch, "cpus": IPXE_ARCHES.get(arch, (arch,)), "image": image, "words": parameters(image, place)}
-        for arch, image in ephemerals.items()
+        _branch(image, place, IPXE_ARCHES.get(arch, (arch,)), is_ipxe=True)
+        for arch, image in sorted(ephemerals.items())
         if wanted in (None, arch)
     ]
-    return _text("ipxe-machine.cfg.j2", place=place, branches=branches, missing=missing(wanted, place))
+    why = missing(wanted, place)
+    text = _text("ipxe-machine.cfg.j2", place=place, branches=branches, missing=why, **ends)
+    return _rendered(text, branches, why)
 
 
-def _pxelinux(boot: BootName, name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]) -> str | None:
-    if boot.address_hex:
-        return None  # nine lookups that lead to `default` anyway
-    arch = boot.arch or (name.split("/")[0] if name.split("/")[0] in ("ppc64el", "s390x") else PXELINUX_ARCH)
-    arch = {"i386": "amd64"}.get(arch, arch)
-    image = ephemerals.get(arch)
-    found = _STEP_NAME.search(name)
-    step = min(int(found["step"]) if found else 0, len(WAITS_S) - 1)
-    directory = name[: name.rindex("pxelinux.cfg/")]
-    return _text(
+def _pxelinux(
+    boot: BootName, name: str, proto: str, place: Place, ephemerals: Mapping[str, Ephemeral]
+) -> Rendered | None:
+    if boot.uuid or boot.address_hex:
+        return None  # nobody is known by these yet; PXELINUX goes on to ask by its MAC, then for `default`
+    whose, again = split_again(name)
+    folder, _, whose = whose.rpartition("pxelinux.cfg/")
+    arch = boot.arch or PXELINUX_FOLDERS.get(folder.rstrip("/"), PXELINUX_ARCH)
+    ways = _pxelinux_ways(arch, proto, place)
+    how = ways[-1] if again.failed == ways[0] else ways[0]
+    prefix = _pxelinux_prefix(how, place)
+    branch = _branch(ephemerals[arch], place, prefix=prefix) if arch in ephemerals else None
+    if branch is None or branch.reason:
+        how, wait_s, step = "none", again.wait_s, again.step + 1
+    elif how != ways[-1]:
+        wait_s, step = SWITCH_S, again.step
+    else:
+        wait_s, step = again.wait_s, again.step + 1
+    why = missing(arch, place)
+    text = _text(
         "pxelinux.cfg.j2",
-        image=image,
-        words=parameters(image, place) if image else [],
-        prefix=f"http://{place.http}/" if proto == "http" else "/",
         place=place,
-        missing=missing(arch, place),
-        wait_s=WAITS_S[step],
-        # Who comes from `wait` has waited before asking; who comes from `retry` failed at once and waits now.
-        is_retry=found is not None and found["why"] == "retry",
-        again=f"/{directory}pxelinux.cfg/default-{arch}-{'retry' if image else 'wait'}-"
-        f"{min(step + 1, len(WAITS_S) - 1)}",
+        branch=branch,
+        reason=branch.reason if branch else why,
+        prefix=prefix,
+        proto=how.upper(),
+        other=f"by {ways[how == ways[0]].upper()}" if len(ways) > 1 else "again",
+        failed=again.failed.upper() if again.failed != "none" else "",
+        wait_s=wait_s,
+        others=_uboot_branches(ephemerals, place) if boot.arch is None and not folder else [],
+        retry=pxelinux_again(f"pxelinux.cfg/{whose}{Again(how, step).suffix()}", wait_s),
     )
+    return _rendered(text, [branch] if branch else [], why)
+
+
+def _pxelinux_ways(arch: str, proto: str, place: Place) -> tuple[str, ...]:
+    """The protocols by which files can be had, the better one first."""
+    if proto == "http" or arch == "ppc64el":  # a URL is before every name already; petitboot is a Linux
+        return ("http",)
+    if arch == "s390x":
+        return ("tftp",)
+    # pxelinux.0 has HTTP where an iPXE has loaded it: it is worth a try, but not the first.
+    return ("http", "tftp") if place.pxelinux_has_http else ("tftp", "http")
+
+
+def _pxelinux_prefix(how: str, place: Place) -> str:
+    return f"http://{place.http}/" if how == "http" else "/"
+
+
+def _uboot_branches(ephemerals: Mapping[str, Ephemeral], place: Place) -> list[_Branch]:
+    """For u-boot, which reads PXELINUX's files and tries each label in turn, where PXELINUX tries the default alone."""
+    branches = [_branch(image, place, prefix="/") for arch, image in sorted(ephemerals.items()) if arch in UBOOT_ARCHES]
+    return [branch for branch in branches if branch.reason is None]
+
+
+def _branch(
+    image: Ephemeral, place: Place, cpus: tuple[str, ...] = (), *, prefix: str = "", is_ipxe: bool = False
+) -> _Branch:
+    """*prefix*: of names, where the loader has a limit for them."""
+    words = parameters(image, place)
+    reason = None
+    limit = COMMAND_LINE_BYTES_OF.get(image.arch, COMMAND_LINE_BYTES) - 1
+    names = f"BOOT_IMAGE=http://{place.http}/{image.kernel} initrd=http://{place.http}/{image.initrd}"
+    line = len(" ".join([names, *words, _BOOTIF]))
+    bad = next((word for word in words if is_ipxe and _IPXE_WORD.fullmatch(word)), None)
+    if line > limit:
+        reason = f"{image.title} cannot be booted: expected a kernel command line of {limit} bytes at most, got {line}"
+    elif prefix and max(len(prefix + image.kernel), len(prefix + image.initrd)) > PXELINUX_NAME_BYTES:
+        reason = (
+            f"{image.title} cannot be booted: PXELINUX reads names of {PXELINUX_NAME_BYTES} bytes, those are longer"
+        )
+    elif bad is not None:
+        reason = f"{image.title} cannot be booted: iPXE would take a word of its kernel parameters for its own"
+    return _Branch(image.arch, image, words, cpus, reason)
+
+
+def _rendered(text: str, branches: Sequence[_Branch], missing: str) -> Rendered:
+    boots = [f"{branch.image.title} ({branch.arch})" for branch in branches if branch.reason is None]
+    if boots:
+        return Rendered(text, boots=" or ".join(boots))
+    return Rendered(text, reason=next((branch.reason for branch in branches if branch.reason), missing))
 
 
 def _ephemeral(resource_set: ResourceSet) -> Ephemeral | None:
@@ -220,11 +334,6 @@ def _number(title: str) -> list[str]:
     return found[0].split(".") if found else []
 
 
-def _steps() -> list[tuple[int, int]]:
-    """(this wait, the next one), in seconds."""
-    return [*itertools.pairwise(WAITS_S)]
-
-
 def _ipxe_arch(arch: str | None) -> str | None:
     if arch is None:
         return None
@@ -250,4 +359,4 @@ _ENVIRONMENT.filters["grub"] = _grub_word
 
 
 def _text(template: str, **values: object) -> str:
-    return _ENVIRONMENT.get_template(template).render(**values)
+    return _ENVIRONMENT.get_template(template).render(**values).rstrip() + "\n"
