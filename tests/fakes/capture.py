@@ -249,7 +249,8 @@ def expand(run: Run) -> Iterator[Event]:
 def _window(events: list[Event], at: int, port: int, number: int, blksize: int) -> tuple[int, int] | None:
     """The window that begins at *at* with block *number*: how many blocks, the size of its last. None: no window."""
     tail = blksize
-    for n, event in enumerate(events[at : at + 65536]):
+    for n in range(min(len(events) - at, 65536)):
+        event = events[at + n]
         if n and event == Sent(event.at, "udp", port, ack(number + n - 1)):
             return n, tail
         if tail != blksize or not isinstance(event, Packet):

@@ -158,6 +158,7 @@ class Port:
         self.request = b""
         self.blocks = 0  # of all transfers so far, each block once
         self.at = 0.0  # of its last event in the recording
+        self.left: Address | None = None  # TID of a transfer that it ended by ERROR: DATA may be on its way from there
 
     def send(self, event: Sent) -> None:
         kind = kind_of(event.data)
@@ -170,7 +171,7 @@ class Port:
         elif kind == "ACK" and not event.late:
             self._ack(number_of(event.data), event.at - self.at)
         elif kind == "ERROR":
-            self.over = True
+            self.over, self.left = True, self.tid
         assert to is not None
         self.at = event.at
         self.socket.sendto(event.data, to)
@@ -204,6 +205,8 @@ class Port:
         """The next packet, which must be *expected*."""
         while True:
             packet = self._next()
+            if packet is None:
+                continue
             block = 0
             if packet.kind == "DATA":
                 block = self.top + ((packet.number - self.top + 0x8000) & 0xFFFF) - 0x8000
@@ -228,7 +231,8 @@ class Port:
                 self.over = True
             return
 
-    def _next(self) -> tftp_client.Packet:
+    def _next(self) -> tftp_client.Packet | None:
+        """The next packet of this transfer; None for one of a transfer that was ended."""
         while True:
             try:
                 raw, source = self.socket.recvfrom(70000)
@@ -236,6 +240,9 @@ class Port:
             except BlockingIOError:
                 self.stage.wait(self.socket)
         packet = parse(raw)
+        if source == self.left:
+            self.blocks += packet.kind == "DATA"
+            return None
         if self.tid is None:
             before, until = self.stage.tids.get(self.port, (None, 0.0))
             assert source != before or time.monotonic() > until, f"{self}: its TID is that of the transfer before"
@@ -273,6 +280,8 @@ class Port:
         """After the last event: nothing more came."""
         while select.select([self.socket], [], [], 0)[0]:
             packet = self._next()
+            if packet is None:
+                continue
             block = 0
             if packet.kind == "DATA":
                 block = self.top + ((packet.number - self.top + 0x8000) & 0xFFFF) - 0x8000
