@@ -128,7 +128,12 @@ class RackApi:
             raise CallerError(f"boot: expected a name of 1 to {NAME_BYTES} printable bytes, got {name[:80]!r}")
         if proto not in ("http", "tftp"):
             raise CallerError(f"boot: expected http or tftp as proto, got {proto[:80]!r}")
-        place = bootscript.Place(self._region_id, _address(request, "http"), _address(request, "tftp"))
+        place = bootscript.Place(
+            self._region_id,
+            _address(request, "http"),
+            _address(request, "tftp"),
+            pxelinux_has_http=self._pxelinux_has_http(),
+        )
         text = bootscript.render(name, proto, place, self._ephemerals())
         if text is None:
             raise NotFound(f"boot configuration {name!r}: nobody's name")
@@ -173,6 +178,12 @@ class RackApi:
             "refused": len(batch.refused),
             "sentences": list(batch.refused[:SENTENCES]),
         }
+
+    def _pxelinux_has_http(self) -> bool:
+        """Whether PXELINUX is lpxelinux.0 here, under whichever name it was loaded."""
+        published = self._publisher.current
+        names = published.contents.names if published else {}
+        return "lpxelinux.0" in names or "pxelinux.0" not in names
 
     def _ephemerals(self) -> Mapping[str, bootscript.Ephemeral]:
         """What unknown machines boot; chosen once per catalogue version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 import threading
@@ -254,6 +255,22 @@ def test_a_configuration_is_an_event_that_says_what_the_machine_will_do(
     assert first.detail == {"protocol": "tftp", "boots": ["Ubuntu 24.04 LTS (amd64)"]}
     assert second.outcome == "boots"
     assert (third.outcome, third.detail, third.mac) == ("next", {"protocol": "tftp"}, MAC)
+
+
+def test_pxelinux_is_sent_to_http_first_where_it_is_lpxelinux(
+    region: Region, rack: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kernel() -> str:
+        text = rack.get("/rack/v1/boot", params={"name": "pxelinux.cfg/01-52-54-00-77-00-01", **BOOT}).text
+        return next(line.split()[1] for line in text.splitlines() if line.strip().startswith("LINUX"))
+
+    published = region.publisher.current
+    assert published is not None
+    names = dict(published.contents.names) | {"pxelinux.0": "a", "lpxelinux.0": "a"}
+    for change, begins in ((set(), "http://10.0.0.2:5248/images/"), ({"lpxelinux.0"}, "/images/")):
+        contents = dataclasses.replace(published.contents, names={k: v for k, v in names.items() if k not in change})
+        monkeypatch.setattr(region.publisher, "_current", dataclasses.replace(published, contents=contents))
+        assert kernel().startswith(begins)
 
 
 def test_each_script_that_boots_carries_a_ticket_of_its_own(
