@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Protocol
 
 import pytest
 
@@ -15,7 +17,9 @@ from tests.vm.net import LabUnavailable, Lease
 LIMIT_S = 1200  # of one test: far more than one takes; expect.PHASE_S gives up long before
 _FAILED: list[str] = []
 
-MakeLab = Callable[[list[Lease]], Lab]
+
+class MakeLab(Protocol):
+    def __call__(self, leases: list[Lease], **options: str) -> Lab: ...
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,11 +41,11 @@ def _a_terminated_run_cleans_up() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
     """A line to the terminal, past pytest's capture."""
-    reporter = pytestconfig.pluginmanager.get_plugin("terminalreporter")
+    capture = pytestconfig.pluginmanager.get_plugin("capturemanager")
 
     def line(text: str) -> None:
-        if reporter is not None:
-            reporter.write_line(f"  {text}")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            print(f"  {text}", flush=True)
 
     return line
 
@@ -50,11 +54,11 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 def make_lab(say: Callable[[str], None]) -> Iterator[MakeLab]:
     labs: list[Lab] = []
 
-    def make(leases: list[Lease]) -> Lab:
+    def make(leases: list[Lease], **options: str) -> Lab:
         if _FAILED:
             pytest.fail(_FAILED[0], pytrace=False)
         try:
-            lab = Lab(leases, say)
+            lab = Lab(leases, say, **options)
         except LabUnavailable as error:
             _FAILED.append(f"the lab cannot be had: {error}")
             pytest.fail(_FAILED[0], pytrace=False)

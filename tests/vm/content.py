@@ -43,13 +43,15 @@ _LOADERS = {role: path for role, path in demo.FILES.items() if not role.startswi
     "ipxe.efi": f"{_IPXE}/ipxe.efi",
     "undionly.kpxe": f"{_IPXE}/undionly.kpxe",
 }
+_SYSLINUX = ("pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "ifcpu64.c32")
 _ARCHIVES = {
     "shim-signed-amd64": ("bootx64.efi", "mmx64.efi"),
     "grub2-signed-amd64": ("grubx64.efi",),
     "grub-http-amd64": ("grubhttpx64.efi",),
     "shim-signed-arm64": ("bootaa64.efi",),
     "grub2-signed-arm64": ("grubaa64.efi",),
-    "syslinux": ("pxelinux.0", "lpxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "ifcpu64.c32"),
+    "syslinux": ("lpxelinux.0", *_SYSLINUX),
+    "syslinux-old": _SYSLINUX,  # without lpxelinux.0, which has HTTP
     "ipxe": ("snponly.efi", "ipxe.efi", "undionly.kpxe"),
 }
 # In the order in which they load; what a kernel has built in is not there and not missed.
@@ -184,7 +186,7 @@ def _grub_http(tree: Path, target: Path) -> None:
     packages.run([tool, "-d", platform, "-O", "x86_64-efi", "-p", "/grub", "-o", str(target), *_GRUB_MODULES])
 
 
-def publish_source(root: Path, content: Content) -> Source:
+def publish_source(root: Path, content: Content, syslinux: str = "syslinux") -> Source:
     """A boot source under *root*, signed by a key made for it, with initrds and a root image of this run."""
     work = root.with_name(root.name + ".work")
     work.mkdir(parents=True)
@@ -217,7 +219,7 @@ def publish_source(root: Path, content: Content) -> Source:
     for os_name, kind, arch, archives in (
         ("grub-efi-signed", "uefi", "amd64", ("shim-signed-amd64", "grub2-signed-amd64", "grub-http-amd64")),
         ("grub-efi-signed", "uefi", "arm64", ("shim-signed-arm64", "grub2-signed-arm64")),
-        ("pxelinux", "pxe", "i386", ("syslinux",)),
+        ("pxelinux", "pxe", "i386", (syslinux,)),
         ("ipxe", "ipxe", "amd64", ("ipxe",)),
     ):
         files = {name: content.archives[name] for name in archives}

@@ -39,9 +39,12 @@ CAPTURE = "BOOTPLANE_VM_CAPTURE"  # a folder that keeps a capture and the consol
 
 
 class Lab:
-    """A place to boot machines in; ``close`` leaves nothing of it. *leases* are those of all machines to come."""
+    """A place to boot machines in; ``close`` leaves nothing of it.
 
-    def __init__(self, leases: Iterable[Lease], say: Callable[[str], None] = print) -> None:
+    *leases* are those of all machines to come; *syslinux* names the archive of PXELINUX that the source offers.
+    """
+
+    def __init__(self, leases: Iterable[Lease], say: Callable[[str], None] = print, syslinux: str = "syslinux") -> None:
         self.work = Path(tempfile.mkdtemp(prefix="bootplane-vm-"))
         self.data = self.work / "data"
         self._children: list[Child] = []
@@ -59,7 +62,7 @@ class Lab:
                 self.content = content.prepare(content.cache_dir(), say)
             except ContentUnavailable as error:
                 raise LabUnavailable(f"boot files cannot be had: {error}") from None
-            self.source = content.publish_source(self.work / "source", self.content)
+            self.source = content.publish_source(self.work / "source", self.content, syslinux)
             self._network = Network(self.work, scenarios.dhcp(), leases)
         except BaseException:
             self.close()

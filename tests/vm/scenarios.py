@@ -86,6 +86,10 @@ def ipxe(letter: str, number: int, title: str = "iPXE's ROM, iPXE's script, all 
 
 UEFI_GRUB, PXELINUX, IPXE = uefi_grub("a", 1), pxelinux("c", 3), ipxe("d", 4)
 SECURE_BOOT = replace(uefi_grub("b", 2, "the same with Secure Boot"), firmware=guests.SECURE, secure_boot="1")
+PXELINUX_TFTP = Scenario(
+    "c-tftp", "SeaBIOS, iPXE's ROM, pxelinux.0 without HTTP, all by TFTP", guests.BIOS, _lease(0x14, "old-pxelinux"),
+    _tftp(r"pxelinux\.0", r"ldlinux\.c32", r"pxelinux\.cfg/01-52-54-00-77-00-14", *_kernel()) + _ROOT,
+)  # fmt: skip
 HTTP_BOOT = Scenario(
     "e", "UEFI HTTP boot, snponly.efi, iPXE's script, all by HTTP", guests.UEFI_HTTP, _lease(5),
     _http(r"snponly\.efi", r"ipxe\.cfg", r"ipxe\.cfg-52:54:00:77:00:05", *_kernel()) + _ROOT, secure_boot="0",
@@ -113,11 +117,13 @@ STORM = tuple(_lease(0x30 + number, "pxelinux") for number in range(16))
 
 
 def dhcp() -> str:
-    """dnsmasq's settings of the how-to, all blocks in order, and the lab's one addition."""
+    """dnsmasq's settings of the how-to, all blocks in order, and the lab's own additions."""
     blocks = re.findall(r"^```dnsmasq\n(.*?)^```$", HOWTO.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     if len(blocks) < 2:
         raise ValueError(f"{HOWTO}: expected two blocks of dnsmasq settings, got {len(blocks)}")
-    return "\n".join(blocks) + f"dhcp-boot=tag:own-grub,{GRUB_HTTP}\n"
+    return "\n".join(
+        [*blocks, f"dhcp-boot=tag:own-grub,{GRUB_HTTP}", f"dhcp-boot=tag:old-pxelinux,pxelinux.0,,{RACK}\n"]
+    )
 
 
 def by_letter(letter: str) -> Scenario:
