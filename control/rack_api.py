@@ -16,7 +16,7 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -45,7 +45,6 @@ NAME_BYTES = 512
 SENTENCES = 3  # refusals of a batch that are told back
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 _WAIT = re.compile(r"\bwait=(\d{1,4})\b")
-_NOTHING = re.compile(r"no bootable image [^\"'\n;]*")  # bootscript.missing(), as a loader shows it
 _ETAG = re.compile(r'\s*(?:W/)?"(\d{1,18})"\s*\Z')
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -134,17 +133,18 @@ class RackApi:
             _address(request, "tftp"),
             pxelinux_has_http=self._pxelinux_has_http(),
         )
-        text = bootscript.render(name, proto, place, self._ephemerals())
-        if text is None:
+        rendered = bootscript.compose(name, proto, place, self._ephemerals())
+        if rendered is None:
             raise NotFound(f"boot configuration {name!r}: nobody's name")
         boot = parse_boot_name(name)
         mac, peer = boot.mac if boot else None, _peer(request)
-        images = [image for image in self._ephemerals().values() if image.kernel in text]
-        if images and self._tickets is not None:
+        if rendered.boots and self._tickets is not None:
             place = dataclasses.replace(place, ticket=self._tickets.issue(mac, rack.id, peer))
-            text = bootscript.render(name, proto, place, self._ephemerals()) or text
-        self._timeline.note(_told(name, proto, text, images, mac, rack.id, peer))
-        body = text.encode()
+            with_ticket = bootscript.compose(name, proto, place, self._ephemerals())
+            if with_ticket is not None and with_ticket.boots:  # else it makes a command line too long: boot without
+                rendered = with_ticket
+        self._timeline.note(_told(name, proto, rendered, mac, rack.id, peer))
+        body = rendered.text.encode()
         headers = {"Bootplane-Signature": self._publisher.key.sign_boot(name, body)}
         return Response(body, headers=headers, media_type="text/plain; charset=utf-8")
 
@@ -248,22 +248,14 @@ async def _body(request: Request, limit: int, what: str) -> bytes:
     return body
 
 
-def _told(
-    name: str,
-    proto: str,
-    text: str,
-    images: Sequence[bootscript.Ephemeral],
-    mac: str | None,
-    rack: str,
-    peer: str,
-) -> BootEvent:
-    """What a configuration makes its machine do: boot, ask for the next one, or hear why there is nothing."""
+def _told(name: str, proto: str, rendered: bootscript.Rendered, mac: str | None, rack: str, peer: str) -> BootEvent:
+    """What a configuration makes its machine do: boot, hear why there is nothing, or ask for the next one."""
     detail: dict[str, object] = {"protocol": proto}
     outcome = "next"
-    if images:
+    if rendered.boots:
         outcome = "boots"
-        detail["boots"] = [f"{image.title} ({image.arch})" for image in images]
-    elif (why := _NOTHING.search(text)) is not None:
+        detail["boots"] = rendered.boots
+    elif rendered.reason:
         outcome = "nothing"
-        detail["why"] = why[0]
+        detail["why"] = rendered.reason
     return BootEvent(time.time(), "config", mac, peer, rack, name, outcome, detail)

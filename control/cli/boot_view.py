@@ -63,7 +63,7 @@ def what(event: Event) -> str:
         return _transfer(event["outcome"], detail)
     if event["kind"] == "config":
         if "boots" in detail:
-            return f"boots {_listed(detail['boots'])}"
+            return f"boots {detail['boots']}"
         return str(detail.get("why", "leads to another"))
     if event["kind"] == "ticket":
         return "boot ticket"
@@ -177,7 +177,7 @@ def _did(event: Event) -> str:
     if event["kind"] == "config":
         given = f"the region gave {event['name']}"
         if "boots" in detail:
-            return f"{given}, which boots {_listed(detail['boots'])}"
+            return f"{given}, which boots {detail['boots']}"
         return f"{given}: {detail['why']}" if "why" in detail else given
     if event["kind"] == "ticket":
         return f"the machine's boot ticket was {event['outcome'] or 'used'}"
@@ -204,7 +204,3 @@ def _is_http(event: Event) -> bool:
 
 def _report(event: Event) -> str:
     return f"{event['name']} ({event['outcome']})" if event["outcome"] else str(event["name"])
-
-
-def _listed(titles: object) -> str:
-    return ", ".join(map(str, titles)) if isinstance(titles, list) else str(titles)

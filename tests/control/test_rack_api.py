@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
+from bootplane.control import bootscript
 from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
 from bootplane.control.timeline import BootEvent
@@ -252,7 +254,7 @@ def test_a_configuration_is_an_event_that_says_what_the_machine_will_do(
     first, second, third = boot_events(region)[-3:]
     assert (first.kind, first.name, first.outcome) == ("config", f"grub/grub.cfg-{MAC}", "boots")
     assert (first.mac, first.address, first.rack) == (MAC, "10.0.0.9", token.rack_id)
-    assert first.detail == {"protocol": "tftp", "boots": ["Ubuntu 24.04 LTS (amd64)"]}
+    assert first.detail == {"protocol": "tftp", "boots": "Ubuntu 24.04 LTS (amd64)"}
     assert second.outcome == "boots"
     assert (third.outcome, third.detail, third.mac) == ("next", {"protocol": "tftp"}, MAC)
 
@@ -286,6 +288,34 @@ def test_each_script_that_boots_carries_a_ticket_of_its_own(
     assert "metadata/boot" not in rack.get("/rack/v1/boot", params={"name": "grub/grub.cfg", **BOOT}).text
     odd = rack.get("/rack/v1/boot", params={"name": f"grub/grub.cfg-{MAC}", **BOOT, "peer": "who knows"})
     assert odd.status_code == 200
+
+
+def test_a_machine_boots_without_a_ticket_rather_than_not_at_all(
+    region: Region, rack: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel's command line has an end, and a ticket is 60 characters of it."""
+    real = bootscript.compose
+
+    def compose(name: str, proto: str, place: bootscript.Place, images: Any) -> bootscript.Rendered | None:
+        return (
+            bootscript.Rendered("exit", reason="the line is too long")
+            if place.ticket
+            else real(name, proto, place, images)
+        )
+
+    monkeypatch.setattr(bootscript, "compose", compose)
+    text = rack.get("/rack/v1/boot", params={"name": f"grub/grub.cfg-{MAC}", **BOOT}).text
+    assert "/boot-kernel" in text and "metadata/boot" not in text
+    assert boot_events(region)[-1].outcome == "boots"
+
+
+def test_why_an_image_cannot_be_booted_is_in_the_timeline(
+    region: Region, rack: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootscript, "COMMAND_LINE_BYTES", 100)
+    rack.get("/rack/v1/boot", params={"name": f"grub/grub.cfg-{MAC}", **BOOT})
+    last = boot_events(region)[-1]
+    assert last.outcome == "nothing" and "expected a kernel command line of 99 bytes" in str(last.detail["why"])
 
 
 def test_a_configuration_that_boots_nothing_says_why(tmp_path: Path) -> None:

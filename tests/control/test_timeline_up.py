@@ -152,7 +152,7 @@ def test_a_configuration_asked_for_by_mac_names_what_the_address_did_before(site
     assert (events[-2]["kind"], events[-2]["name"]) == ("transfer", f"grub/grub.cfg-{MAC}")
     config = events[-1]
     assert (config["kind"], config["outcome"]) == ("config", "boots")
-    assert config["detail"]["boots"] == ["Ubuntu 24.04 LTS (amd64)"]
+    assert config["detail"]["boots"] == "Ubuntu 24.04 LTS (amd64)"
     lines = site.run("machine", "timeline", MAC.replace(":", "-")).splitlines()
     assert f"at {MACHINE}, rack r" in lines[0] and lines[1].split() == [
         "TIME",

@@ -46,7 +46,6 @@ SHIM = {"blksize": 512, "windowsize": 4}
 GRUB = {"blksize": 1024, "windowsize": 1}
 CONFIG = f"grub/grub.cfg-{MAC}"
 NOTHING = "no bootable image is here"
-TITLES = ["Ubuntu 24.04 LTS (amd64)"]
 LOADER = {"size": 960_000, "source": "hit", **UEFI}
 LOSSY = {"packets": 8532, "retransmits": 1025, "duplicate_acks": 516, "source": "miss", **SHIM}
 ROOT = {"size": 404_000_000}
@@ -59,7 +58,7 @@ EVENTS = [
     tftp(12, "10:00:06.000", "revocations_sku.efi", "refused", status=1),
     tftp(13, "10:00:06.500", "grubx64.efi", "complete", seconds=8.1, size=3_843_456, sent=3_843_456, **LOSSY),
     tftp(14, "10:00:15.000", "grub/x86_64-efi/command.lst", "complete", size=0, source="hit", **GRUB),
-    event(15, "10:00:15.210", "config", CONFIG, "boots", protocol="tftp", boots=TITLES),
+    event(15, "10:00:15.210", "config", CONFIG, "boots", protocol="tftp", boots="Ubuntu 24.04 LTS (amd64)"),
     tftp(16, "10:00:15.200", CONFIG, "complete", seconds=0.013, size=1310, sent=1310, source="dynamic", **GRUB),
     tftp(
         17, "10:00:16.000", f"{IMAGE}/boot-kernel", "aborted", seconds=3.0, size=14_900_000, sent=2_097_152,
