@@ -246,6 +246,7 @@ cdef extern from * nogil:
     #define bp_store_relaxed_u64(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
     #define bp_load_ptr(p)        ((void*)__atomic_load_n((void**)(p), __ATOMIC_ACQUIRE))
     #define bp_store_ptr(p, v)    __atomic_store_n((void**)(p), (void*)(v), __ATOMIC_RELEASE)
+    #define bp_prefetch_write(p)  __builtin_prefetch((p), 1)
     #define bp_swap_ptr(p, v)     ((void*)__atomic_exchange_n((void**)(p), (void*)(v), __ATOMIC_ACQ_REL))
     static inline int bp_cas_int(int* p, int old, int desired) {
         return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE); }
@@ -269,6 +270,7 @@ cdef extern from * nogil:
     void* bp_load_ptr(void* p)              # p is the address of a pointer
     void bp_store_ptr(void* p, void* v)
     void* bp_swap_ptr(void* p, void* v)     # returns the old value
+    void bp_prefetch_write(void* p)         # the cache line of *p is about to be written
     void bp_fence()                         # full barrier: a store before it is seen before a load after it
     bint bp_cas_int(int* p, int old, int desired)
     bint bp_cas_u8(uint8_t* p, uint8_t old, uint8_t desired)
