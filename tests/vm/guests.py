@@ -19,6 +19,7 @@ _ESCAPES = re.compile(
     r"\x1b\[[0-9;=?]*[A-Za-z]|[^\x09-\x0d\x20-\x7e]"
 )  # colours and cursor movements of a serial console
 OVMF, AAVMF = "/usr/share/OVMF", "/usr/share/AAVMF"
+IPXE_ROM = "/usr/lib/ipxe/qemu/efi-virtio.rom"
 PACKAGES = ("qemu-system-x86", "ovmf", "ipxe-qemu", "qemu-system-arm", "qemu-efi-aarch64")
 
 
@@ -138,7 +139,7 @@ def check() -> None:
     """Raises LabUnavailable when QEMU or a firmware image is not there."""
     wanted = [BIOS, UEFI, SECURE, ARM64]
     paths = [path for firmware in wanted for path in (firmware.code, firmware.variables) if path]
-    paths.append("/usr/lib/ipxe/qemu/efi-virtio.rom")
+    paths.append(IPXE_ROM)
     gone = [path for path in paths if not Path(path).is_file()]
     gone += sorted({firmware.qemu for firmware in wanted if shutil.which(firmware.qemu) is None})
     if gone:

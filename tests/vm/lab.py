@@ -11,6 +11,8 @@ Left to others: the wire (net), the machines (guests), what they boot (content),
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -35,6 +37,7 @@ from tests.vm.scenarios import Scenario
 HTTP, TFTP, REGION, BULK = f"{RACK}:5248", f"{RACK}:69", "127.0.0.1:5240", "127.0.0.1:5241"
 READY_S = 120.0
 FREE_BYTES = 1_500_000_000  # source, region's store, rack's cache and the machines' variables, three times over
+PREFIX, LOCK = "bootplane-vm-", "lock"
 CAPTURE = "BOOTPLANE_VM_CAPTURE"  # a folder that keeps a capture and the console of every scenario
 
 
@@ -45,7 +48,7 @@ class Lab:
     """
 
     def __init__(self, leases: Iterable[Lease], say: Callable[[str], None] = print, syslinux: str = "syslinux") -> None:
-        self.work = Path(tempfile.mkdtemp(prefix="bootplane-vm-"))
+        self.work, self._lock = _work_folder()
         self.data = self.work / "data"
         self._children: list[Child] = []
         self._guests: list[Guest] = []
@@ -192,6 +195,20 @@ class Lab:
             for path in self.work.glob("*.log"):
                 shutil.copy(path, self._keep)
         shutil.rmtree(self.work, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _work_folder() -> tuple[Path, int]:
+    """A folder of this lab's own and the descriptor of its lock; what killed runs have left goes."""
+    base = Path(tempfile.gettempdir())
+    for left in base.glob(f"{PREFIX}*/{LOCK}"):
+        with left.open() as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left.parent, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    lock = os.open(work / LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return work, lock
 
 
 def boot_by_hand(lab: Lab, scenario: Scenario) -> None:

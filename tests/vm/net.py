@@ -200,6 +200,8 @@ class Network:
 
     def capture(self, file: Path, address: str, packets: int = 200_000) -> subprocess.Popen[bytes]:
         """tcpdump of what *address* and the rack, or DHCP, say to one another; the heads of *packets* packets."""
+        if shutil.which("tcpdump") is None:
+            raise LabUnavailable("captures are asked for and tcpdump is not here: apt-get install tcpdump")
         return self.start(
             self.switch,
             ["tcpdump", "-i", "br0", "-U", "-n", "-Z", "root", "-s", str(SNAPLEN), "-c", str(packets), "-w", str(file),
