@@ -236,34 +236,31 @@ def test_the_transfer_machine_sends_the_same_blocks_in_the_same_order(name: str)
 def test_acks_that_pxelinux_repeats_faster_than_the_deadline_do_not_move_it() -> None:
     """The link is dead for 3 s. PXELINUX says its last ACK again after 0.06, 0.11, 0.17, 0.17, 0.22, ... s."""
     (transfer,) = (t for t in transfers(capture("bios-pxelinux-dead-link")) if repeats(t))
+    (lost,) = (number for number, n in Counter(packet.number for packet in transfer.data).items() if n > 1)
     probe = machine(transfer)
-    resent: list[tuple[float, int]] = []
-    acks = gaps = 0
     last = transfer.events[0].at
     probe.send(last)
+    sent_again: list[tuple[float, int | str]] = []
+    gaps: list[float] = []
     for event in transfer.events:
-        while probe.deadline is not None and probe.deadline <= event.at:
-            now = probe.deadline
-            resent += [(now, int(block)) for block in probe.feed("tick", now=now)[1]]
         if not isinstance(event, Sent):
             continue
+        while probe.deadline is not None and probe.deadline <= event.at:
+            now = probe.deadline
+            sent_again += [(now, block) for block in probe.feed("tick", now=now)[1]]
         number, before = number_of(event.data), probe.deadline
-        if number == probe.acked and number:
-            acks += 1
-            gaps += event.at - last < 1.0
-            assert probe.feed("ack", number, now=event.at) == ("nothing", [])
-            assert probe.deadline == before
-        else:
-            probe.feed("ack", number, now=event.at)
-            sent_at = event.at
+        action, _ = probe.feed("ack", number, now=event.at)
+        if number == lost - 1:
+            gaps.append(event.at - last)
+            if len(gaps) > 1:
+                assert (action, probe.deadline) == ("nothing", before)
         last = event.at
-        if number == 720:
+        if number == lost:
             break
-    assert (acks, gaps) == (10, 10), "no pause between two packets of the client was as long as the timeout"
-    silence = [round(at - resent[0][0], 3) for at, _ in resent]
-    assert [block for _, block in resent] == [720, 720, 720]
-    assert silence == [0, 1, 3], "a fifth of a second, as it has been quick so far; then 1 s, then 2 s"
-    assert sent_at > resent[-1][0]
+    assert len(gaps) > 8
+    assert max(gaps) < 1.0, "no pause between two packets of the client is as long as the timeout"
+    first = sent_again[0][0]
+    assert [(round(at - first, 3), block) for at, block in sent_again] == [(0, lost), (1, lost), (3, lost)]
 
 
 # -- what the recordings hold ------------------------------------------------------------------------------------------
@@ -312,6 +309,15 @@ def stale_blocks_bring_an_ack_each(of: Capture) -> bool:
         acks = [number_of(e.data) for e in transfer.events if isinstance(e, Sent) and kind_of(e.data) == "ACK"]
         runs += sum(a == b == c for a, b, c in zip(acks, acks[1:], acks[2:], strict=False))
     return runs >= 5 and sends_again(of)
+
+
+def keeps_to_its_old_window(of: Capture) -> bool:
+    """After a pause an ACK inside the window, the next where the old window ends, and on from there by windows."""
+    transfer = next(t for t in transfers(of) if "windowsize" in request_of(t.request.data).options)
+    acks = [(e.at, number_of(e.data)) for e in transfer.events if isinstance(e, Sent)]
+    late = next(i for i in range(1, len(acks)) if acks[i][0] - acks[i - 1][0] > 0.5)
+    before, named, old_end, new_end = (number for _, number in acks[late - 1 : late + 3])
+    return before < named < old_end == before + 8 == new_end - 8
 
 
 def one_port_for_many_requests(of: Capture) -> bool:
@@ -371,15 +377,15 @@ HELD: dict[str, tuple[str, Callable[[Capture], object]]] = {
     ),
     'GRUB may end an empty list with ERROR 0 "closed" in place of an ACK': (
         "uefi-pxe-closed",
-        lambda of: [len(t.data) for t in transfers(of) if t.last_words == b"\0\5\0\0closed\0"] == [1, 1, 1],
+        lambda of: 1 in [len(t.data) for t in transfers(of) if t.last_words == b"\0\5\0\0closed\0"],
     ),
     "or before it has had its one empty block": (
         "aarch64-pxe",
-        lambda of: [len(t.data) for t in transfers(of) if t.last_words == b"\0\5\0\0closed\0"] == [0, 0, 0, 0],
+        lambda of: 0 in [len(t.data) for t in transfers(of) if t.last_words == b"\0\5\0\0closed\0"],
     ),
     "GRUB repeats its request while a configuration is made": (
         "uefi-pxe-slow-config",
-        lambda of: next(t.repeats for t in transfers(of) if t.name == "grub/grub.cfg") == 39,
+        lambda of: next(t.repeats for t in transfers(of) if t.name == "grub/grub.cfg") > 10,
     ),
     "GRUB says nothing while a file is slow, shim repeats ACK 0 after four seconds": (
         "uefi-pxe-slow-file",
@@ -435,10 +441,7 @@ HELD: dict[str, tuple[str, Callable[[Capture], object]]] = {
     ),
     "U-Boot names its last block by its own timer, and keeps to its old window": (
         "u-boot-lossy",
-        lambda of: (
-            [e.data[2:] for e in of.events if isinstance(e, Sent) and e.at > 1][:3]
-            == [(347).to_bytes(2, "big"), (348).to_bytes(2, "big"), (356).to_bytes(2, "big")]
-        ),
+        keeps_to_its_old_window,
     ),
     "lpxelinux speaks HTTP/1.0 with a long cookie, a connection for each file": (
         "bios-lpxelinux",
