@@ -185,17 +185,21 @@ class Lab:
         )
 
     def close(self) -> None:
+        """May be called twice."""
         for guest in self._guests.copy():
             self.off(guest)
-        for child in reversed(self._children):
-            child.stop()
+        while self._children:
+            self._children.pop().stop()
         if self._network is not None:
             self._network.close()
-        if self._keep:
+            self._network = None
+        if self._keep and self.work.exists():
             for path in self.work.glob("*.log"):
                 shutil.copy(path, self._keep)
         shutil.rmtree(self.work, ignore_errors=True)
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
 
 def _work_folder() -> tuple[Path, int]:
