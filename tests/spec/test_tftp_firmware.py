@@ -148,9 +148,10 @@ def test_grub_repeats_its_request_for_a_file_that_is_slow_to_come_and_one_transf
     with serving({"hello/vmlinuz": kernel}, timeout_s=60) as rack, rack.client() as client:
         options = {"blksize": 1024, "tsize": 0}
         client.rrq("/hello/vmlinuz", **options)
+        assert client.receive().kind == "OACK"
         for _ in range(39):
             client.repeat("/hello/vmlinuz", **options)
-        assert [client.receive().kind for _ in range(2)] == ["OACK", "OACK"]
+        assert client.receive().kind == "OACK"
         client.ack(0)
         assert rack.mail() == [("miss", kernel.id, 0)]
         for _ in range(39):
