@@ -284,11 +284,11 @@ MUTATIONS = [
         f"{BOOT}[bios-ipxe-http-here]",
     ),
     Mutation(
-        "it stays open after a 404 too (shim, GRUB)",
+        "it stays open after a 404 too (shim)",
         "http_exchange",
-        "    r.status = status\n",
-        "    r.status = status\n    x.flags &= ~EXCHANGE_KEEP\n",
-        f"{BOOT}[uefi-http-grub-here]",
+        "    cdef refusal_t r\n",
+        "    cdef refusal_t r\n    x.flags &= ~EXCHANGE_KEEP\n",
+        f"{BOOT}[uefi-http-shim-here]",
     ),
     Mutation(
         "HTTP/1.0 with Connection: close is answered so and closed (lpxelinux)",
