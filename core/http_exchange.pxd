@@ -29,6 +29,7 @@ cdef enum exchange_flag_t:
     EXCHANGE_BODYLESS = 4            # the request was HEAD
     EXCHANGE_BEGUN = 8               # the response head was written: from here on a failure is a reset
     EXCHANGE_WAITED = 16             # it was parked at least once
+    EXCHANGE_GRUB = 32               # the client is GRUB, which takes the text of a refusal for the file it asked for
 
 cdef enum action_t:
     DO_READ = 0                      # bytes are needed: feed again with more of them, or with what is left

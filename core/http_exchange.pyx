@@ -9,7 +9,7 @@ Leaves to others: sockets, timers and queues (http_service), moving bytes (sende
 """
 
 from libc.stdint cimport int64_t, uint32_t
-from libc.string cimport memchr, memset
+from libc.string cimport memchr, memcmp, memset
 from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
 from bootplane.core.counters import COUNTERS
 from bootplane.core.counters cimport (
@@ -96,8 +96,15 @@ cdef void let_go(exchange_t* x, scene_t* scene) noexcept nogil:
 
 cdef int say(exchange_t* x, scene_t* scene, int status, const char* why, uint32_t retry_after_s, bint named,
              off_t size) noexcept nogil:
-    """Writes a refusal. Whoever asked for a file that had to be waited for is told its digest if its name is gone."""
+    """Writes a refusal. Whoever asked for a file that had to be waited for is told its digest if its name is gone.
+
+    GRUB 2.06 forgets the status of a reply whose head is whole: the text of a 404 or 503 is a configuration to it, or the
+    initrd that it boots a kernel with (both seen; an empty body is an empty initrd). A head that promises a byte, and a
+    reset instead of it, is an error to every command of its, at once.
+    """
     cdef refusal_t r
+    if x.flags & EXCHANGE_GRUB:
+        x.flags &= ~EXCHANGE_KEEP
     r.status = status
     r.connection = connection_of(x)
     r.name = NULL
@@ -113,6 +120,7 @@ cdef int say(exchange_t* x, scene_t* scene, int status, const char* why, uint32_
     r.size = size
     r.allow = status == 405
     r.no_body = (x.flags & EXCHANGE_BODYLESS) != 0
+    r.is_cut = (x.flags & EXCHANGE_GRUB) != 0
     scene.length = response_refusal(scene.out, scene.date, &r, &scene.head_length)
     count_status(x, scene, status)
     let_go(x, scene)
@@ -229,6 +237,8 @@ cdef int exchange_feed(exchange_t* x, scene_t* scene, const char* data, size_t n
         return say(x, scene, status, h.why, 0, False, 0)
     if h.minor == 0:
         x.flags |= EXCHANGE_OLD
+    if h.field[<int>FIELD_USER_AGENT].n >= 4 and memcmp(h.field[<int>FIELD_USER_AGENT].at, b"GRUB", 4) == 0:
+        x.flags |= EXCHANGE_GRUB
     if not scene.draining and not h.flags & HEAD_CLOSE and (h.minor or h.flags & HEAD_KEEP_ALIVE):
         x.flags |= EXCHANGE_KEEP
     return route(x, scene, data, &h)
@@ -261,11 +271,14 @@ cdef void exchange_head(exchange_t* x, scene_t* scene) noexcept nogil:
 
 cdef int answered(exchange_t* x, scene_t* scene) noexcept nogil:
     cdef bint keep = x.flags & EXCHANGE_KEEP and not scene.draining
+    cdef bint is_cut = x.flags & EXCHANGE_GRUB and x.status >= 400
     exchange_record(x, scene, OUTCOME_REFUSED if x.status >= 400 else OUTCOME_COMPLETE)
     let_go(x, scene)
     x.head_bytes = 0
     x.flags = 0                      # of that request alone: a 408 for the next one must not think it was a HEAD
     x.state = EXCHANGE_HEAD if keep else EXCHANGE_ENDED
+    if is_cut:
+        return DO_RESET
     return DO_READ if keep else DO_CLOSE
 
 

@@ -25,6 +25,7 @@ cdef struct refusal_t:
     off_t size                       # of the file, for 416
     bint allow                       # 405: names the methods that are allowed
     bint no_body                     # the request was HEAD: the body is counted, not sent
+    bint is_cut                      # one byte is promised and none is there: the connection will be reset
 
 # A whole refusal, head and text. Returns its length; *head_length* gets how much of it is head.
 cdef size_t response_refusal(char* out, const char* date, const refusal_t* r, size_t* head_length) noexcept nogil

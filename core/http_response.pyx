@@ -159,10 +159,10 @@ cdef size_t response_refusal(char* out, const char* date, const refusal_t* r, si
         p = put(p, b"\r\nRetry-After: ")
         p = put_number(p, r.retry_after_s)
     p = put(p, b"\r\nContent-Type: text/plain\r\nContent-Length: ")
-    p = put_number(p, <uint64_t>(t - text))
+    p = put_number(p, 1 if r.is_cut else <uint64_t>(t - text))
     p = put(p, b"\r\n\r\n")
     head_length[0] = <size_t>(p - out)
-    if not r.no_body:
+    if not r.no_body and not r.is_cut:
         p = put_bytes(p, text, <size_t>(t - text))
     return <size_t>(p - out)
 
@@ -199,5 +199,6 @@ def refusal(int status, bytes name=None, str why="", bytes date=b"", *, bint clo
     r.size = size
     r.allow = allow
     r.no_body = head
+    r.is_cut = False
     cdef size_t n = response_refusal(out, date, &r, &head_length)
     return out[:n]

@@ -384,10 +384,10 @@ def test_a_record_is_about_the_connection_that_ended_and_not_the_one_that_ran_la
 def test_a_miss_that_nobody_can_fill_is_refused_with_its_name(cache: Cache) -> None:
     blob = cold(cache, os.urandom(CHUNK))
     with rack({"file": blob}, park_limit_s=0.05) as it, it.client() as client:
-        assert client.get("/file", "User-Agent: GRUB 2.06").status == 503
+        assert client.get("/file", "User-Agent: iPXE/1.21.1").status == 503
         record = only(it)
         assert (record.name, record.agent, record.outcome, record.status, record.source, record.size) == (
-            "file", "GRUB 2.06", "refused", 503, "miss", CHUNK,
+            "file", "iPXE/1.21.1", "refused", 503, "miss", CHUNK,
         )  # fmt: skip
         assert record.ended_ns - record.began_ns >= 50_000_000, "it waited as long as it may"
 

@@ -7,12 +7,14 @@ know no chunks and follow no redirect. One table of conversations; each is sent 
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Iterator
 
 import pytest
 
 from bootplane.core.blob import Blob
-from tests.fakes.http_client import Rack, rack
+from bootplane.core.lru import Cache
+from tests.fakes.http_client import Rack, cold, rack
 
 KERNEL = os.urandom(300_000)
 GRUB = os.urandom(50_000)
@@ -76,6 +78,31 @@ def test_grub_resumes_at_an_offset(served: Rack) -> None:
     with served.client() as client:
         response = client.send(request.encode()).response()
         assert (response.status, response.body) == (206, KERNEL[123456:])
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 404), ("1.1", 400), ("1.1", 503), ("1.0", 404)])
+def test_grub_never_takes_a_refusal_for_a_file(tmp_path: pathlib.Path, version: str, status: int) -> None:
+    """GRUB 2.06 forgets the status: the text of a 404 was its configuration, that of a 503 the initrd it booted with.
+
+    A head that promises a byte, and a reset in its place, was an error to `linux`, `initrd` and `source`, at once. An
+    end of the connection in its place was one after 34 s; an empty body, or none, was an empty initrd.
+    """
+    target = {404: "/nobody", 400: "/%zz", 503: "/cold"}[status]
+    cache = Cache(str(tmp_path / "cache"), 8 << 20)
+    cold_file = cold(cache, os.urandom(1000))
+    with rack({**NAMES, "cold": cold_file}, park_limit_s=0.05) as served, served.client() as client:
+        request = f"GET {target} HTTP/{version}\r\nHost: 10.77.0.1\r\nUser-Agent: GRUB 2.06-13+deb12u2\r\n\r\n"
+        head = client.send(request.encode()).head()
+        assert (head.status, head.headers["Content-Length"]) == (status, "1")
+        assert client.end() == "reset"
+    cache.close()
+
+
+def test_others_are_told_in_words_and_keep_their_connection(served: Rack) -> None:
+    with served.client() as client:
+        for agent in ("iPXE/1.21.1", "UefiHttpBoot/1.0", "NotGRUB/2"):
+            refused = client.get("/nobody", f"User-Agent: {agent}")
+            assert (refused.status, refused.body) == (404, b"404 Not Found: nobody: no file has this name\n")
 
 
 def test_ipxe_reads_all_its_files_over_one_connection(served: Rack) -> None:
