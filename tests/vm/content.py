@@ -40,7 +40,7 @@ _LOADERS = {role: path for role, path in demo.FILES.items() if not role.startswi
     "bootaa64.efi": f"{_NETBOOT_ARM64}/bootnetaa64.efi",
     "grubaa64.efi": f"{_NETBOOT_ARM64}/grubaa64.efi",
     "snponly.efi": f"{_IPXE}/snponly.efi",
-    "ipxe.efi": f"{_IPXE}/ipxe.efi",
+    "ipxe.efi": "boot/ipxe.efi",  # the one beside snponly.efi is a link to /boot of the machine it is installed on
     "undionly.kpxe": f"{_IPXE}/undionly.kpxe",
 }
 _SYSLINUX = ("pxelinux.0", "ldlinux.c32", "libcom32.c32", "libutil.c32", "chain.c32", "ifcpu64.c32")
@@ -128,6 +128,8 @@ def _take(tree: Path, files: Path) -> None:
     shutil.rmtree(files, ignore_errors=True)
     files.mkdir()
     for role, path in _LOADERS.items():
+        if not (tree / path).resolve().is_relative_to(tree.resolve()):
+            raise packages.ContentUnavailable(f"{path}: expected a file of its package, got a link out of it")
         shutil.copyfile(tree / path, files / role)
     (vmlinuz,) = (tree / "boot").glob("vmlinuz-*")
     shutil.copyfile(vmlinuz, files / "kernel-amd64")
