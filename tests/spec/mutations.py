@@ -291,6 +291,13 @@ MUTATIONS = [
         f"{BOOT}[uefi-http-shim-here]",
     ),
     Mutation(
+        "a refusal to GRUB is cut after its head (it would boot the text)",
+        "http_exchange",
+        "        x.flags |= EXCHANGE_GRUB\n",
+        "        pass\n",
+        f"{BOOT}[uefi-http-grub-here]",
+    ),
+    Mutation(
         "HTTP/1.0 with Connection: close is answered so and closed (lpxelinux)",
         "http_exchange",
         "    if not scene.draining and not h.flags & HEAD_CLOSE and (h.minor or h.flags & HEAD_KEEP_ALIVE):\n",

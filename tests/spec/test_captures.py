@@ -467,6 +467,13 @@ HELD: dict[str, tuple[str, Callable[[Capture], object]]] = {
         "uefi-http-shim",
         lambda of: {(by, how) for _, by, how in ends(of)} == {("client", "RST")},
     ),
+    "GRUB is cut off where it asks for lists that nobody has, and goes on": (
+        "uefi-http-grub",
+        lambda of: (
+            [(e.status, e.length, e.body) for e in of.events if isinstance(e, Reply)][2:6] == [(404, 1, 0)] * 4
+            and [(by, how) for _, by, how in ends(of)].count(("server", "RST")) == 4
+        ),
+    ),
     "GRUB opens a connection for each file and closes it": (
         "uefi-http-grub",
         lambda of: [len(lines) for lines in connections_of(of)[1:]] == [1] * 8,
