@@ -232,7 +232,7 @@ def _pxelinux(
     arch = boot.arch or PXELINUX_FOLDERS.get(folder.rstrip("/"), PXELINUX_ARCH)
     ways = _pxelinux_ways(arch, proto, place)
     how = ways[-1] if again.failed == ways[0] else ways[0]
-    prefix = _pxelinux_prefix(how, place)
+    prefix = _pxelinux_prefix(how, arch, place)
     branch = _branch(ephemerals[arch], place, prefix=prefix) if arch in ephemerals else None
     if branch is None or branch.reason:
         how, wait_s, step = "none", again.wait_s, again.step + 1
@@ -267,8 +267,11 @@ def _pxelinux_ways(arch: str, proto: str, place: Place) -> tuple[str, ...]:
     return ("http", "tftp") if place.pxelinux_has_http else ("tftp", "http")
 
 
-def _pxelinux_prefix(how: str, place: Place) -> str:
-    return f"http://{place.http}/" if how == "http" else "/"
+def _pxelinux_prefix(how: str, arch: str, place: Place) -> str:
+    """PXELINUX puts the folder it was loaded from before a name, even one with a leading slash, but not after `::`."""
+    if how == "http":
+        return f"http://{place.http}/"
+    return "/" if arch in PXELINUX_FOLDERS.values() else "::"
 
 
 def _uboot_branches(ephemerals: Mapping[str, Ephemeral], place: Place) -> list[_Branch]:
