@@ -58,12 +58,12 @@ def make_lab(say: Callable[[str], None]) -> Iterator[MakeLab]:
         if _FAILED:
             pytest.fail(_FAILED[0], pytrace=False)
         try:
-            lab = Lab(leases, say, **options)
+            labs.append(Lab(leases, say, **options))
         except LabUnavailable as error:
             _FAILED.append(f"the lab cannot be had: {error}")
+        if _FAILED:
             pytest.fail(_FAILED[0], pytrace=False)
-        labs.append(lab)
-        return lab
+        return labs[-1]
 
     yield make
     for lab in labs:

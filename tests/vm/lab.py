@@ -58,6 +58,7 @@ class Lab:
         self._network: Network | None = None
         try:
             guests.check()
+            self._network = Network(self.work, scenarios.dhcp(), leases)
             free = shutil.disk_usage(self.work).free
             if free < FREE_BYTES:
                 raise LabUnavailable(f"{self.work}: expected {FREE_BYTES} free bytes, got {free}")
@@ -66,7 +67,6 @@ class Lab:
             except ContentUnavailable as error:
                 raise LabUnavailable(f"boot files cannot be had: {error}") from None
             self.source = content.publish_source(self.work / "source", self.content, syslinux)
-            self._network = Network(self.work, scenarios.dhcp(), leases)
         except BaseException:
             self.close()
             raise

@@ -148,6 +148,7 @@ class Network:
             ip("ip", *words.split())
         for words in ("link set lo up", f"address add {RACK}/24 dev eth0", "link set eth0 up"):
             self.rack.run("ip", *words.split())
+        self.remove_tap(self.tap("probe"))  # no tap to be had: better said now than at the first machine
         # The rack's segmented sends become single packets here, so that a rule on the bridge can lose one of them.
         self.rack.run("ethtool", "-K", "eth0", "tx-udp-segmentation", "off")
 
