@@ -22,6 +22,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from typing import TypeVar
 CLONE_NEWNET = 0x40000000
 SWITCH, RACK = "10.77.0.1", "10.77.0.2"
 PREFIX_V6 = "fd77::"
+DNSMASQ_S = 30.0  # until it has read its settings
 SNAPLEN = 700  # DHCP is cut below 600
 TOOLS = {
     "ip": "iproute2", "nft": "nftables", "ethtool": "ethtool", "dnsmasq": "dnsmasq-base", "nsenter": "util-linux",
@@ -42,6 +44,10 @@ Result = TypeVar("Result")
 
 class LabUnavailable(Exception):
     """This machine cannot hold the lab; the message says what is missing in one sentence."""
+
+
+class CommandFailed(LabUnavailable):
+    """A command in the lab has ended with an error; the message has its last line."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +89,11 @@ class Namespace:
         return ["setpriv", "--pdeathsig", end, "nsenter", f"--net={self.path}", *argv]
 
     def run(self, *argv: str, text: str | None = None) -> str:
-        """Runs a command to its end and returns what it wrote. Raises LabUnavailable with its last words."""
+        """Runs a command to its end and returns what it wrote. Raises CommandFailed."""
         result = subprocess.run(self.argv(argv), input=text, capture_output=True, text=True, timeout=60)
         if result.returncode:
             said = (result.stderr.strip() or result.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise LabUnavailable(f"`{' '.join(argv)}` ended with {result.returncode}: {said}")
+            raise CommandFailed(f"`{' '.join(argv)}` ended with {result.returncode}: {said}")
         return result.stdout
 
     def call(self, function: Callable[[], Result]) -> Result:
@@ -165,9 +171,14 @@ class Network:
             f"dhcp-leasefile={self._work}/leases\npid-file={self._work}/dnsmasq.pid\n"
             f"log-dhcp\nlog-facility={self._work}/dnsmasq.log\n{hosts}\n{dhcp}\n"
         )
-        self.start(
-            self.switch, ["dnsmasq", "--keep-in-foreground", "--user=root", "--group=root", f"--conf-file={config}"]
-        )
+        log = self._work / "dnsmasq.out"
+        words = ["dnsmasq", "--keep-in-foreground", "--user=root", "--group=root", f"--conf-file={config}"]
+        process = self.start(self.switch, words, log)
+        said, deadline = self._work / "dnsmasq.log", time.monotonic() + DNSMASQ_S
+        while not (said.is_file() and "started" in said.read_text()):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise LabUnavailable(f"dnsmasq does not start: {log.read_text().strip() or 'it said nothing'}")
+            time.sleep(0.02)
 
     def start(
         self, namespace: Namespace, argv: Iterable[str], log: Path | None = None, end: str = "KILL"
