@@ -269,7 +269,7 @@ def test_pxelinux_is_sent_to_http_first_where_it_is_lpxelinux(
     published = region.publisher.current
     assert published is not None
     names = dict(published.contents.names) | {"pxelinux.0": "a", "lpxelinux.0": "a"}
-    for change, begins in ((set(), "http://10.0.0.2:5248/images/"), ({"lpxelinux.0"}, "/images/")):
+    for change, begins in ((set(), "http://10.0.0.2:5248/images/"), ({"lpxelinux.0"}, "::images/")):
         contents = dataclasses.replace(published.contents, names={k: v for k, v in names.items() if k not in change})
         monkeypatch.setattr(region.publisher, "_current", dataclasses.replace(published, contents=contents))
         assert kernel().startswith(begins)
