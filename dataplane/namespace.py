@@ -151,12 +151,13 @@ class BootName:
 
 # A GRUB without a built-in configuration asks for grub.cfg-01-<mac> and grub.cfg-<address in hex> before grub.cfg:
 # those are nobody's, so that each GRUB begins with grub.cfg and asks for the name of its ${net_default_mac}.
+_FOLDER = r"(?:[a-z0-9._+/-]*/)?"  # it goes into scripts: nothing that a loader could take for more than a name
 _MAC = r"(?P<mac>[0-9a-f]{2}(?:[:-][0-9a-f]{2}){5})"
 _DEFAULT = r"default(?:-(?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?"
-_GRUB = re.compile(rf"(?:.*/)?grub\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
-_IPXE = re.compile(rf"(?:.*/)?ipxe\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
+_GRUB = re.compile(rf"{_FOLDER}grub\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
+_IPXE = re.compile(rf"{_FOLDER}ipxe\.cfg(?:-(?:{_MAC}|{_DEFAULT}))?\Z")
 _PXELINUX = re.compile(
-    rf"(?:.*/)?pxelinux\.cfg/(?:01-{_MAC}|(?P<uuid>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
+    rf"{_FOLDER}pxelinux\.cfg/(?:01-{_MAC}|(?P<uuid>[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})"
     r"|(?P<ip>[0-9a-f]{1,8})|default(?:[.-](?P<arch>[a-z0-9_]+))?(?:-[a-z0-9_.-]+)?)\Z"
 )
 _ARCH_OF_GRUB = {"x86_64": "amd64", "i386": "amd64", "aarch64": "arm64", "arm": "armhf", "powerpc": "ppc64el"}

@@ -133,6 +133,9 @@ def test_an_ambiguous_prefix_is_refused() -> None:
         ("ubuntu/amd64/ga-24.04/noble/stable/squashfs", None),
         ("grub/grub.cfgx", None),
         ("pxelinux.cfg/hello", None),
+        ("a b/grub/grub.cfg", None),
+        ('x";reboot;"/grub/grub.cfg', None),
+        ("${net0/ip}/pxelinux.cfg/default", None),
     ],
 )
 def test_a_configuration_name_says_who_asks(name: str, expected: BootName | None) -> None:
