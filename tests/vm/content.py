@@ -9,9 +9,11 @@ Left to others: serving the source, and what the region makes of it.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ INSTALLER_ARM64 = (
 KERNEL_META = "linux-image-amd64"
 PACKAGES = (*demo.LOADER_PACKAGES, INSTALLER_ARM64, "ipxe", "busybox-static", "grub-efi-amd64-bin")
 NEEDED_BYTES = 2_500_000_000  # packages and their trees, for as long as they are taken apart; 150 MB stay
+FORGET_S = 7 * 24 * 3600  # a cache that another version of this file has made, unused
 ROOT_BYTES = 3 * (1 << 20) + 4321  # of the root image: more than one chunk, and no whole number of them
 
 _NETBOOT_ARM64 = "usr/lib/debian-installer/images/12/arm64/text/debian-installer/arm64"
@@ -100,28 +103,36 @@ def cache_dir() -> Path:
 
 
 def prepare(cache: Path, say: Callable[[str], None]) -> Content:
-    """Fetches what is missing. Raises packages.ContentUnavailable."""
-    cache.mkdir(parents=True, exist_ok=True)
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # another recipe, another cache
-    done = cache / "complete"
-    if not done.is_file() or done.read_text() != recipe:
-        packages.check_space(cache, NEEDED_BYTES)
-        say("fetching Debian's kernel, arm64 installer, shim, GRUB, PXELINUX and iPXE packages (210 MB, once)")
-        options = packages.apt_options(cache, INSTALLER_ARM64, say)
-        kernel = packages.kernel_package(KERNEL_META, options)
-        scratch = cache / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
+    """Fetches what is missing; another version of this file has another cache. Raises packages.ContentUnavailable."""
+    mine = cache / hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+    mine.mkdir(parents=True, exist_ok=True)
+    done = mine / "complete"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.is_file():
+            _fetch(mine, say)
+        done.touch()
+        for other in cache.glob("*/complete"):
+            if other.stat().st_mtime < time.time() - FORGET_S:
+                shutil.rmtree(other.parent)
+    files = {path.name: path for path in (mine / "files").iterdir()}
+    return Content(files, {name: mine / f"{name}.tar.xz" for name in _ARCHIVES})
+
+
+def _fetch(target: Path, say: Callable[[str], None]) -> None:
+    packages.check_space(target, NEEDED_BYTES)
+    say("fetching Debian's kernel, arm64 installer, shim, GRUB, PXELINUX and iPXE packages (210 MB, once)")
+    options = packages.apt_options(target, INSTALLER_ARM64, say)
+    kernel = packages.kernel_package(KERNEL_META, options)
+    with tempfile.TemporaryDirectory(dir=target) as folder:
+        scratch = Path(folder)
         for deb in packages.download(scratch / "debs", [*PACKAGES, kernel], options):
             packages.unpack(deb, scratch / "tree")
             deb.unlink()
         say("taking them apart")
-        _take(scratch / "tree", cache / "files")
-        for name, roles in _ARCHIVES.items():
-            pack({role: cache / "files" / role for role in roles}, cache / f"{name}.tar.xz")
-        shutil.rmtree(scratch)
-        done.write_text(recipe)
-    files = {path.name: path for path in (cache / "files").iterdir()}
-    return Content(files, {name: cache / f"{name}.tar.xz" for name in _ARCHIVES})
+        _take(scratch / "tree", target / "files")
+    for name, roles in _ARCHIVES.items():
+        pack({role: target / "files" / role for role in roles}, target / f"{name}.tar.xz")
 
 
 def _take(tree: Path, files: Path) -> None:

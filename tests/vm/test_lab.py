@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def test_without_the_right_to_a_namespace_the_lab_says_so(tmp_path: Path, monkey
 
 
 def test_what_a_killed_run_has_left_on_disk_goes_with_the_next(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lab.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     left, lock = lab._work_folder()
     os.close(lock)  # as its process's end would
     mine, lock = lab._work_folder()

@@ -5,6 +5,8 @@ GRUB, PXELINUX and iPXE run their retry scripts for real, side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.vm import content, expect, scenarios
@@ -15,14 +17,18 @@ from tests.vm.lab import HTTP
 pytestmark = pytest.mark.vm
 
 
-def squeezed(guest: Guest) -> str:
-    """The console without white space: a screen of 80 columns breaks sentences anywhere."""
-    return "".join(guest.console.split())
+class Console:
+    """What a machine says from now on, without white space: a screen of 80 columns breaks sentences anywhere."""
 
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self._heard = len(self._squeezed())
 
-def says(guest: Guest, *sentences: str, after: int = 0) -> bool:
-    text = squeezed(guest)[after:]
-    return all("".join(sentence.split()) in text for sentence in sentences)
+    def all(self, *sentences: str) -> Callable[[], bool]:
+        return lambda: all("".join(sentence.split()) in self._squeezed()[self._heard :] for sentence in sentences)
+
+    def _squeezed(self) -> str:
+        return "".join(self.guest.console.split())
 
 
 def test_loaders_say_why_they_wait_and_boot_when_they_can(make_lab: MakeLab) -> None:
@@ -30,19 +36,14 @@ def test_loaders_say_why_they_wait_and_boot_when_they_can(make_lab: MakeLab) -> 
     region = lab.apart()
     lab.mirror(image=False)
     machines = {scenario: lab.boot(scenario.firmware, scenario.lease, scenario.letter) for scenario in scenarios.RETRY}
-    for guest in machines.values():
-        expect.until(
-            lab, guest, "the reason on the console",
-            lambda guest=guest: says(guest, "no bootable image", f"rack {HTTP}"),
-        )  # fmt: skip
+    for says in [Console(guest) for guest in machines.values()]:
+        why = says.all("no bootable image", f"rack {HTTP}")
+        expect.until(lab, says.guest, "the reason on the console", why)
 
     lab.end(region)
-    heard = {scenario: len(squeezed(guest)) for scenario, guest in machines.items()}
-    for scenario, guest in machines.items():
-        expect.until(
-            lab, guest, "the missing region on the console",
-            lambda guest=guest, after=heard[scenario]: says(guest, "the region cannot be reached", HTTP, after=after),
-        )  # fmt: skip
+    for says in [Console(guest) for guest in machines.values()]:
+        why = says.all("the region cannot be reached", HTTP)
+        expect.until(lab, says.guest, "the missing region on the console", why)
 
     lab.region()
     lab.select(content.OS, content.RELEASE, "amd64")
