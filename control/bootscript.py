@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -86,7 +86,7 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Rendered:
     """A script, and what it says: what it boots ("Debian 12 (amd64)") or why it boots nothing; a script that only leads
-    to another has neither."""
+    to another has neither, and one that boots in u-boot alone has both."""
 
     text: str
     boots: str | None = None
@@ -241,6 +241,7 @@ def _pxelinux(
     else:
         wait_s, step = again.wait_s, again.step + 1
     why = missing(arch, place)
+    others = _uboot_branches(ephemerals, place) if boot.arch is None and not folder else []
     text = _text(
         "pxelinux.cfg.j2",
         place=place,
@@ -251,10 +252,13 @@ def _pxelinux(
         other=f"by {ways[how == ways[0]].upper()}" if len(ways) > 1 else "again",
         failed=again.failed.upper() if again.failed != "none" else "",
         wait_s=wait_s,
-        others=_uboot_branches(ephemerals, place) if boot.arch is None and not folder else [],
+        others=others,
         retry=pxelinux_again(f"pxelinux.cfg/{whose}{Again(how, step).suffix()}", wait_s),
     )
-    return _rendered(text, [branch] if branch else [], why)
+    rendered = _rendered(text, [branch] if branch else [], why)
+    if rendered.boots is None and others:
+        return replace(rendered, boots=f"{_titles(others)} in u-boot alone")
+    return rendered
 
 
 def _pxelinux_ways(arch: str, proto: str, place: Place) -> tuple[str, ...]:
@@ -302,10 +306,14 @@ def _branch(
 
 
 def _rendered(text: str, branches: Sequence[_Branch], missing: str) -> Rendered:
-    boots = [f"{branch.image.title} ({branch.arch})" for branch in branches if branch.reason is None]
+    boots = _titles([branch for branch in branches if branch.reason is None])
     if boots:
-        return Rendered(text, boots=" or ".join(boots))
+        return Rendered(text, boots=boots)
     return Rendered(text, reason=next((branch.reason for branch in branches if branch.reason), missing))
+
+
+def _titles(branches: Sequence[_Branch]) -> str:
+    return " or ".join(f"{branch.image.title} ({branch.arch})" for branch in branches)
 
 
 def _ephemeral(resource_set: ResourceSet) -> Ephemeral | None:

@@ -279,6 +279,9 @@ def test_what_a_script_boots_or_why_it_does_not_is_told_to_the_timeline() -> Non
         nothing = compose(name, "tftp", PLACE, {})
         assert nothing is not None and (nothing.boots, nothing.reason) == (None, missing("amd64", PLACE))
         assert nothing.reason in nothing.text
+    uboot = compose(f"pxelinux.cfg/01-{MAC}", "tftp", PLACE, {"arm64": BOTH["arm64"]})
+    assert uboot is not None and uboot.boots == "Debian 12 (arm64) in u-boot alone"
+    assert uboot.reason == missing("amd64", PLACE)
     for name in ("grub/grub.cfg", "ipxe.cfg"):
         leads = compose(name, "tftp", PLACE, UBUNTU)
         assert leads is not None and (leads.boots, leads.reason) == (None, None)
