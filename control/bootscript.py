@@ -43,7 +43,7 @@ PXELINUX_FOLDERS = {"ppc64el": "ppc64el", "s390x": "s390x"}  # petitboot's, and 
 COMMAND_LINE_BYTES = 2048  # of a kernel, its last zero included; more is cut off without a word
 COMMAND_LINE_BYTES_OF = {"armhf": 1024}
 # A kernel that panics and an initrd that cannot have its root image start the machine anew; nobody stands next to it.
-# GRUB needs it too: by HTTP it takes the body of a 404 or 503 for the initrd and boots.
+# lpxelinux.0 needs it too: by HTTP it takes what has come of an initrd when the connection breaks for the whole.
 PANIC_S = 60
 PXELINUX_NAME_BYTES = 255  # FILENAME_MAX - 1
 _BOOTIF = "BOOTIF=01-00-00-00-00-00-00"  # what each loader adds
