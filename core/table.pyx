@@ -72,9 +72,9 @@ cdef int name_kind(const char* name, size_t n) noexcept nogil:
     if (starts(name, n, b"MAAS/", 5) or equals(name, n, b"MAAS", 4) or starts(name, n, b"api/", 4)
             or equals(name, n, b"api", 3) or starts(name, n, b"metrics/", 8) or equals(name, n, b"metrics", 7)):
         return NAME_CONTROL
-    # GRUB's folder is what it was built with: grub, or debian-installer/arm64/grub in Debian's installer images.
-    if dir_len >= 5 and memcmp(base - 5, b"grub/", 5) == 0 and (dir_len == 5 or name[dir_len - 6] == c'/') \
-            and equals(base, base_len, b"grub.cfg", 8):
+    # GRUB's folder is what it was built with: grub, debian-installer/arm64/grub in Debian's installer images, none.
+    if equals(base, base_len, b"grub.cfg", 8) and (
+            dir_len == 0 or equals(name, dir_len, b"grub/", 5) or (dir_len > 5 and memcmp(base - 6, b"/grub/", 6) == 0)):
         return NAME_DYNAMIC
     if starts(base, base_len, b"grub.cfg-", 9) and (
             dir_len == 0 or starts(name, n, b"grub/", 5)

@@ -53,7 +53,7 @@ def test_the_bare_names_of_boot_loaders_are_all_on_the_page() -> None:
 
 
 def test_the_page_has_all_kinds_of_names() -> None:
-    assert len(ANSWERED) == 14 + 8  # those with a MAC, in both notations
+    assert len(ANSWERED) == 15 + 8  # those with a MAC, in both notations
     assert len(REFUSED) == 3
 
 
