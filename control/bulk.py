@@ -35,6 +35,7 @@ class BulkServer:
         host, port = self._socket.getsockname()[:2]
         self.address = join_address(host, port)
         self._reactor = Reactor(0, http=[self._socket.fileno()], http_options={"control": 0})
+        self._counted: dict[str, int] | None = None  # once the reactor has gone
         self._blobs: dict[str, Blob] = {}
         self._version = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -67,7 +68,7 @@ class BulkServer:
         return gone
 
     def counters(self) -> dict[str, int]:
-        return self._reactor.counters()
+        return self._reactor.counters() if self._counted is None else self._counted
 
     def stop(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -75,6 +76,8 @@ class BulkServer:
         self._reactor.stop()
         self._socket.close()
         self._reactor.take()  # snapshots that came back hold blobs
+        self._counted = self._reactor.counters()
+        del self._reactor  # and its descriptors, whoever still holds this object
         self._blobs.clear()
         self._stopping.set()
         if self._reaper.is_alive():

@@ -215,5 +215,5 @@ def test_a_machine_whose_region_cannot_answer_is_told_to_wait_and_installs_nothi
             text = body.decode()
             assert "linux" not in text
             assert f"echo 'bootplane: the boot configuration of this machine is missing: {name}'" in text
-            assert f"rack rack-1 ({rack.http}) cannot get it from its region {region.url}" in text
-            assert f"configfile /{name}" in text
+            assert f"rack rack-1 at {rack.http} cannot get it from its region {region.url}" in text
+            assert f"source /{name}" in text

@@ -130,7 +130,7 @@ def test_any_value_is_a_part_inside_the_file_or_refused_or_ignored(value: bytes,
 @given(st.integers(0, 2**64), st.integers(0, 2**64), st.integers(1, 2**50))
 def test_numbers_mean_what_they_say_however_large(first: int, last: int, size: int) -> None:
     value = b"bytes=%d-%d" % (first, last)
-    if last < first:
+    if last < first and last < 2**61:  # beyond, both are simply larger than any file
         assert parse_range(value, size) is None
     elif first >= size:
         with pytest.raises(ValueError, match="expected a part"):

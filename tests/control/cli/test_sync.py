@@ -184,6 +184,7 @@ def test_bars_show_rate_and_time_left_of_the_whole_and_of_each_file_on_its_way(m
 
     from bootplane.control.cli import output
 
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb terminal nothing moves
     screen = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     monkeypatch.setattr(output, "console", lambda stderr=False: screen)
     with Bars() as bars:
