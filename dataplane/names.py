@@ -27,7 +27,7 @@ log = logging.getLogger("bootplane.names")
 class Registry:
     """*chunks(sha256, entry)* gives a verified chunk list, or None when it cannot be had (now).
 
-    One thread calls apply() and release(); by_id() is for any.
+    One thread calls apply() and release(); by_id() and blobs() are for any.
 
     With *store*, blobs that are complete there are opened in place, read-only, and never filled.
     """
@@ -45,6 +45,10 @@ class Registry:
 
     def by_id(self, blob_id: int) -> Blob | None:
         return self._by_id.get(blob_id)
+
+    def blobs(self) -> list[Blob]:
+        """All there are, those included that have left the catalogue and are still read. Any thread."""
+        return list(self._by_id.values())
 
     def apply(self, catalogue: Catalogue) -> tuple[Table, list[str]]:
         """The table of this catalogue, and the digests it lacks because their chunk lists could not be had."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bootplane import __version__
 from bootplane.core.lru import Cache
 from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.cachereport import CacheReporter
 from bootplane.dataplane.catalogue import PinnedKey
 from bootplane.dataplane.dynamic import Dynamic
 from bootplane.dataplane.fill import Filler
@@ -86,6 +87,8 @@ class RackService:
         forwarder = Forwarder(lambda: self._client.urls, token.secret)
         self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
+        follower = self._follower
+        self._explain = CacheReporter(lambda: follower.registry.blobs(), lambda: follower.catalogue, reactors.counters)
         self._exposition: Exposition | None = None
         self._region_reachable = False
         self._stopping = threading.Event()
@@ -170,6 +173,7 @@ class RackService:
             "tftp": str(self._tftp) if self._tftp else "",
             "catalogue": self._follower.version,
             "cache": self._cache.stats(),
+            "cache_report": self._explain.report(),
             "upstream_bytes": self.filler.stats.upstream_bytes,
             "events": events,
             "version": __version__,

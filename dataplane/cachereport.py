@@ -1,0 +1,249 @@
+"""What a rack tells its region of its cache, with every beat: made and checked in one file, so that both ends agree.
+
+    beat = {..., "cache": Cache.stats(), "upstream_bytes": int, "events": [refusals],
+            "cache_report": {"up_s", "hits", "misses", "served_bytes", "present_bytes", "in_place_files",
+                             "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s"}}
+
+Counts are since this start of the rack; ages are seconds, so that no two clocks are compared. The list of files is made
+anew for each beat, and at most each WALK_S where there are very many.
+
+Invariants: a beat stays under 64 KiB whatever the files are called; what a rack says is bounded in number, length and
+range before it is kept, and every text that passes is printable.
+
+Left to others: counting (core), sending (rackservice, region_client), keeping and showing (control).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from bootplane.core.blob import Blob
+from bootplane.dataplane.catalogue import Catalogue
+
+FILES = 50  # told with a beat
+REFUSALS = 32
+NAME_CHARACTERS = 120
+TEXT_CHARACTERS = 256
+MANY_BLOBS = 1000
+WALK_S = 30.0  # between walks when there are more
+
+CACHE_NUMBERS = (
+    "limit_bytes",
+    "charged_bytes",
+    "condemned_bytes",
+    "segments",
+    "evicted_segments",
+    "evicted_bytes",
+    "filled_bytes",
+    "refused_chunks",
+)
+_OWN_NUMBERS = ("hits", "misses", "served_bytes", "present_bytes", "in_place_files", "files_total")
+_MAX = (1 << 63) - 1
+_MAX_S = 1e10
+_HEX64 = re.compile(r"[0-9a-f]{64}\Z")
+_ASIDE = ("images/", "bios/", "syslinux/")  # other names of what has a shorter or a plainer one
+
+
+class ReportError(ValueError):
+    """A beat says something of its cache that no rack of ours says; one sentence."""
+
+
+class CachedFile(NamedTuple):
+    """One blob of which bytes are here. A file that has left the catalogue, and is still read, has no name."""
+
+    name: str
+    sha256: str
+    size: int
+    present_bytes: int
+
+
+class RefusedChunk(NamedTuple):
+    """dataplane.fill.Refusal as a region has heard it."""
+
+    at: float  # Unix s, by the rack's clock
+    blob: str
+    chunk: int
+    source: str
+    expected: str
+    got: str
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What one beat said. Counts are since the rack's start, *up_s* before."""
+
+    numbers: Mapping[str, int]  # CACHE_NUMBERS
+    up_s: float
+    hits: int  # transfers that never waited for a byte
+    misses: int
+    served_bytes: int  # to machines: boot texts and TFTP packets sent again included
+    upstream_bytes: int  # from regions, refused and repeated ones included
+    present_bytes: int  # of all files
+    in_place_files: int  # read in the region's store, never in the cache
+    files: tuple[CachedFile, ...]  # those with most bytes here, first
+    files_total: int  # with bytes here
+    files_age_s: float  # how much older than the beat the list of files is
+    refusals: tuple[RefusedChunk, ...]
+
+
+class CacheReporter:
+    """Makes a rack's side of it. One thread (the beat's) calls report(); *now* is monotonic seconds."""
+
+    def __init__(
+        self,
+        blobs: Callable[[], Iterable[Blob]],
+        catalogue: Callable[[], Catalogue | None],
+        counters: Callable[[], Mapping[str, int]],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._blobs, self._catalogue, self._counters, self._now = blobs, catalogue, counters, now
+        self._began = now()
+        self._walked: dict[str, Any] = {}
+        self._walked_at = 0.0
+        self._again_after = 0.0
+        self._named: tuple[Catalogue | None, dict[str, str]] = (None, {})
+
+    def report(self) -> dict[str, Any]:
+        counters = self._counters()
+        now = self._now()
+        if now >= self._again_after:
+            self._walked, self._walked_at = self._walk(), now
+        return {
+            "up_s": round(now - self._began, 3),
+            "hits": counters["hits"],
+            "misses": counters["misses"],
+            "served_bytes": counters["http_body_bytes"] + counters["tftp_data_bytes"],
+            **self._walked,
+            "files_age_s": round(now - self._walked_at, 3),
+        }
+
+    def _walk(self) -> dict[str, Any]:
+        """Each blob is looked at once, without the GIL, so that reactors and fills go on meanwhile."""
+        blobs = list(self._blobs())
+        self._again_after = self._now() + WALK_S if len(blobs) > MANY_BLOBS else 0.0
+        cached = [blob for blob in blobs if blob.chunks is not None]
+        here = [(present, blob) for blob in cached if (present := blob.present_bytes())]
+        here.sort(key=lambda each: (-each[0], each[1].sha256))
+        names = self._names()
+        return {
+            "present_bytes": sum(present for present, _ in here),
+            "in_place_files": len(blobs) - len(cached),
+            "files": [
+                {
+                    "name": names.get(blob.sha256, ""),
+                    "sha256": blob.sha256,
+                    "size": blob.size,
+                    "present_bytes": present,
+                }
+                for present, blob in here[:FILES]
+            ],
+            "files_total": len(here),
+        }
+
+    def _names(self) -> dict[str, str]:
+        catalogue = self._catalogue()
+        if catalogue is not self._named[0]:
+            self._named = (catalogue, names_of_blobs(catalogue.names) if catalogue else {})
+        return self._named[1]
+
+
+def names_of_blobs(names: Mapping[str, str]) -> dict[str, str]:
+    """sha256 -> the one name people know the file by, in ASCII and bounded; *names* is a catalogue's table.
+
+    A file of an image: its image as ``image list`` has it, then the file (``ubuntu/noble/amd64/ga-24.04/squashfs``); of
+    a boot loader: its shortest name. Several images that share a file: the first by length, then by the alphabet."""
+    chosen: dict[str, tuple[bool, int, str]] = {}
+    for name, sha256 in names.items():
+        rank = (name.startswith(_ASIDE), len(name), name)
+        if sha256 not in chosen or rank < chosen[sha256]:
+            chosen[sha256] = rank
+    return {sha256: _shown(name) for sha256, (_, _, name) in chosen.items()}
+
+
+def _shown(name: str) -> str:
+    parts = name.split("/")
+    if len(parts) == 6 and not name.startswith((*_ASIDE, "bootloader/")):  # namespace.tree_name
+        os, arch, subarch, release, _, file = parts
+        name = "/".join((os, release, arch, subarch, file))
+    return "".join(c if " " <= c <= "~" else "?" for c in name[:NAME_CHARACTERS])  # ASCII: JSON makes no more of it
+
+
+def parse(beat: Mapping[str, Any]) -> CacheReport | None:
+    """What *beat* says of its cache, checked; None when it carries no report. Raises ReportError."""
+    said = beat.get("cache_report")
+    if said is None:
+        return None
+    if not isinstance(said, Mapping):
+        raise ReportError(f"cache report: expected an object, got {type(said).__name__}")
+    stats = beat.get("cache")
+    if not isinstance(stats, Mapping):
+        raise ReportError("cache report: expected the cache's own numbers beside it, got none")
+    own = {key: _number(said, key) for key in _OWN_NUMBERS}
+    files = tuple(_file(each) for each in _items(said, "files", FILES))
+    return CacheReport(
+        numbers={key: _number(stats, key) for key in CACHE_NUMBERS},
+        upstream_bytes=_number(beat, "upstream_bytes"),
+        up_s=_seconds(said, "up_s"),
+        files=files,
+        files_age_s=_seconds(said, "files_age_s"),
+        refusals=tuple(_refusal(each) for each in _items(beat, "events", REFUSALS)),
+        **own,
+    )
+
+
+def _items(document: Mapping[str, Any], key: str, limit: int) -> list[Mapping[str, Any]]:
+    value = document.get(key, [])
+    if not isinstance(value, list) or len(value) > limit or not all(isinstance(each, Mapping) for each in value):
+        raise ReportError(f"cache report: expected at most {limit} objects as {key}, got something else")
+    return value
+
+
+def _file(document: Mapping[str, Any]) -> CachedFile:
+    size, present = _number(document, "size"), _number(document, "present_bytes")
+    if present > size:
+        raise ReportError(f"cache report: expected at most {size} bytes of a file of {size} bytes, got {present}")
+    return CachedFile(_text(document, "name", NAME_CHARACTERS), _digest(document, "sha256"), size, present)
+
+
+def _refusal(document: Mapping[str, Any]) -> RefusedChunk:
+    return RefusedChunk(
+        _seconds(document, "at"),
+        _digest(document, "blob"),
+        _number(document, "chunk"),
+        _text(document, "source", TEXT_CHARACTERS),
+        _text(document, "expected", TEXT_CHARACTERS),
+        _text(document, "got", TEXT_CHARACTERS),
+    )
+
+
+def _number(document: Mapping[str, Any], key: str) -> int:
+    value = document.get(key, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX:
+        raise ReportError(f"cache report: expected a number from 0 to {_MAX} as {key}, got {str(value)[:40]!r}")
+    return value
+
+
+def _seconds(document: Mapping[str, Any], key: str) -> float:
+    value = document.get(key, 0)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < _MAX_S:  # NaN neither
+        raise ReportError(f"cache report: expected seconds as {key}, got {str(value)[:40]!r}")
+    return float(value)
+
+
+def _text(document: Mapping[str, Any], key: str, limit: int) -> str:
+    value = document.get(key, "")
+    if not isinstance(value, str) or len(value) > limit or not value.isprintable():
+        got = str(value)[:40]
+        raise ReportError(f"cache report: expected at most {limit} printable characters as {key}, got {got!r}")
+    return value
+
+
+def _digest(document: Mapping[str, Any], key: str) -> str:
+    value = document.get(key)
+    if not isinstance(value, str) or not _HEX64.match(value):
+        raise ReportError(f"cache report: expected a sha256 as {key}, got {str(value)[:80]!r}")
+    return value
