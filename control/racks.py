@@ -1,7 +1,8 @@
 """The racks of a region: who may speak, and what each said last.
 
 Beats come every few seconds from every rack, so the book is in memory; the database gets a rack's state at most every
-KEEP_S seconds. A secret is looked up by its SHA-256: what a guess could learn from timing is a hash of its own making.
+KEEP_S seconds, and nothing of what a rack explains of its cache: the next beat tells it anew. A secret is looked up by
+its SHA-256: what a guess could learn from timing is a hash of its own making.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ import secrets
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from bootplane.control.errors import CallerError
+from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.racks import RackRecord, RackRepository
+from bootplane.dataplane import cachereport
+from bootplane.dataplane.cachereport import CacheReport
 from bootplane.dataplane.racktoken import RackToken
 
 KEEP_S = 30.0
 SECRET_BYTES = 32
 _CACHE_KEYS = 64  # of what a rack says about its cache
+
+
+class Heard(NamedTuple):
+    """What a rack's last beat said of its cache, and when."""
+
+    at: str  # as RackRecord.last_seen
+    age_s: float
+    report: CacheReport | None  # None: it said nothing of it
 
 
 class RackBook:
@@ -33,10 +44,30 @@ class RackBook:
         self._racks = {record.id: record for record in repository.list()}
         self._by_secret = {record.secret_sha256: record.id for record in self._racks.values()}
         self._kept_at: dict[str, float] = {}
+        self._heard: dict[str, tuple[float, str, CacheReport | None]] = {}  # rack id -> monotonic s, time, report
 
     def list(self) -> list[RackRecord]:
         with self._lock:
             return sorted(self._racks.values(), key=lambda rack: (rack.created, rack.id))
+
+    def find(self, key: str) -> RackRecord:
+        """The rack of this id, or else of this name. Raises NotFound, or Conflict when several have the name."""
+        with self._lock:
+            if key in self._racks:
+                return self._racks[key]
+            found = [rack for rack in self._racks.values() if rack.name == key]
+        if not found:
+            raise NotFound(f"rack {key[:80]!r}: there is none of this id or name")
+        if len(found) > 1:
+            ids = ", ".join(sorted(rack.id for rack in found))
+            raise Conflict(f"rack {key[:80]!r}: expected one of this name, got {len(found)}; ask by id: {ids}")
+        return found[0]
+
+    def heard(self, rack_id: str) -> Heard | None:
+        """None when nothing was heard of it since this region started."""
+        with self._lock:
+            found = self._heard.get(rack_id)
+        return Heard(found[1], time.monotonic() - found[0], found[2]) if found else None
 
     def new_token(self, name: str, region_key: str) -> RackToken:
         """A new rack's token. The secret is kept as its SHA-256 only, so this is the one time it can be shown."""
@@ -70,10 +101,12 @@ class RackBook:
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
         """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""
         new = _merged(rack, report)
+        explained = _explained(rack, report)
         with self._lock:
             before = self._racks.get(rack.id, rack)
             self._racks[rack.id] = new
             now = time.monotonic()
+            self._heard[rack.id] = now, new.last_seen or "", explained
             changed = _told(before) != _told(new) or before.last_seen is None
             keep = changed or now - self._kept_at.get(rack.id, -KEEP_S) >= KEEP_S
             if keep:
@@ -107,6 +140,13 @@ def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
         catalogue_version=version,
         cache=cache,
     )
+
+
+def _explained(rack: RackRecord, report: Mapping[str, Any]) -> CacheReport | None:
+    try:
+        return cachereport.parse(report)
+    except cachereport.ReportError as error:
+        raise CallerError(f"beat of rack {rack.id}: {error}") from None
 
 
 def _address(value: object) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
 from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.events import Hub
-from bootplane.control.racks import RackBook
+from bootplane.control.racks import Heard, RackBook
 from bootplane.control.simplestreams import keyring as keyrings
 from bootplane.control.simplestreams.paths import shown_url, source_url
 from bootplane.control.storage.banners import BannerRepository
@@ -31,6 +32,7 @@ from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.timeline import Timeline
+from bootplane.dataplane.cachereport import CacheReport
 from bootplane.dataplane.namespace import LoaderFile, wire_names
 from bootplane.dataplane.store import Store
 
@@ -235,6 +237,21 @@ class RegionService:
     def racks(self) -> list[dict[str, Any]]:
         return [_rack(record) for record in self._racks.list()]
 
+    def rack_cache(self, key: str) -> dict[str, Any]:
+        """What the rack's last beat said of its cache. Raises NotFound in a sentence when there is no such thing."""
+        rack = self._racks.find(key)
+        heard = self._racks.heard(rack.id)
+        if heard is not None and heard.report is not None:
+            return _rack_cache(rack, heard, heard.report)
+        if heard is not None:
+            raise NotFound(f"rack {rack.name}: it says nothing of its cache: it runs an older bootplane")
+        if rack.last_seen is None:
+            raise NotFound(f"rack {rack.name}: never heard of; it joins with the token that was shown for it")
+        raise NotFound(
+            f"rack {rack.name}: not heard of since {_time(rack.last_seen)}, and this region has started since; "
+            "what a rack says of its cache is not kept over that"
+        )
+
     def new_rack_token(self, name: str) -> dict[str, Any]:
         """The token is shown this once."""
         if name and not NAME.match(name):
@@ -368,6 +385,34 @@ def _rack(record: RackRecord) -> dict[str, Any]:
         "cache": dict(record.cache) if record.cache is not None else None,
         "created": _time(record.created),
         "last_seen": _time(record.last_seen),
+    }
+
+
+def _rack_cache(rack: RackRecord, heard: Heard, report: CacheReport) -> dict[str, Any]:
+    return {
+        "rack": rack.id,
+        "name": rack.name,
+        "heard": _time(heard.at),
+        "age_s": round(heard.age_s, 3),
+        "up_s": report.up_s,
+        **report.numbers,
+        "present_bytes": report.present_bytes,
+        "upstream_bytes": report.upstream_bytes,
+        "served_bytes": report.served_bytes,
+        "transfers": report.hits + report.misses,
+        "hits": report.hits,
+        "misses": report.misses,
+        "in_place_files": report.in_place_files,
+        "files": [
+            file._asdict() | {"percent": 100 * file.present_bytes // file.size if file.size else 100}
+            for file in report.files
+        ],
+        "files_total": report.files_total,
+        "files_age_s": report.files_age_s,
+        "refusals": [
+            refusal._asdict() | {"at": datetime.fromtimestamp(refusal.at, UTC).isoformat()[:19] + "Z"}
+            for refusal in reversed(report.refusals)
+        ],
     }
 
 

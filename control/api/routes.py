@@ -105,6 +105,10 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     def list_racks() -> Any:
         return {"items": service.racks(), "next": None}
 
+    @api.get("/racks/{key}/cache", response_model=schemas.RackCache)
+    def rack_cache(key: str) -> Any:
+        return service.rack_cache(key)
+
     @api.post("/rack-tokens", response_model=schemas.RackToken, status_code=201)
     def new_rack_token(body: schemas.RackTokenIn) -> Any:
         return service.new_rack_token(body.name)

@@ -121,6 +121,50 @@ class Rack(_Out):
     last_seen: str | None
 
 
+class CachedFile(_Out):
+    name: str
+    sha256: str
+    size: int
+    present_bytes: int
+    percent: int
+
+
+class RefusedChunk(_Out):
+    at: str
+    blob: str
+    chunk: int
+    source: str
+    expected: str
+    got: str
+
+
+class RackCache(_Out):
+    rack: str
+    name: str
+    heard: str
+    age_s: float
+    up_s: float
+    limit_bytes: int
+    charged_bytes: int
+    condemned_bytes: int
+    segments: int
+    evicted_segments: int
+    evicted_bytes: int
+    filled_bytes: int
+    refused_chunks: int
+    present_bytes: int
+    upstream_bytes: int
+    served_bytes: int
+    transfers: int
+    hits: int
+    misses: int
+    in_place_files: int
+    files: list[CachedFile]
+    files_total: int
+    files_age_s: float
+    refusals: list[RefusedChunk]
+
+
 class RackTokenIn(_In):
     name: Annotated[str, Field(max_length=64)] = ""
 

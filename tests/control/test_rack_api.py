@@ -17,10 +17,11 @@ from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
 from bootplane.control import bootscript
+from bootplane.control.api import schemas
 from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
 from bootplane.control.timeline import BootEvent
-from bootplane.dataplane import racktoken, transfers
+from bootplane.dataplane import cachereport, racktoken, transfers
 from bootplane.dataplane.catalogue import PinnedKey, check_chunks, open_signed
 from tests.fakes.mirror import publish_small
 from tests.fakes.regions import running, synced
@@ -170,6 +171,82 @@ def test_a_beat_is_seen_by_operators(
         {"a": 1},
     )
     assert seen["last_seen"]
+
+
+FILE = {"name": "ubuntu/noble/amd64/ga-24.04/squashfs", "sha256": "a" * 64, "size": 2000, "present_bytes": 1999}
+REFUSED = {"blob": "b" * 64, "source": "10.0.0.1:5241", "expected": "c" * 64, "got": "d" * 64, "text": "..."}
+
+
+def explaining(token: racktoken.RackToken) -> dict[str, Any]:
+    """A beat that tells of its cache, every number a different one."""
+    cache = {key: 10 + i for i, key in enumerate(cachereport.CACHE_NUMBERS)} | {"not_known_yet": 1}
+    report = {
+        "up_s": 61.5, "hits": 97, "misses": 3, "served_bytes": 30, "present_bytes": 1999, "in_place_files": 31,
+        "files": [FILE, FILE | {"name": "", "size": 0, "present_bytes": 0}], "files_total": 33, "files_age_s": 29.0,
+    }  # fmt: skip
+    events = [REFUSED | {"at": 1763719200.9, "chunk": 1}, REFUSED | {"at": 1763719201.0, "chunk": 2}]
+    return {"rack": token.rack_id, "cache": cache, "cache_report": report, "upstream_bytes": 34, "events": events}
+
+
+def test_what_a_rack_says_of_its_cache_is_shown_by_id_and_by_name(
+    pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
+) -> None:
+    assert rack.post("/rack/v1/beat", json=explaining(token)).status_code == 200
+    document = pair[1].get(f"/api/v1/racks/{token.rack_id}/cache").json()
+    schemas.RackCache.model_validate(document)
+    assert 0 <= document.pop("age_s") < 3600 and document.pop("heard").endswith("Z")
+    refused = {key: value for key, value in REFUSED.items() if key != "text"}
+    assert document == {
+        "rack": token.rack_id, "name": "a07", "up_s": 61.5, "limit_bytes": 10, "charged_bytes": 11,
+        "condemned_bytes": 12, "segments": 13, "evicted_segments": 14, "evicted_bytes": 15, "filled_bytes": 16,
+        "refused_chunks": 17, "present_bytes": 1999, "upstream_bytes": 34, "served_bytes": 30, "transfers": 100,
+        "hits": 97, "misses": 3, "in_place_files": 31, "files_total": 33, "files_age_s": 29.0,
+        "files": [FILE | {"percent": 99}, FILE | {"name": "", "size": 0, "present_bytes": 0, "percent": 100}],
+        "refusals": [
+            refused | {"at": "2025-11-21T10:00:01Z", "chunk": 2},
+            refused | {"at": "2025-11-21T10:00:00Z", "chunk": 1},
+        ],
+    }  # fmt: skip
+
+
+def test_a_beat_whose_cache_report_makes_no_sense_is_refused_and_changes_nothing(
+    pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
+) -> None:
+    rack.post("/rack/v1/beat", json=explaining(token))
+    answer = rack.post("/rack/v1/beat", json=explaining(token) | {"upstream_bytes": -1, "http": "10.0.0.3:1"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == (
+        f"beat of rack {token.rack_id}: cache report: expected a number from 0 to {(1 << 63) - 1} as upstream_bytes, "
+        "got '-1'"
+    )
+    assert pair[1].get(f"/api/v1/racks/{token.rack_id}/cache").json()["upstream_bytes"] == 34
+    racks = pair[1].get("/api/v1/racks").json()["items"]
+    assert [each["http"] for each in racks if each["id"] == token.rack_id] == [None]
+
+
+def test_a_cache_nothing_is_known_of_is_refused_with_the_reason(tmp_path: Path) -> None:
+    def cache_of(client: TestClient, key: str) -> tuple[int, str]:
+        answer = client.get(f"/api/v1/racks/{key}/cache")
+        return answer.status_code, answer.json()["detail"]
+
+    with running(tmp_path / "data") as (region, client):
+        token = racktoken.parse(client.post("/api/v1/rack-tokens", json={"name": "b08"}).json()["token"])
+        assert cache_of(client, "nobody") == (404, "rack 'nobody': there is none of this id or name")
+        assert cache_of(client, "b08")[1].startswith("rack b08: never heard of; ")
+        beats = TestClient(region.app, headers={"Authorization": f"Bearer {token.secret}"})
+        assert beats.post("/rack/v1/beat", json={"rack": token.rack_id}).status_code == 200
+        assert cache_of(client, "b08") == (
+            404,
+            "rack b08: it says nothing of its cache: it runs an older bootplane",
+        )
+        assert beats.post("/rack/v1/beat", json=explaining(token)).status_code == 200
+        assert client.get("/api/v1/racks/b08/cache").json()["hits"] == 97
+        seen = client.get("/api/v1/racks").json()["items"][0]["last_seen"]
+        client.post("/api/v1/rack-tokens", json={"name": "b08"})
+        assert cache_of(client, "b08")[0] == 409 and token.rack_id in cache_of(client, "b08")[1]
+    with running(tmp_path / "data") as (_, client):
+        status, sentence = cache_of(client, token.rack_id)
+        assert status == 404 and sentence.startswith(f"rack b08: not heard of since {seen}, and this region")
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{" * 10, b'{"catalogue": "x"}', b'{"rack": "another"}', b" " * 70_000])

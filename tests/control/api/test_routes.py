@@ -24,6 +24,7 @@ EVERY_GET = [
     "/images",
     f"/images/{GA}",
     "/racks",
+    "/racks/rack1/cache",
     "/machines",
     "/events",
 ]

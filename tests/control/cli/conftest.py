@@ -72,6 +72,19 @@ RACK = {
     "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 2},
     "created": "2026-11-21T09:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
 }  # fmt: skip
+CACHE = {
+    "rack": "rack1", "name": "a07", "heard": "2026-11-21T10:00:00Z", "age_s": 3.4, "up_s": 7269.2,
+    "limit_bytes": 4 << 30, "charged_bytes": 3328599654, "condemned_bytes": 0, "segments": 812,
+    "evicted_segments": 0, "evicted_bytes": 0, "filled_bytes": 404 << 20, "refused_chunks": 0,
+    "present_bytes": 404 << 20, "upstream_bytes": 404 << 20, "served_bytes": 64 * (404 << 20),
+    "transfers": 1204, "hits": 1168, "misses": 36, "in_place_files": 0,
+    "files": [
+        {"name": "ubuntu/noble/amd64/ga-24.04/squashfs", "sha256": "a" * 64, "size": 500 << 20,
+         "present_bytes": 403 << 20, "percent": 80},
+        {"name": "", "sha256": "b" * 64, "size": 1 << 20, "present_bytes": 1 << 20, "percent": 100},
+    ],
+    "files_total": 2, "files_age_s": 0.0, "refusals": [],
+}  # fmt: skip
 STATUS = {
     "version": "0.1.0",
     "region": {"id": "r1", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-21T09:00:00Z"},
@@ -157,6 +170,7 @@ def region() -> Iterator[FakeRegion]:
             "GET /images": items(IMAGE),
             f"GET /images/{IMAGE['name']}": IMAGE,
             "GET /racks": items(RACK),
+            "GET /racks/rack1/cache": CACHE,
             "GET /machines": items(),
         }
     )

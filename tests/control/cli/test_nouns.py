@@ -7,6 +7,8 @@ import json
 import stat
 from pathlib import Path
 
+CACHE = "GET /racks/rack1/cache"
+
 
 def test_select_splits_commas_and_defaults_to_everything(bootplane, region) -> None:
     region.answers["POST /selections"] = {"id": 1}
@@ -82,6 +84,72 @@ def test_rack_list_works_beside_the_process_command(bootplane, data) -> None:
     for arguments in (("rack", "list"), ("rack", "--data", data, "list"), ("rack", "list", "--data", data)):
         assert bootplane(*arguments).stdout.splitlines()[1].split()[:3] == ["rack1", "127.0.0.1:5248", "127.0.0.1:6969"]
     assert "1.0 GiB of 4.0 GiB  3.0 MiB        2" in bootplane("rack", "list").stdout
+
+
+def test_rack_cache_says_in_sentences_how_far_it_carries_and_what_is_in_it(bootplane, region) -> None:
+    whole = """\
+Rack a07, up for 2:01:09.
+3.1 GiB of 4.0 GiB used (77 %) in 812 segments.
+97 % of 1,204 transfers found everything here; 36 had to wait.
+Upstream gave 404.0 MiB for 25.2 GiB served (64 x).
+Nothing was evicted. No chunk was refused.
+
+FILE                                      SIZE       HERE    %
+ubuntu/noble/amd64/ga-24.04/squashfs  500.0 MiB  403.0 MiB   80
+bbbbbbbbbbbbbbbb (withdrawn)            1.0 MiB    1.0 MiB  100
+"""
+    for arguments in (("rack", "cache"), ("rack", "cache", "rack1")):
+        result = bootplane(*arguments)
+        assert [line.split() for line in result.stdout.splitlines()] == [line.split() for line in whole.splitlines()]
+        assert (result.stderr, result.exit_code) == ("", 0)
+    assert json.loads(bootplane("rack", "cache", "--json").stdout) == region.answers[CACHE]
+
+
+def test_rack_cache_says_what_went_wrong_and_how_old_it_is(bootplane, region) -> None:
+    refusal = {
+        "at": "2026-11-21T09:59:00Z",
+        "blob": "c" * 64,
+        "chunk": 7,
+        "source": "10.0.0.1:5241",
+        "expected": "d" * 64,
+        "got": "e" * 64,
+    }
+    numbers = {"age_s": 600.0, "files_age_s": 28.0, "files_total": 51, "condemned_bytes": 4 << 20, "in_place_files": 3}
+    numbers |= {"evicted_segments": 120, "evicted_bytes": 480 << 20, "refused_chunks": 1, "hits": 1203, "misses": 1}
+    region.answers[CACHE] = region.answers[CACHE] | numbers | {"refusals": [refusal]}
+    result = bootplane("rack", "cache", "rack1")
+    assert "up for 2:01:09; told 10:00 ago (2026-11-21T10:00:00Z), silent since." in result.stdout
+    assert "in 812 segments; 4.0 MiB evicted, but still being read.\n99 % of 1,204 transfers" in result.stdout
+    assert "Evicted: 120 segments, 480.0 MiB. 1 chunk was refused for a wrong digest; no" in result.stdout
+    assert "3 files served from the region's own directory" in result.stdout
+    last = result.stdout.splitlines()[-1].split()
+    assert last == ["2026-11-21T09:59:00Z", "c" * 16, "7", "10.0.0.1:5241", "d" * 16, "e" * 16]
+    assert result.stderr == "The 2 with most bytes here, of 51.\nThe list of files is 28 s older than the rest.\n"
+
+
+def test_rack_cache_of_a_rack_nobody_has_asked_divides_by_nothing(bootplane, region) -> None:
+    zero = {key: 0 for key, value in region.answers[CACHE].items() if isinstance(value, int | float)}
+    region.answers[CACHE] = region.answers[CACHE] | zero | {"files": []}
+    assert bootplane("rack", "cache").stdout.splitlines() == [
+        "Rack a07, up for 0 s.",
+        "0 B of 0 B used in 0 segments.",
+        "No machine has fetched anything yet.",
+        "Upstream gave nothing for 0 B served.",
+        "Nothing was evicted. No chunk was refused.",
+    ]
+
+
+def test_rack_cache_needs_an_id_when_there_are_two_racks_and_says_so_when_there_is_none(bootplane, region) -> None:
+    rack = region.answers["GET /racks"]["items"][0]
+    region.answers["GET /racks"] = {"items": [rack, rack | {"id": "rack2", "name": "b08"}], "next": None}
+    two = bootplane("rack", "cache")
+    assert (two.exit_code, two.stdout) == (1, "") and "There are 2 racks: say which one, of rack1, b08." in two.stderr
+    region.answers["GET /racks"] = {"items": [], "next": None}
+    none = bootplane("rack", "cache")
+    assert (none.exit_code, none.stdout) == (1, "") and "No rack yet" in none.stderr
+    region.problem("GET /racks/x/cache", 404, "rack 'x': there is none of this id or name")
+    unknown = bootplane("rack", "cache", "x")
+    assert unknown.exit_code == 1 and "rack 'x': there is none of this id or name" in unknown.stderr
 
 
 def test_rack_without_region_or_token_is_a_usage_error(bootplane) -> None:
