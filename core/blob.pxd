@@ -42,7 +42,7 @@ cdef struct segment_t:
     segment_t* lru_next
     uint64_t lru_stamp               # stamp when it was last moved to the front, under the cache's mutex
     segment_t* next_dead             # graveyard or pool link
-    uint8_t doomed                   # 1: to be removed once its fills have ended; under the cache's mutex
+    uint8_t doomed                   # not 0: to be removed once its fills have ended (lru_steps); under the cache's mutex
     void (*on_closed)(segment_t* seg) noexcept nogil   # NULL, or called by reap() after the close; seg.blob may be gone
 
 cdef struct blob_t:

@@ -7,6 +7,7 @@ Left to others: what a segment goes through and the locks (lru_steps), which one
 (segment_file), fetching and trying again (dataplane.fill), calling reap() now and then.
 """
 
+import hashlib
 import os
 import pathlib
 import threading
@@ -14,7 +15,8 @@ import threading
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from bootplane.core.blob cimport (
@@ -23,12 +25,14 @@ from bootplane.core.blob cimport (
 )
 from bootplane.core.linux cimport bp_load_u8, close, off_t
 from bootplane.core.lru_steps cimport (
-    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
-    cache_put, cache_shrink, cache_t, caches_alive, fault_t,
+    cache_adopt, cache_begin, cache_claim, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle,
+    cache_list, cache_look, cache_new, cache_put, cache_recheck, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
+    kept_t,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
-from bootplane.core.segment_file import CacheInUse, lock_directory, remove_segment_files
+from bootplane.core import kept_segments
+from bootplane.core.segment_file import CacheInUse, lock_directory
 from bootplane.core.status import CoreError, DigestMismatch
 
 __all__ = ["Cache", "CacheFull", "CacheInUse", "alive"]
@@ -45,7 +49,8 @@ class CacheFull(CoreError):
 
 @cython.no_gc_clear                  # __dealloc__ needs `known`: it keeps the blobs of the segments in the list
 cdef class Cache:
-    """The cache in *directory* (made when missing), of *limit_bytes*. Segment files of an earlier run are removed.
+    """The cache in *directory* (made when missing), of *limit_bytes*. Segment files of an earlier run are kept (`found`): they
+    count against the limit from the start, and belong to a blob once blob() is asked for its digest.
 
     Raises CacheInUse when another Cache has the directory, OSError when it cannot be used. Thread-safe."""
 
@@ -60,16 +65,19 @@ cdef class Cache:
         self.directory = os.fspath(directory)
         self.known = {}
         self.known_lock = threading.Lock()
+        self.unclaimed = {}
+        self.claiming = threading.Lock()
         dirfd = -1
         try:
             pathlib.Path(self.directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             dirfd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self.lock_fd = lock_directory(dirfd, self.directory)
-            self.foreign = remove_segment_files(dirfd)
+            segments, self.foreign, self.found = kept_segments.find(dirfd, limit)
             self.c = cache_new(dirfd, limit)
             if self.c == NULL:
                 check(ST_NOMEM, f"cache {self.directory}")
             dirfd = -1               # the cache's now
+            self.adopt(self.c.dirfd, segments)
         except OSError as error:
             raise OSError(error.errno, f"cache directory {self.directory}: cannot be used: {error.strerror}") from error
         finally:
@@ -86,41 +94,146 @@ cdef class Cache:
             close(self.lock_fd)
             self.lock_fd = -1
 
-    def close(self) -> None:
-        """Lets go of every segment and of the directory; files stay. Senders that hold a segment finish with it."""
+    cdef object adopt(self, int dirfd, list segments):
+        cdef Blob own
+        cdef bytes digest, states
+        cdef blob_t* b
+        cdef int status, fd
+        cdef uint64_t stamp = 0
+        last = {}
+        for segment in segments:
+            last[segment.sha256] = max(segment.index, last.get(segment.sha256, 0))
+        count = total = 0
+        for segment in segments:
+            try:
+                fd = kept_segments.open_segment(dirfd, segment)
+            except OSError:          # no descriptor left, or somebody is at work in here
+                kept_segments.remove(dirfd, segment)
+                continue
+            states = kept_segments.with_data(fd, segment.states)
+            status = ST_NOMEM
+            if any(states):
+                if segment.sha256 not in self.unclaimed:
+                    size = max(segment.size, (last[segment.sha256] + 1) * SEGMENT_BYTES)
+                    digest = digest_of(segment.sha256)
+                    b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
+                    if b == NULL:
+                        os.close(fd)
+                        check(ST_NOMEM, f"blob {segment.sha256}")
+                    b.registered = 1
+                    own = blob_wrap(b, segment.sha256, None)
+                    self.unclaimed[segment.sha256] = own, segment.size, segment.root
+                own, size, root = self.unclaimed[segment.sha256]
+                if (size, root) != (segment.size, segment.root):         # not of one record: none of it is trusted
+                    self.unclaimed[segment.sha256] = own, -1, "-"
+                stamp += 1           # older than every use in this run
+                status = cache_adopt(self.c, own.b, <uint32_t>segment.index, fd, segment.length,
+                                     <const uint8_t*>PyBytes_AS_STRING(states), stamp)
+            if status != ST_OK:
+                os.close(fd)
+                kept_segments.remove(dirfd, segment)
+                continue
+            count += 1
+            total += segment.length
+        self.found = self.found._replace(segments=count, bytes=total)
+
+    def close(self) -> str:
+        """Lets go of every segment and of the directory; files stay, with a record of what they are worth, for the next run.
+        Senders that hold a segment finish with it. Returns why there is no record, or "". Call it when nobody fills."""
+        why = ""
         with nogil:
-            cache_close(self.c)
-        if self.lock_fd >= 0:
-            os.close(self.lock_fd)
-            self.lock_fd = -1
+            cache_stop(self.c)
+        with self.claiming:
+            if self.c.dirfd >= 0:
+                try:
+                    why = self.keep()
+                except OSError as error:
+                    why = f"cache directory {self.directory}: its state cannot be kept: {error.strerror or error}"
+            with nogil:
+                cache_close(self.c)
+            self.unclaimed.clear()
+            if self.lock_fd >= 0:
+                os.close(self.lock_fd)
+                self.lock_fd = -1
         with self.known_lock:
             self.known.clear()
+        return why
+
+    cdef str keep(self):
+        cdef uint64_t count = 0, i
+        cdef kept_t* kept
+        cdef segment_t* seg
+        cdef Blob own
+        with nogil:
+            kept = cache_list(self.c, &count)
+        if kept == NULL:
+            return f"cache directory {self.directory}: its state cannot be kept: no memory"
+        entries, names = [], set()
+        roots = {}
+        try:
+            for i in range(count):
+                seg = kept[i].seg
+                sha256 = seg.blob.digest[:32].hex()
+                if sha256 in self.unclaimed and (<Blob>self.unclaimed[sha256][0]).b == seg.blob:
+                    _, size, root = self.unclaimed[sha256]
+                else:
+                    own = self.known[sha256]
+                    size = own.b.size
+                    if sha256 not in roots:
+                        roots[sha256] = hashlib.sha256(own.chunks).hexdigest()
+                    root = roots[sha256]
+                states = kept[i].state[:SEGMENT_CHUNKS]
+                record = kept_segments.Record(sha256, seg.index, size, root, states, seg.length, 0)
+                if not any(states):  # only claims that nobody ended, or rotten
+                    kept_segments.remove(self.c.dirfd, record)
+                    continue
+                os.fsync(seg.fd)
+                entries.append((kept[i].stamp, record._replace(ctime_ns=os.fstat(seg.fd).st_ctime_ns)))
+                names.add(sha256)
+        finally:
+            free(kept)
+        kept_segments.sync_directories(self.c.dirfd, sorted(names))
+        entries.sort(key=lambda entry: entry[0])
+        kept_segments.put_state(self.c.dirfd, [record for _, record in entries])
+        return ""
 
     def blob(self, str sha256 not None, off_t size, bytes chunks not None):
         """The Blob of this digest, to be filled by begin() and store(). The same blob_t for as long as anybody has it or
         a segment of it is cached. ValueError when *chunks* is not 32 bytes for each chunk of *size*, or when the blob is
         known with another size or list."""
         cdef bytes digest = digest_of(sha256)
-        cdef Blob own
+        cdef Blob own, found
         cdef blob_t* b
+        cdef bint trusted
         count = (size + CHUNK_BYTES - 1) // CHUNK_BYTES
         if size < 0 or len(chunks) != 32 * count:
             raise ValueError(f"blob {sha256}: expected {count} digests of 32 bytes for {size} bytes, got {len(chunks)} bytes")
-        self.check_open()
-        with self.known_lock:
-            own = self.known.get(sha256)
-            if own is not None and (own.b.size != size or own.chunks != chunks):
-                if not self.is_idle(own):
-                    raise ValueError(f"blob {sha256}: known as {own.b.size} bytes, got {size} bytes or another chunk list")
-                own = None
-            if own is None:
-                b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
-                if b == NULL:
-                    check(ST_NOMEM, f"blob {sha256}")
-                b.registered = 1
-                own = self.known[sha256] = blob_wrap(b, sha256, chunks)
-            blob_retain(own.b)
-            return blob_wrap(own.b, sha256, own.chunks)
+        with self.claiming:
+            self.check_open()
+            with self.known_lock:
+                own = self.known.get(sha256)
+                if own is not None and (own.b.size != size or own.chunks != chunks):
+                    if not self.is_idle(own):
+                        raise ValueError(f"blob {sha256}: known as {own.b.size} bytes, got {size} bytes or another chunk list")
+                    own = None
+                if own is not None:
+                    blob_retain(own.b)               # before reap() may find it idle
+                    return blob_wrap(own.b, sha256, own.chunks)
+            b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
+            if b == NULL:
+                check(ST_NOMEM, f"blob {sha256}")
+            b.registered = 1
+            own = blob_wrap(b, sha256, chunks)
+            if sha256 in self.unclaimed:
+                found, found_size, root = self.unclaimed[sha256]
+                trusted = found_size == size and root == hashlib.sha256(chunks).hexdigest()
+                with nogil:          # not under known_lock: what does not fit is unlinked
+                    cache_claim(self.c, found.b, b, trusted)
+                del self.unclaimed[sha256]
+            blob_retain(b)
+            with self.known_lock:
+                self.known[sha256] = own
+            return blob_wrap(b, sha256, chunks)
 
     @property
     def limit_bytes(self) -> int:
@@ -150,7 +263,7 @@ cdef class Cache:
             self.fail(status, &fault, 0)
 
     def begin(self, Blob blob not None, int64_t chunk) -> bool:
-        """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is present, or another's.
+        """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is present, another's, or UNCHECKED.
 
         Makes and charges the segment, evicting what is in the way. Raises CacheFull; OSError naming the file."""
         cdef fault_t fault
@@ -221,6 +334,46 @@ cdef class Cache:
         if status != ST_OK:
             self.fail(status, &fault, 0)
 
+    def recheck(self, Blob blob not None, int64_t chunk) -> bool:
+        """Checks an UNCHECKED chunk against the chunk list. True: it is PRESENT now. False: it was not UNCHECKED (any more).
+
+        Raises DigestMismatch, or OSError when it cannot be read: its segment is gone, or goes with the fills in it."""
+        cdef const uint8_t* expected
+        cdef uint8_t got[32]
+        cdef fault_t fault
+        cdef int status
+        self.check_mine(blob, chunk)
+        expected = <const uint8_t*>PyBytes_AS_STRING(<bytes>blob.chunks) + 32 * chunk
+        with nogil:
+            status = cache_recheck(self.c, blob.b, <uint64_t>chunk, expected, got, &fault)
+        if status == ST_MISMATCH:
+            raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {expected[:32].hex()}, got {got[:32].hex()}",
+                                 ST_MISMATCH)
+        if status != ST_OK and status != ST_AGAIN:
+            self.fail(status, &fault, 0)
+        return status == ST_OK
+
+    def settle(self, known) -> int:
+        """Removes what an earlier run left of digests that are not in *known* and that blob() was not asked for. Returns the
+        bytes. Call it when every digest that is wanted has been asked for; what cannot be removed is tried the next time."""
+        cdef uint64_t dropped = 0
+        cdef fault_t fault
+        cdef int status
+        cdef Blob found
+        for sha256 in list(self.unclaimed):
+            if sha256 in known:
+                continue
+            with self.claiming:
+                self.check_open()
+                if sha256 not in self.unclaimed:
+                    continue
+                found = self.unclaimed[sha256][0]
+                with nogil:
+                    status = cache_drop(self.c, found.b, &dropped, &fault)
+                if status == ST_OK:
+                    del self.unclaimed[sha256]
+        return dropped
+
     def drop(self, Blob blob not None) -> int:
         """Removes the blob's segments; returns the bytes. One that is being filled goes when its fills have ended, unless
         another chunk of it is begun before."""
@@ -258,6 +411,9 @@ cdef class Cache:
             "evicted_bytes": now.evicted_bytes,
             "filled_bytes": now.filled_bytes,
             "refused_chunks": now.refused_chunks,
+            "kept_segments": now.kept_segments,
+            "rechecked_chunks": now.rechecked_chunks,
+            "rotten_chunks": now.rotten_chunks,
         }
 
     cdef bint is_idle(self, Blob own):

@@ -1,7 +1,7 @@
 # The machine of the cache. Nothing here is for a reactor: fill threads only.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from bootplane.core.blob cimport blob_t, segment_t
-from bootplane.core.linux cimport pthread_mutex_t
+from bootplane.core.linux cimport off_t, pthread_mutex_t
 from bootplane.core.lru_order cimport order_t
 
 cdef extern from "<pthread.h>" nogil:
@@ -28,7 +28,15 @@ cdef struct cache_t:             # malloc'd: outlives the Cache while a condemne
     uint64_t evicted_bytes
     uint64_t filled_bytes
     uint64_t refused_chunks      # digest or length did not match
+    uint64_t kept_segments       # adopted at start
+    uint64_t rechecked_chunks    # UNCHECKED ones whose digest was right
+    uint64_t rotten_chunks       # UNCHECKED ones that were wrong, or could not be read
     int dirfd                    # owned; closed by cache_close
+
+cdef struct kept_t:              # a segment for the record, of a cache that has been stopped
+    segment_t* seg               # borrowed: valid until cache_close
+    uint64_t stamp               # of its last use
+    uint8_t state[4]             # FILLING is told as ABSENT; all ABSENT when it must not be used again
 
 cdef struct fault_t:             # what a nogil function could not do, for the message
     const char* what             # static text
@@ -37,9 +45,20 @@ cdef struct fault_t:             # what a nogil function could not do, for the m
 
 # All take cache_t.lock themselves. A status is ST_OK, ST_FULL, ST_CLOSED, ST_NOMEM or -errno with *fault* filled in.
 cdef cache_t* cache_new(int dirfd, uint64_t limit) noexcept nogil        # takes over dirfd; NULL: no memory, dirfd not taken
+cdef void cache_stop(cache_t* c) noexcept nogil                          # no new work from here on; waits for busy threads
+cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil      # after cache_stop; malloc'd; NULL: no memory
 cdef void cache_close(cache_t* c) noexcept nogil                         # lets go of every segment; files stay; idempotent
+# Puts a file of an earlier run into *blob*'s slot; *stamp* must be newer than the last one's. Takes over *fd* if ST_OK.
+cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t length, const uint8_t* states,
+                     uint64_t stamp) noexcept nogil
+# Moves the segments of *found*, which nobody but the cache knows, to *blob*, which nobody has yet. What does not fit is
+# removed. *trusted* 0: PRESENT becomes UNCHECKED. Returns how many did not fit.
+cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noexcept nogil
+# ST_OK: it is PRESENT now. ST_AGAIN: it was not UNCHECKED. ST_MISMATCH (*got* has the digest) or -errno: its segment is gone.
+cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* expected, uint8_t* got,
+                       fault_t* fault) noexcept nogil
 cdef void cache_put(cache_t* c) noexcept nogil                           # drops the Cache's reference
-# ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, or another's.
+# ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, another's, or UNCHECKED (see cache_recheck).
 cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) noexcept nogil
 # The segment of a FILLING chunk with a reference, which cache_end or cache_fill drops; NULL when it is not FILLING.
 cdef segment_t* cache_claimed(cache_t* c, blob_t* blob, uint64_t chunk) noexcept nogil

@@ -3,13 +3,12 @@
 Invariant: a file is made at its final length and never truncated, punched or overwritten where it was published; its bytes
 leave by unlink alone. No component below the directory may be a symbolic link.
 
-Left to others: what a file is worth and when it goes (lru_steps), closing descriptors (blob).
+Left to others: what a file is worth and when it goes (lru_steps), closing descriptors (blob), files of an earlier run
+(kept_segments).
 """
 
 import fcntl
 import os
-import re
-import stat
 
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t
@@ -133,27 +132,3 @@ def lock_directory(int dirfd, str directory) -> int:
         os.close(fd)
         raise
     return fd
-
-
-def remove_segment_files(int dirfd) -> tuple:
-    """Removes what an earlier run left. Returns the names that are not ours, for the log: they stay."""
-    foreign = []
-    for name in sorted(os.listdir(dirfd)):
-        if not re.fullmatch("[0-9a-f]{64}[.]d", name) or not stat.S_ISDIR(os.lstat(name, dir_fd=dirfd).st_mode):
-            if name != "lock":
-                foreign.append(name)
-            continue
-        sub = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-        try:
-            strange = []
-            for entry in os.listdir(sub):
-                if re.fullmatch("0|[1-9][0-9]{0,9}", entry) and stat.S_ISREG(os.lstat(entry, dir_fd=sub).st_mode):
-                    os.unlink(entry, dir_fd=sub)
-                else:
-                    strange.append(f"{name}/{entry}")
-        finally:
-            os.close(sub)
-        foreign += sorted(strange)
-        if not strange:
-            os.rmdir(name, dir_fd=dirfd)
-    return tuple(foreign)

@@ -4,6 +4,9 @@
        ▲                                  │ cache.begin, readinto 1 MiB, cache.store (hash, pwrite, PRESENT)
        └──────────── wake ◀───────────────┘
 
+A chunk of an earlier run's file (UNCHECKED) is hashed where it lies before anybody is asked for it. Right: present.
+Wrong: its segment leaves the cache, and it is fetched like any other.
+
 Invariants: a chunk is fetched by one thread however many wait; nobody is woken with "present" before its digest
 matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
 A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
@@ -44,8 +47,12 @@ IDLE_S = 0.5  # between looks at the graveyard
 EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
-# chunk_state_t -> must it be fetched? ABSENT and UNCHECKED yes, FILLING and PRESENT no
-_MUST_FETCH = bytes(state in (0, 3) for state in range(256))
+CHECK_AHEAD = 3  # UNCHECKED chunks after the one that was asked for: its reader comes there next
+
+# chunk_state_t -> must it be fetched? ABSENT yes, FILLING and PRESENT no, UNCHECKED not before it was checked
+_MUST_FETCH = bytes(state == 0 for state in range(256))
+PRESENT = b"\2"
+UNCHECKED = b"\3"
 
 log = logging.getLogger("bootplane.fill")
 
@@ -56,6 +63,7 @@ class CacheLike(Protocol):
     def begin(self, blob: Blob, chunk: int) -> bool: ...
     def store(self, blob: Blob, chunk: int, data: memoryview) -> None: ...
     def abandon(self, blob: Blob, chunk: int) -> None: ...
+    def recheck(self, blob: Blob, chunk: int) -> bool: ...
     def evict(self, wanted: int) -> int: ...
     def reap(self) -> int: ...
 
@@ -109,6 +117,8 @@ class Filler:
         self._plan = Planner()
         self._sources = Sources()
         self._blobs: dict[int, Blob] = {}  # those the planner knows
+        self._checks: deque[tuple[Blob, int]] = deque()  # to be taken by a thread
+        self._checking: dict[tuple[int, int], bool] = {}  # (blob id, chunk) queued or in hand -> does somebody wait?
         self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
         self._last_error = "no bulk address is known yet"
         self._last_reap = 0.0
@@ -142,6 +152,8 @@ class Filler:
         now = time.monotonic()
         present = hopeless = False
         with self._work:
+            if self._check_locked(blob, chunk, now):
+                return
             present = not _must_fetch(blob, chunk, 1)[0] and chunk not in self._plan.flying(blob.id)
             hopeless = not present and self._sources.is_hopeless(blob.sha256, now)
             if hopeless:
@@ -156,7 +168,7 @@ class Filler:
     def forget(self, blob: Blob) -> bool:
         """Nobody can ask for this blob any more. False, and nothing done, while chunks of it are being fetched."""
         with self._lock:
-            if self._plan.flying(blob.id):
+            if self._plan.flying(blob.id) or any(blob_id == blob.id for blob_id, _ in self._checking):
                 return False
             self._plan.forget(blob.id)
             self._blobs.pop(blob.id, None)
@@ -170,13 +182,16 @@ class Filler:
         try:
             while not self._stopping.is_set():
                 with self._work:
-                    found = self._next_locked()
+                    check = self._checks.popleft() if self._checks else None
+                    found = self._next_locked() if check is None else None
                     hopeless = self._hopeless_locked()
-                    if found is None and not hopeless:
+                    if found is None and check is None and not hopeless:
                         waits = self._plan.oldest_demand() is not None
                         self._work.wait(RETRY_S if waits else IDLE_S)
                 try:
                     self._tell(hopeless)
+                    if check is not None:
+                        self._recheck(*check)
                     if found is not None:
                         self._fetch(upstream, buffer, *found)
                     self._reap()
@@ -185,6 +200,40 @@ class Filler:
                     self._stopping.wait(RETRY_S)
         finally:
             upstream.close()
+
+    def _check_locked(self, blob: Blob, chunk: int, now: float) -> bool:
+        """Whether *chunk* is being checked, or is to be from now on; with it the next ones, for which nobody waits."""
+        key = blob.id, chunk
+        if key not in self._checking and blob.states(chunk, 1) != UNCHECKED:
+            return False
+        self._blobs[blob.id] = blob
+        self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=True)  # the reader's place, for read-ahead
+        for ahead, state in enumerate(blob.states(chunk, 1 + CHECK_AHEAD)):
+            if state == UNCHECKED[0] and (blob.id, chunk + ahead) not in self._checking:
+                self._checking[blob.id, chunk + ahead] = False
+                self._checks.append((blob, chunk + ahead))
+                self._work.notify()
+        self._checking[key] = True
+        return True
+
+    def _recheck(self, blob: Blob, chunk: int) -> None:
+        """Whatever happens, who waits for the chunk is woken, or it is demanded of the sources."""
+        try:
+            self._cache.recheck(blob, chunk)
+        except DigestMismatch as error:
+            log.error("rotten in the cache, removed: %s", error)
+        except (CoreError, OSError, ValueError) as error:  # ValueError: the cache has been closed
+            log.error("chunk %d of blob %s cannot be checked: %s", chunk, blob.sha256, error)
+        finally:
+            with self._work:
+                awaited = self._checking.pop((blob.id, chunk), False)
+                is_present = blob.states(chunk, 1) == PRESENT
+                if awaited and not is_present:
+                    self._blobs[blob.id] = blob
+                    self._plan.miss(blob.id, chunk_count(blob.size), chunk, time.monotonic())
+                    self._work.notify()
+        if awaited and is_present:
+            self._wake(blob, chunk, OK)
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()

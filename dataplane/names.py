@@ -39,6 +39,7 @@ class Registry:
         self._current: dict[str, Blob] = {}  # sha256 -> Blob
         self._by_id: dict[int, Blob] = {}
         self._retired: dict[int, Blob] = {}
+        self._lacking: list[str] | None = None  # None: no catalogue yet
 
     def __len__(self) -> int:
         return len(self._current)
@@ -60,6 +61,7 @@ class Registry:
                 lacking.append(sha256)
             else:
                 current[sha256] = blob
+        self._lacking = lacking
         live = {blob.id: blob for blob in current.values()}
         known = {**self._retired, **{blob.id: blob for blob in self._current.values()}}
         self._retired = {blob_id: blob for blob_id, blob in known.items() if blob_id not in live}
@@ -70,7 +72,12 @@ class Registry:
 
     def release(self, is_idle: Callable[[Blob], bool]) -> int:
         """Lets go of retired blobs nobody reads any more and for which *is_idle* (nothing of them is being filled);
-        their bytes leave the cache. Returns how many. Call it now and then."""
+        their bytes leave the cache. Returns how many. Call it now and then.
+
+        Once a catalogue was applied, what an earlier run left in the cache goes, too, unless the catalogue names it (a
+        blob may still wait for its chunk list)."""
+        if self._lacking is not None:
+            self._cache.settle(self._lacking)
         done = [blob for blob in self._retired.values() if blob.references <= OWN and is_idle(blob)]
         for blob in done:
             del self._retired[blob.id]

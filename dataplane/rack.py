@@ -49,6 +49,8 @@ _UNITS = {
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 
+log = logging.getLogger("bootplane.rack")
+
 
 class RackError(Exception):
     """The rack cannot start; one sentence."""
@@ -122,6 +124,7 @@ def _run(options: argparse.Namespace) -> None:
             cache = Cache(str(options.data / "cache"), cache_bytes)
         except OSError as error:
             raise RackError(str(error)) from error
+        _tell_found(cache)
         http = open_http(http_address, options.reactors)
         tftp = open_tftp(tftp_address, options.reactors) if tftp_address else []
         reactors = Reactors(http, tftp, park_limit_s=options.park_limit)
@@ -131,9 +134,23 @@ def _run(options: argparse.Namespace) -> None:
             _serve(options, token, cache, reactors, *places)
         finally:
             reactors.stop()
-            cache.close()
+            if why := cache.close():
+                log.warning("%s; each chunk is checked at its first use after the next start", why)
     finally:
         os.close(lock)
+
+
+def _tell_found(cache: Cache) -> None:
+    found = cache.found
+    how = "clean" if found.clean else "unclean: each chunk is checked at its first use"
+    if found.segments:
+        log.info("cache: %d segments, %.1f MB kept (%s)", found.segments, found.bytes / 1e6, how)
+    if found.evicted:
+        log.info("cache: %d segments removed, the oldest, to fit into --cache-size", found.evicted)
+    for name in found.removed_names:
+        log.warning("cache: %s; it is removed", name)
+    if found.removed > len(found.removed_names):
+        log.warning("cache: %d more files were no segments and are removed", found.removed - len(found.removed_names))
 
 
 def _serve(

@@ -313,3 +313,63 @@ def test_a_blob_that_is_being_fetched_is_not_forgotten(make: Callable[..., Rack]
     region.stall.clear()
     assert rack.status_of(blob, 3) == 0
     eventually(lambda: rack.filler.forget(blob))
+
+
+def on_a_used_disk(tmp_path: Path, region: FakeRegion, *, rotten: int | None = None, **options: float) -> Rack:
+    """A rack on the directory of one that was killed; a bit of chunk *rotten* is wrong."""
+    rack = Rack(tmp_path / "used", region)
+    assert rack.read_whole(rack.blob()) == DATA
+    rack.close()
+    (tmp_path / "used" / "state").unlink()
+    if rotten is not None:
+        with (tmp_path / "used" / f"{SHA}.d" / str(rotten // 4)).open("r+b") as file:
+            file.seek(rotten % 4 * MIB)
+            file.write(bytes([DATA[rotten * MIB] ^ 1]))
+    region.sent.clear()
+    return Rack(tmp_path / "used", region, **options)  # type: ignore[arg-type]
+
+
+def test_an_unchecked_chunk_is_checked_once_however_many_wait(tmp_path: Path, region: FakeRegion) -> None:
+    rack = on_a_used_disk(tmp_path, region)
+    blob = rack.blob()
+    readers = [threading.Thread(target=rack.read_whole, args=(blob,)) for _ in range(8)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(timeout=30)
+    assert blob.read(0, len(DATA)) == DATA
+    assert (region.sent, rack.cache.stats()["rechecked_chunks"]) == ({}, COUNT)
+    assert rack.filler.stats.upstream_bytes == 0
+    eventually(lambda: rack.filler.forget(blob))
+    rack.close()
+
+
+def test_an_unchecked_chunk_needs_no_source(tmp_path: Path, region: FakeRegion) -> None:
+    rack = on_a_used_disk(tmp_path, region, park_limit_s=0.2)
+    rack.filler.set_sources([])
+    assert rack.read_whole(rack.blob()) == DATA
+    assert rack.filler.stats.given_up == 0
+    rack.close()
+
+
+def test_a_rotten_chunk_is_fetched_for_who_waits_and_one_of_read_ahead_is_not(
+    tmp_path: Path, region: FakeRegion, caplog: pytest.LogCaptureFixture
+) -> None:
+    rack = on_a_used_disk(tmp_path, region, rotten=2)
+    blob = rack.blob()
+    assert rack.wait_for(blob, 1) == 0
+    eventually(lambda: rack.cache.stats()["rotten_chunks"] == 1)
+    eventually(lambda: not rack.filler._checking)
+    assert (SHA, 2) not in region.sent
+    assert rack.read_whole(blob) == DATA
+    assert region.sent[(SHA, 2)] == 1
+    expected, wrong = (
+        hashlib.sha256(x).hexdigest() for x in (DATA[2 * MIB : 3 * MIB], rotten(DATA[2 * MIB : 3 * MIB]))
+    )
+    line = f"rotten in the cache, removed: blob {SHA} chunk 2: expected {expected}, got {wrong}"
+    assert [r.getMessage() for r in caplog.records if "rotten" in r.getMessage()] == [line]
+    rack.close()
+
+
+def rotten(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]

@@ -163,11 +163,11 @@ def test_pipelined_requests_survive_the_way_to_python_and_back(tmp_path: Path, r
 def test_a_restart_with_the_region_gone_serves_what_the_disk_says(tmp_path: Path, region: FakeRegion) -> None:
     rack = RackProcess(tmp_path / "rack", region, "--park-limit", "0.5")
     with rack:
-        get(rack, "/bootx64.efi")
+        get(rack, "/images/x/squashfs")
     region.stop()
     with rack:
-        # the cache starts empty in this step, so the name is known and its bytes cannot be had
-        refused = get(rack, "/bootx64.efi")
+        assert get(rack, "/images/x/squashfs").body == BIG
+        refused = get(rack, "/bootx64.efi")  # its name is known, its bytes cannot be had
         assert (refused.status, "Retry-After: 5" in refused.headers) == (503, True)
         assert get(rack, "/nobody").status == 404
         region.start()
