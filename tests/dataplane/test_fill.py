@@ -371,5 +371,36 @@ def test_a_rotten_chunk_is_fetched_for_who_waits_and_one_of_read_ahead_is_not(
     rack.close()
 
 
+def test_who_waits_for_a_rotten_chunk_gets_the_right_one(tmp_path: Path, region: FakeRegion) -> None:
+    rack = on_a_used_disk(tmp_path, region, rotten=8)
+    blob = rack.blob()
+    assert rack.wait_for(blob, 8) == 0
+    assert blob.read(8 * MIB, MIB) == DATA[8 * MIB : 9 * MIB]
+    assert region.sent[(SHA, 8)] == 1
+    rack.close()
+
+
+def test_a_blob_that_is_being_checked_is_not_forgotten(
+    tmp_path: Path, region: FakeRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rack = on_a_used_disk(tmp_path, region)
+    blob, go_on = rack.blob(), threading.Event()
+
+    class Slow:
+        def __getattr__(self, name: str) -> object:
+            return getattr(rack.cache, name)
+
+        def recheck(self, blob: Blob, chunk: int) -> bool:
+            return go_on.wait(20) and rack.cache.recheck(blob, chunk)
+
+    monkeypatch.setattr(rack.filler, "_cache", Slow())
+    rack.filler.miss(blob, 0)
+    assert not rack.filler.forget(blob)
+    go_on.set()
+    assert rack.status_of(blob, 0) == 0
+    eventually(lambda: rack.filler.forget(blob))
+    rack.close()
+
+
 def rotten(data: bytes) -> bytes:
     return bytes([data[0] ^ 1]) + data[1:]
