@@ -8,7 +8,7 @@ Invariant: the file is there only between a clean end and the next start: it is 
 else is done, so whatever ends a run otherwise leaves none. It is written after every segment has been fsynced, aside, and
 renamed. What it says about a file counts only while size and ctime are those recorded; all else is UNCHECKED.
 
-Left to others: adopting what was found (lru, lru_steps), checking it at its first use (dataplane.fill).
+Left to others: adopting what was found (lru, lru_kept), checking it at its first use (dataplane.fill).
 """
 
 import errno

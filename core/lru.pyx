@@ -24,10 +24,11 @@ from bootplane.core.blob cimport (
     segment_t,
 )
 from bootplane.core.linux cimport bp_load_u8, close, off_t
+from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
+from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
 from bootplane.core.lru_steps cimport (
-    cache_adopt, cache_begin, cache_claim, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle,
-    cache_list, cache_look, cache_new, cache_put, cache_recheck, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
-    kept_t,
+    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
+    cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
@@ -352,6 +353,36 @@ cdef class Cache:
         if status != ST_OK and status != ST_AGAIN:
             self.fail(status, &fault, 0)
         return status == ST_OK
+
+    def discard(self, Blob blob not None, int64_t chunk) -> bool:
+        """The bytes of a PRESENT chunk are wrong on the disk, or cannot be read: its segment leaves, with its other chunks.
+        False: it is not PRESENT (any more). Raises OSError when the file cannot be removed; it is sent to nobody all the same."""
+        cdef fault_t fault
+        cdef int status
+        self.check_mine(blob, chunk)
+        with nogil:
+            status = cache_discard(self.c, blob.b, <uint64_t>chunk, &fault)
+        if status != ST_OK and status != ST_AGAIN:
+            self.fail(status, &fault, 0)
+        return status == ST_OK
+
+    def segments(self) -> list:
+        """(sha256, index, one chunk_state_t for each chunk, bytes of the file) of each segment; about the oldest first."""
+        cdef survey_t* found
+        cdef uint64_t count = 0, i
+        self.check_open()
+        with nogil:
+            found = cache_survey(self.c, &count)
+        if found == NULL:
+            check(ST_NOMEM, f"cache {self.directory}")
+        try:
+            return [
+                (found[i].digest[:32].hex(), found[i].index,
+                 found[i].state[:(found[i].length + CHUNK_BYTES - 1) // CHUNK_BYTES], found[i].length)
+                for i in range(count)
+            ]
+        finally:
+            free(found)
 
     def settle(self, known) -> int:
         """Removes what an earlier run left of digests that are not in *known* and that blob() was not asked for. Returns the

@@ -33,11 +33,6 @@ cdef struct cache_t:             # malloc'd: outlives the Cache while a condemne
     uint64_t rotten_chunks       # UNCHECKED ones that were wrong, or could not be read
     int dirfd                    # owned; closed by cache_close
 
-cdef struct kept_t:              # a segment for the record, of a cache that has been stopped
-    segment_t* seg               # borrowed: valid until cache_close
-    uint64_t stamp               # of its last use
-    uint8_t state[4]             # FILLING is told as ABSENT; all ABSENT when it must not be used again
-
 cdef struct fault_t:             # what a nogil function could not do, for the message
     const char* what             # static text
     uint8_t digest[32]           # of the segment's blob
@@ -46,19 +41,9 @@ cdef struct fault_t:             # what a nogil function could not do, for the m
 # All take cache_t.lock themselves. A status is ST_OK, ST_FULL, ST_CLOSED, ST_NOMEM or -errno with *fault* filled in.
 cdef cache_t* cache_new(int dirfd, uint64_t limit) noexcept nogil        # takes over dirfd; NULL: no memory, dirfd not taken
 cdef void cache_stop(cache_t* c) noexcept nogil                          # no new work from here on; waits for busy threads
-cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil      # after cache_stop; malloc'd; NULL: no memory
 cdef void cache_close(cache_t* c) noexcept nogil                         # lets go of every segment; files stay; idempotent
-# Puts a file of an earlier run into *blob*'s slot; *stamp* must be newer than the last one's. Takes over *fd* if ST_OK.
-cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t length, const uint8_t* states,
-                     uint64_t stamp) noexcept nogil
-# Moves the segments of *found*, which nobody but the cache knows, to *blob*, which nobody has yet. What does not fit is
-# removed. *trusted* 0: PRESENT becomes UNCHECKED. Returns how many did not fit.
-cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noexcept nogil
-# ST_OK: it is PRESENT now. ST_AGAIN: it was not UNCHECKED. ST_MISMATCH (*got* has the digest) or -errno: its segment is gone.
-cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* expected, uint8_t* got,
-                       fault_t* fault) noexcept nogil
 cdef void cache_put(cache_t* c) noexcept nogil                           # drops the Cache's reference
-# ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, another's, or UNCHECKED (see cache_recheck).
+# ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, another's, or UNCHECKED (see lru_recheck).
 cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) noexcept nogil
 # The segment of a FILLING chunk with a reference, which cache_end or cache_fill drops; NULL when it is not FILLING.
 cdef segment_t* cache_claimed(cache_t* c, blob_t* blob, uint64_t chunk) noexcept nogil
@@ -71,3 +56,15 @@ cdef int cache_shrink(cache_t* c, uint64_t wanted, const uint64_t* limit, fault_
 cdef bint cache_is_idle(cache_t* c, blob_t* blob) noexcept nogil         # under Cache.known_lock
 cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil            # copies the numbers, which then belong together
 cdef int caches_alive() noexcept nogil                                   # cache_t made and not yet freed
+
+# For lru_recheck and lru_kept; cache_t.lock held.
+cdef enum:
+    DROPPED = 1                  # segment_t.doomed: unless cache_begin wants it again
+    ROTTEN = 2                   # for good
+
+cdef uint64_t charge_of(off_t length) noexcept nogil                     # bytes on the disk; needs no lock
+cdef void cache_wait(cache_t* c) noexcept nogil                          # for the end of somebody's busy_t; lets go of the lock
+cdef bint is_busy(cache_t* c, blob_t* blob, uint32_t index) noexcept nogil
+cdef int cache_remove(cache_t* c, segment_t* seg, fault_t* fault) noexcept nogil    # no FILLING chunk; lets go of the lock
+cdef void take_out(cache_t* c, segment_t* seg) noexcept nogil            # out of its slot; off the order already
+cdef void segment_closed(segment_t* seg) noexcept nogil                  # segment_t.on_closed; lock not held

@@ -35,22 +35,23 @@ Locks, in this order: Cache.claiming, Cache.known_lock, blob's reap_lock, cache_
 never called under cache_t.lock: it calls segment_closed, which takes it. No thread waits for `changed` while it is in the
 busy list.
 
-Left to others: the order of eviction (lru_order), files (segment_file), exceptions (lru), fetching again (dataplane.fill).
+Left to others: the order of eviction (lru_order), doubted chunks (lru_recheck), segments of an earlier run (lru_kept),
+files (segment_file), exceptions (lru), fetching again (dataplane.fill).
 """
 
-from libc.errno cimport EIO, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_reap,
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_reap,
     blob_t, segment_acquire, segment_new, segment_release, segment_t,
 )
 from bootplane.core.linux cimport (
-    EINTR, bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_relaxed_u64, bp_store_ptr, bp_store_relaxed_u64,
-    bp_store_u8, close, monotonic_ns, off_t, pread, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
-    pthread_mutex_t, pthread_mutex_unlock, ssize_t,
+    bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_store_ptr, bp_store_relaxed_u64,
+    bp_store_u8, close, monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_t, pthread_mutex_unlock,
 )
 from bootplane.core.lru_order cimport has_state, order_insert, order_pick, order_remove
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
@@ -65,13 +66,19 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     BLOCK = 4096                     # what a file system hands out; charges are rounded up to it
-    DROPPED = 1                      # segment_t.doomed: unless begin() wants it again
-    ROTTEN = 2                       # for good
 
 cdef int alive                       # cache_t made and not yet freed, for leak tests
 
 
+cdef uint64_t charge_of(off_t length) noexcept nogil:
+    return (<uint64_t>length + BLOCK - 1) // BLOCK * BLOCK
+
+
 # ---- busy marks; cache_t.lock held
+
+cdef void cache_wait(cache_t* c) noexcept nogil:
+    pthread_cond_wait(&c.changed, &c.lock)
+
 
 cdef void busy_mark(cache_t* c, busy_t* mark, blob_t* blob, uint32_t index) noexcept nogil:
     mark.blob = blob
@@ -185,7 +192,7 @@ cdef int cache_evict(cache_t* c, fault_t* fault) noexcept nogil:
     if victim == NULL:
         if c.busy == NULL:
             return ST_FULL
-        pthread_cond_wait(&c.changed, &c.lock)                  # somebody else's eviction may be the room we need
+        cache_wait(c)                  # somebody else's eviction may be the room we need
         return ST_OK
     charge = victim.charge
     status = cache_remove(c, victim, fault)
@@ -201,7 +208,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) n
     cdef int within = <int>(chunk % SEGMENT_CHUNKS)
     cdef off_t base = <off_t>index * SEGMENT_BYTES
     cdef off_t length = SEGMENT_BYTES if blob.size - base > SEGMENT_BYTES else blob.size - base
-    cdef uint64_t charge = (<uint64_t>length + BLOCK - 1) // BLOCK * BLOCK
+    cdef uint64_t charge = charge_of(length)
     cdef segment_t* seg = NULL
     cdef busy_t mark
     cdef uint8_t state
@@ -211,12 +218,12 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) n
         if c.closed:
             status = ST_CLOSED
         elif is_busy(c, blob, index):
-            pthread_cond_wait(&c.changed, &c.lock)
+            cache_wait(c)
         elif bp_load_ptr(&blob.segs[index]) != NULL:
             seg = blob.segs[index]
             if seg.doomed == ROTTEN:
                 if has_state(seg, CHUNK_FILLING):
-                    pthread_cond_wait(&c.changed, &c.lock)       # its last fill removes it
+                    cache_wait(c)       # its last fill removes it
                 else:
                     status = cache_remove(c, seg, fault)         # could not be removed before
                 continue
@@ -330,130 +337,6 @@ cdef int cache_fill(cache_t* c, segment_t* seg, int within, const uint8_t* data,
     return status if status != ST_OK else ended
 
 
-cdef int chunk_check(segment_t* seg, int within, const uint8_t* expected, uint8_t* got) noexcept nogil:
-    # By descriptor and not by the mapping: what the disk cannot give is an error here and not a dead process.
-    cdef off_t at = <off_t>within * CHUNK_BYTES
-    cdef size_t n = <size_t>(CHUNK_BYTES if seg.length - at > CHUNK_BYTES else seg.length - at), have = 0
-    cdef uint8_t* data = <uint8_t*>malloc(n)
-    cdef ssize_t took
-    cdef int status = ST_OK
-    if data == NULL:
-        return ST_NOMEM
-    while status == ST_OK and have < n:
-        took = pread(seg.fd, data + have, n - have, at + <off_t>have)
-        if took > 0:
-            have += <size_t>took
-        elif took == 0:
-            status = -EIO            # it was cut
-        elif errno != EINTR:
-            status = -errno
-    if status == ST_OK:
-        status = sha256_once(data, n, got)
-    free(data)
-    if status == ST_OK and memcmp(got, expected, 32) != 0:
-        status = ST_MISMATCH
-    return status
-
-
-cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* expected, uint8_t* got,
-                       fault_t* fault) noexcept nogil:                                           # lock not held
-    cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
-    cdef int within = <int>(chunk % SEGMENT_CHUNKS), status
-    cdef segment_t* seg
-    cdef bint removed = False
-    pthread_mutex_lock(&c.lock)
-    while is_busy(c, blob, index):   # being evicted; if that fails, it is here still
-        pthread_cond_wait(&c.changed, &c.lock)
-    seg = NULL if c.closed else segment_acquire(blob, index)
-    if seg == NULL or seg.doomed == ROTTEN or bp_load_u8(&seg.state[within]) != CHUNK_UNCHECKED:
-        if seg != NULL:
-            segment_release(seg)
-        pthread_mutex_unlock(&c.lock)
-        return ST_AGAIN
-    bp_store_u8(&seg.state[within], CHUNK_FILLING)
-    pthread_mutex_unlock(&c.lock)
-    memcpy(fault.digest, blob.digest, 32)
-    fault.index = index
-    fault.what = b"file cannot be read"
-    status = chunk_check(seg, within, expected, got)
-    pthread_mutex_lock(&c.lock)
-    if status == ST_OK:
-        bp_store_u8(&seg.state[within], CHUNK_PRESENT)
-        bp_store_relaxed_u64(&seg.stamp, <uint64_t>monotonic_ns())
-        c.rechecked_chunks += 1
-    elif status == ST_NOMEM:         # nothing is known about the bytes
-        bp_store_u8(&seg.state[within], CHUNK_UNCHECKED)
-    else:
-        bp_store_u8(&seg.state[within], CHUNK_ABSENT)
-        seg.doomed = ROTTEN
-        c.rotten_chunks += 1
-    if not c.closed and seg.doomed and not has_state(seg, CHUNK_FILLING):
-        cache_remove(c, seg, fault)  # when that fails, begin() tries it again
-        removed = True
-    segment_release(seg)
-    pthread_mutex_unlock(&c.lock)
-    if removed:
-        blob_reap()
-    return status
-
-
-cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t length, const uint8_t* states,
-                     uint64_t stamp) noexcept nogil:                                             # lock not held
-    cdef segment_t* seg = segment_new(blob, index, fd, <off_t>index * SEGMENT_BYTES, length)
-    if seg == NULL:
-        return -errno if errno else ST_NOMEM
-    seg.charge = (<uint64_t>length + BLOCK - 1) // BLOCK * BLOCK
-    seg.cache = c
-    seg.on_closed = segment_closed
-    memcpy(seg.state, states, SEGMENT_CHUNKS)
-    seg.stamp = seg.lru_stamp = stamp
-    bp_add_int(&c.refs, 1)           # given back in segment_closed
-    pthread_mutex_lock(&c.lock)
-    order_insert(&c.order, seg)
-    c.segments += 1
-    c.kept_segments += 1
-    c.charged += seg.charge
-    blob.cached += 1
-    bp_store_ptr(&blob.segs[index], seg)
-    pthread_mutex_unlock(&c.lock)
-    return ST_OK
-
-
-cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noexcept nogil:      # lock not held
-    cdef segment_t* seg
-    cdef fault_t fault
-    cdef off_t length
-    cdef uint32_t i
-    cdef int within, misfits = 0
-    pthread_mutex_lock(&c.lock)
-    for i in range(found.nsegs):
-        while is_busy(c, found, i):  # being evicted
-            pthread_cond_wait(&c.changed, &c.lock)
-        seg = found.segs[i]
-        if seg == NULL or c.closed:
-            continue
-        length = blob.size - seg.base
-        if length > SEGMENT_BYTES:
-            length = SEGMENT_BYTES
-        if seg.length != length:
-            misfits += 1
-            if cache_remove(c, seg, &fault) != ST_OK:            # its name is replaced when the segment is filled
-                order_remove(&c.order, seg)
-                take_out(c, seg)
-            continue
-        if not trusted:
-            for within in range(SEGMENT_CHUNKS):
-                if seg.state[within] == CHUNK_PRESENT:
-                    seg.state[within] = CHUNK_UNCHECKED
-        found.segs[i] = NULL
-        found.cached -= 1
-        seg.blob = blob
-        blob.cached += 1
-        bp_store_ptr(&blob.segs[i], seg)
-    pthread_mutex_unlock(&c.lock)
-    return misfits
-
-
 cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault) noexcept nogil:       # lock not held
     cdef segment_t* seg
     cdef uint64_t charge
@@ -462,7 +345,7 @@ cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault)
     pthread_mutex_lock(&c.lock)
     for i in range(blob.nsegs):
         while is_busy(c, blob, i):
-            pthread_cond_wait(&c.changed, &c.lock)
+            cache_wait(c)
         if c.closed:
             break
         seg = blob.segs[i]
@@ -505,31 +388,8 @@ cdef void cache_stop(cache_t* c) noexcept nogil:             # lock not held
     bp_store_u8(&c.closed, 1)
     pthread_cond_broadcast(&c.changed)
     while c.busy != NULL:
-        pthread_cond_wait(&c.changed, &c.lock)
+        cache_wait(c)
     pthread_mutex_unlock(&c.lock)
-
-
-cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil:     # lock not held; nothing leaves after cache_stop
-    cdef kept_t* kept
-    cdef segment_t* seg
-    cdef uint64_t n = 0
-    cdef uint8_t state
-    cdef int i
-    pthread_mutex_lock(&c.lock)
-    kept = <kept_t*>calloc(c.segments + 1, sizeof(kept_t))
-    seg = c.order.oldest if kept != NULL else NULL
-    while seg != NULL:
-        kept[n].seg = seg
-        kept[n].stamp = bp_relaxed_u64(&seg.stamp)
-        for i in range(SEGMENT_CHUNKS):
-            state = bp_load_u8(&seg.state[i])
-            if seg.doomed != ROTTEN and state != CHUNK_FILLING:
-                kept[n].state[i] = state
-        n += 1
-        seg = seg.lru_next
-    count[0] = n
-    pthread_mutex_unlock(&c.lock)
-    return kept
 
 
 cdef void cache_close(cache_t* c) noexcept nogil:            # lock not held

@@ -630,3 +630,53 @@ def test_bytes_on_their_way_to_a_slow_reader_survive_eviction_and_refill(cache: 
     assert received == DATA[:sent]
     for end in (listener, client, server):
         end.close()
+
+
+class TestDiscard:
+    """What somebody has found damaged, long after it was checked."""
+
+    def test_a_damaged_chunk_takes_its_segment_along_and_only_that(self, cache: Cache) -> None:
+        blob = known(cache, DATA)
+        fill(cache, blob, DATA)
+        assert cache.discard(blob, 1)
+        assert blob.states(0, 6) == bytes([ABSENT] * 4 + [PRESENT] * 2)
+        assert files(cache) == [f"{SHA256}.d", f"{SHA256}.d/1"]
+        assert (cache.stats()["segments"], cache.stats()["rotten_chunks"]) == (1, 1)
+        fill(cache, blob, DATA, 0, 1, 2, 3)  # into a new file
+        assert blob.read(0, len(DATA)) == DATA
+
+    def test_a_chunk_that_is_not_present_cannot_be_damaged(self, cache: Cache) -> None:
+        blob = known(cache, DATA)
+        fill(cache, blob, DATA, 0)
+        assert cache.begin(blob, 1)
+        assert [cache.discard(blob, chunk) for chunk in (1, 2, 5)] == [False] * 3
+        assert blob.states(0, 6) == bytes([PRESENT, FILLING, 0, 0, 0, 0])
+        cache.abandon(blob, 1)
+
+    def test_a_segment_that_is_being_filled_leaves_with_its_last_fill(self, cache: Cache) -> None:
+        blob = known(cache, DATA)
+        fill(cache, blob, DATA, 0)
+        assert cache.begin(blob, 1)
+        assert cache.discard(blob, 0)
+        assert files(cache) != []
+        cache.store(blob, 1, DATA[MIB : 2 * MIB])
+        assert files(cache) == []
+        assert (cache.stats()["segments"], cache.stats()["charged_bytes"]) == (0, 0)
+
+    def test_who_holds_the_segment_keeps_it(self, cache: Cache) -> None:
+        blob = known(cache, DATA)
+        fill(cache, blob, DATA, 0)
+        with blob.pin(0) as pin:
+            assert cache.discard(blob, 0)
+            assert cache.stats()["condemned_bytes"] == SEGMENT
+            assert os.pread(pin.fd, MIB, 0) == DATA[:MIB]
+        cache.reap()
+        assert cache.stats()["condemned_bytes"] == 0
+
+    def test_segments_are_told_as_they_are_now(self, cache: Cache) -> None:
+        assert cache.segments() == []
+        blob = known(cache, DATA)
+        fill(cache, blob, DATA, 0, 2)
+        fill(cache, blob, DATA, 5)
+        rest = len(DATA) - SEGMENT
+        assert cache.segments() == [(SHA256, 0, bytes([2, 0, 2, 0]), SEGMENT), (SHA256, 1, bytes([0, 2]), rest)]

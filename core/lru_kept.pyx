@@ -1,0 +1,101 @@
+"""Segments of an earlier run: taken into the cache at its start, given to the blob they belong to, listed at its end.
+
+Left to others: the files and the record of them (kept_segments), the states and the locks (lru_steps).
+"""
+
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy
+
+from bootplane.core.blob cimport (
+    CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_t, segment_new, segment_t,
+)
+from bootplane.core.linux cimport (
+    bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, off_t, pthread_mutex_lock, pthread_mutex_unlock,
+)
+from bootplane.core.lru_order cimport order_insert, order_remove
+from bootplane.core.lru_steps cimport (
+    ROTTEN, cache_remove, cache_t, cache_wait, charge_of, fault_t, is_busy, segment_closed, take_out,
+)
+from bootplane.core.status cimport ST_NOMEM, ST_OK
+
+
+cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t length, const uint8_t* states,
+                     uint64_t stamp) noexcept nogil:                                             # lock not held
+    cdef segment_t* seg = segment_new(blob, index, fd, <off_t>index * SEGMENT_BYTES, length)
+    if seg == NULL:
+        return -errno if errno else ST_NOMEM
+    seg.charge = charge_of(length)
+    seg.cache = c
+    seg.on_closed = segment_closed
+    memcpy(seg.state, states, SEGMENT_CHUNKS)
+    seg.stamp = seg.lru_stamp = stamp
+    bp_add_int(&c.refs, 1)           # given back in segment_closed
+    pthread_mutex_lock(&c.lock)
+    order_insert(&c.order, seg)
+    c.segments += 1
+    c.kept_segments += 1
+    c.charged += seg.charge
+    blob.cached += 1
+    bp_store_ptr(&blob.segs[index], seg)
+    pthread_mutex_unlock(&c.lock)
+    return ST_OK
+
+
+cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noexcept nogil:      # lock not held
+    cdef segment_t* seg
+    cdef fault_t fault
+    cdef off_t length
+    cdef uint32_t i
+    cdef int within, misfits = 0
+    pthread_mutex_lock(&c.lock)
+    for i in range(found.nsegs):
+        while is_busy(c, found, i):  # being evicted
+            cache_wait(c)
+        seg = found.segs[i]
+        if seg == NULL or c.closed:
+            continue
+        length = blob.size - seg.base
+        if length > SEGMENT_BYTES:
+            length = SEGMENT_BYTES
+        if seg.length != length:
+            misfits += 1
+            if cache_remove(c, seg, &fault) != ST_OK:            # its name is replaced when the segment is filled
+                order_remove(&c.order, seg)
+                take_out(c, seg)
+            continue
+        if not trusted:
+            for within in range(SEGMENT_CHUNKS):
+                if seg.state[within] == CHUNK_PRESENT:
+                    seg.state[within] = CHUNK_UNCHECKED
+        found.segs[i] = NULL
+        found.cached -= 1
+        seg.blob = blob
+        blob.cached += 1
+        bp_store_ptr(&blob.segs[i], seg)
+    pthread_mutex_unlock(&c.lock)
+    return misfits
+
+
+cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil:     # lock not held; nothing leaves after cache_stop
+    cdef kept_t* kept
+    cdef segment_t* seg
+    cdef uint64_t n = 0
+    cdef uint8_t state
+    cdef int i
+    pthread_mutex_lock(&c.lock)
+    kept = <kept_t*>calloc(c.segments + 1, sizeof(kept_t))
+    seg = c.order.oldest if kept != NULL else NULL
+    while seg != NULL:
+        kept[n].seg = seg
+        kept[n].stamp = bp_relaxed_u64(&seg.stamp)
+        for i in range(SEGMENT_CHUNKS):
+            state = bp_load_u8(&seg.state[i])
+            if seg.doomed != ROTTEN and state != CHUNK_FILLING:
+                kept[n].state[i] = state
+        n += 1
+        seg = seg.lru_next
+    count[0] = n
+    pthread_mutex_unlock(&c.lock)
+    return kept
