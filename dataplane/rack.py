@@ -102,6 +102,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shared-store", type=Path, metavar="DIR", help="a region's data directory on this host")
     parser.add_argument("--reactors", type=int, default=1, metavar="N", help="threads that serve; default: %(default)s")
     parser.add_argument("--park-limit", type=float, default=20.0, metavar="S", help=argparse.SUPPRESS)
+    parser.add_argument("--scrub-pass", type=float, default=86400.0, metavar="S", help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, metavar="N", help="also write the ready line to this descriptor")
     return parser.parse_args(argv)
 
@@ -178,6 +179,7 @@ def _serve(
             tftp=tftp,
             shared_store=options.shared_store,
             park_limit_s=options.park_limit,
+            scrub_pass_s=options.scrub_pass,
         )
         service.load()
     except (ValueError, OSError, CatalogueError) as error:

@@ -4,7 +4,7 @@
                              ──ask───▶ Dynamic (worker threads)
                              ──handover▶ ControlPort (the loop)
     follower thread: catalogue, tables          beat thread: "I live", bulk addresses
-    reporter threads: what machines have fetched, to the region
+    reporter threads: what machines have fetched, to the region          scrub thread: is the disk still right?
 
 Invariant: nothing in here is on the way of a warm hit. Left to others: all the work; this file only connects.
 """
@@ -26,7 +26,7 @@ from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.cachereport import CacheReporter
 from bootplane.dataplane.catalogue import PinnedKey
 from bootplane.dataplane.dynamic import Dynamic
-from bootplane.dataplane.fill import Filler
+from bootplane.dataplane.fill import Filler, Refusal
 from bootplane.dataplane.follower import Follower
 from bootplane.dataplane.forward import Forwarder
 from bootplane.dataplane.names import Registry
@@ -35,6 +35,7 @@ from bootplane.dataplane.racktoken import RackToken
 from bootplane.dataplane.reactors import Reactors
 from bootplane.dataplane.region_client import RegionClient, RegionError
 from bootplane.dataplane.reports import Reporter
+from bootplane.dataplane.scrub import PASS_S, Damage, Scrubber
 from bootplane.dataplane.store import Store
 
 if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes need not know Prometheus
@@ -64,6 +65,7 @@ class RackService:
         tftp: HostPort | None,
         shared_store: Path | None = None,
         park_limit_s: float = 20.0,
+        scrub_pass_s: float = PASS_S,
     ) -> None:
         self._token = token
         self._cache = cache
@@ -88,6 +90,7 @@ class RackService:
         self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
         follower = self._follower
+        self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
         self._explain = CacheReporter(lambda: follower.registry.blobs(), lambda: follower.catalogue, reactors.counters)
         self._exposition: Exposition | None = None
         self._region_reachable = False
@@ -111,6 +114,7 @@ class RackService:
         self._reactors.attach(loop, {"miss": self._miss, "ask": self._ask, "handover": self._handover})
         self.filler.start()
         self._reporter.start()
+        self.scrubber.start()
         for work in (self._follower.run, self._beats):
             threading.Thread(target=work, name=work.__qualname__, daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
@@ -126,6 +130,7 @@ class RackService:
             log.warning("some transfers were not finished within %.0f s and are cut", DRAIN_S)
         await self._control.close()
         self._dynamic.close()
+        await loop.run_in_executor(None, self.scrubber.stop)
         await loop.run_in_executor(None, self.filler.stop)  # first: it speaks to the reactors
         self._reactors.detach(loop)
         await loop.run_in_executor(None, self._reactors.stop)
@@ -149,6 +154,11 @@ class RackService:
     def _handover(self, reactor: int, mail: tuple[Any, ...]) -> None:
         _, fd, data, peer, _ = mail
         self._control.take(reactor, fd, data, peer)
+
+    def _damaged(self, damage: Damage) -> None:
+        """On the scrub's thread."""
+        refusal = Refusal(damage.blob, damage.chunk, "its own disk", damage.expected, damage.got, time.time())
+        self.filler.events.append(refusal)
 
     # -- the beat, on its thread
 
