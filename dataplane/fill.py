@@ -30,7 +30,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.lru import CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
-from bootplane.dataplane.fillplan import Planner, Run
+from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 from bootplane.dataplane.sources import Source, Sources
 from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
 
@@ -39,7 +39,7 @@ ST_FULL = 3  # status.pxd
 ST_UPSTREAM = 13
 
 READ_AHEAD_BYTES = 32 << 20
-CACHE_SHARE = 4  # read-ahead takes at most this part of the cache: a small one must not evict what is being read
+CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
 FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
 RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
 DISK_STEP_BYTES = 16 << 20  # evicted at a time when the disk is full
@@ -115,7 +115,8 @@ class Filler:
         self._work = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._plan = Planner()
-        self._sources = Sources()
+        self._sources = Sources(threads)
+        self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
         self._checks: deque[tuple[Blob, int]] = deque()  # to be taken by a thread
         self._checking: dict[tuple[int, int], bool] = {}  # (blob id, chunk) queued or in hand -> does somebody wait?
@@ -184,16 +185,21 @@ class Filler:
                 with self._work:
                     check = self._checks.popleft() if self._checks else None
                     found = self._next_locked() if check is None else None
+                    probe = self._probe_locked() if check is None and found is None else None
                     hopeless = self._hopeless_locked()
-                    if found is None and check is None and not hopeless:
+                    if found is None and check is None and probe is None and not hopeless:
                         waits = self._plan.oldest_demand() is not None
                         self._work.wait(RETRY_S if waits else IDLE_S)
                 try:
-                    self._tell(hopeless)
-                    if check is not None:
-                        self._recheck(*check)
-                    if found is not None:
-                        self._fetch(upstream, buffer, *found)
+                    try:
+                        self._tell(hopeless)
+                    finally:  # what was taken in hand ends in any case
+                        if check is not None:
+                            self._recheck(*check)
+                        if found is not None:
+                            self._fetch(upstream, buffer, *found)
+                        if probe is not None:
+                            self._probe(upstream, *probe)
                     self._reap()
                 except Exception:  # the thread must live: everybody who waits depends on it
                     log.exception("a fill failed in a way that was not foreseen")
@@ -237,20 +243,54 @@ class Filler:
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()
-        affordable = self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE
-        self._plan.read_ahead = max(1, min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable))
-        run = self._plan.next(
-            lambda blob, first, count: _must_fetch(self._blobs[blob], first, count),
-            lambda blob: self._sources.pick(self._blobs[blob].sha256, now) is not None,
-        )
+        affordable = max(1, self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE)
+        self._plan.read_ahead = min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable)
+        self._plan.read_ahead_in_all = affordable
+        chosen: dict[int, Source] = {}
+
+        def longest_run(blob: int) -> int:
+            source = self._sources.pick(self._blobs[blob].sha256, now)
+            if source is None:
+                return 0
+            chosen[blob] = source
+            longest = max(1, self._sources.longest_run(source) // CHUNK_BYTES)
+            return min(longest, SHORT_RUN) if self._long_runs >= len(self._threads) - 1 else longest
+
+        run = self._plan.next(lambda blob, first, count: _must_fetch(self._blobs[blob], first, count), longest_run)
         if run is None:
             return None
-        blob = self._blobs[run.blob]
-        source = self._sources.pick(blob.sha256, now)
-        if source is None:
-            raise AssertionError(f"run of blob {blob.sha256} without a source")
+        source = chosen[run.blob]
+        source.flights += 1
+        self._long_runs += run.length > SHORT_RUN
         self.stats.runs += 1
-        return run, blob, source
+        return run, self._blobs[run.blob], source
+
+    def _probe_locked(self) -> tuple[Source, Blob] | None:
+        source = self._sources.is_due(time.monotonic())
+        blob = next(iter(self._blobs.values()), None)
+        if source is None or blob is None:
+            return None
+        source.flights += 1
+        return source, blob
+
+    def _probe(self, upstream: Upstream, source: Source, blob: Blob) -> None:
+        """Asks a source that has failed for one byte, which nobody waits for."""
+        try:
+            with upstream.open(source, blob.sha256, blob.size, 0, 1) as body:
+                body.readinto(memoryview(bytearray(1)))
+            with self._lock:
+                self.stats.upstream_bytes += 1
+                self._sources.succeeded(source)
+        except BlobMissing:
+            with self._lock:
+                self._sources.succeeded(source)
+                self._sources.missing(source, blob.sha256, time.monotonic())
+        except UpstreamError as error:
+            self._source_failed(source, blob, error)
+        finally:
+            with self._work:
+                source.flights -= 1
+                self._work.notify_all()
 
     def _hopeless_locked(self) -> list[tuple[Blob, int]]:
         """Chunks nobody can get, or that were waited for too long: their waiters are told."""
@@ -281,10 +321,8 @@ class Filler:
         try:
             with upstream.open(source, blob.sha256, blob.size, offset, length) as body:
                 while chunk <= last and not self._stopping.is_set():
-                    self._fetch_chunk(body.readinto, buffer[: chunk_length(blob.size, chunk)], blob, chunk)
+                    self._fetch_chunk(body.readinto, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)
                     chunk += 1
-            with self._lock:
-                self._sources.succeeded(source)
         except BlobMissing as error:
             self._source_failed(source, blob, error, missing=True)
         except UpstreamError as error:
@@ -297,16 +335,24 @@ class Filler:
                 chunk += 1
         finally:
             with self._work:
+                source.flights -= 1
+                self._long_runs -= run.length > SHORT_RUN
                 for left in range(chunk, last + 1):
                     self._plan.returned(blob.id, left)
                 self._work.notify_all()
 
-    def _fetch_chunk(self, readinto: Callable[[memoryview], None], view: memoryview, blob: Blob, chunk: int) -> None:
+    def _fetch_chunk(
+        self, readinto: Callable[[memoryview], None], view: memoryview, blob: Blob, chunk: int, source: Source
+    ) -> None:
         mine = self._begin(blob, chunk)
         try:
+            began = time.monotonic()
             readinto(view)
+            now = time.monotonic()
             with self._lock:
                 self.stats.upstream_bytes += len(view)
+                self._sources.measured(source, len(view), now - began, now)
+                self._sources.succeeded(source)
             if mine:
                 self._cache.store(blob, chunk, view)
         except BaseException:

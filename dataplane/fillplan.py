@@ -10,8 +10,14 @@
         ─────────────┼──────────────────┼───────────────▶ chunks
           present    │ flying, then to be fetched
 
-Invariants: a chunk is in at most one run; demand goes before read-ahead, oldest first; read-ahead that fails is dropped
-until a reader comes there, so that nothing is fetched for ever for nobody.
+Turns, so that fifteen machines at fifteen places of one image do not make another team's kernel wait: each blob has a
+clock that runs by the chunks it took, and the one that is furthest behind is next (start-time fair queueing; who was
+idle begins where the others are now, so that a pause earns nothing). Within a blob the place served longest ago is
+next, and while somebody else waits a run is short, since nobody takes a chunk back from a fetch thread.
+
+Invariants: a chunk is in at most one run; demand goes before read-ahead; with n blobs waiting, at most n - 1 short runs
+are taken before the turn of each; read-ahead that fails is dropped until a reader comes there, so that nothing is
+fetched for ever for nobody; the windows of all readers that move take no more than read_ahead_in_all chunks.
 
 Left to others: presence (a function the caller gives), sources, telling the waiters.
 """
@@ -24,10 +30,12 @@ from typing import NamedTuple
 
 FIRST_WINDOW = 4  # chunks: one segment, charged whole anyway
 OVERLAP = 2  # a stream's next run starts while this many chunks are still on their way: no round trip between runs
-MAX_STREAMS = 8  # places of one blob remembered; the one used least recently goes
+MAX_STREAMS = 64  # places of one blob remembered; the one used least recently goes
+SHORT_RUN = 2  # chunks of a run while somebody else waits
+MOVING_S = 10.0  # a reader that missed nothing for so long shares no read-ahead
 
 Absent = Callable[[int, int, int], bytes]  # (blob, first, count) -> a byte for each chunk, non-zero: must be fetched
-Ready = Callable[[int], bool]  # whether some source may be asked for that blob now
+Ready = Callable[[int], int]  # blob -> the longest run that some source may be asked for now, in chunks; 0: none may
 
 
 class Run(NamedTuple):
@@ -43,6 +51,8 @@ class _Stream:
     position: int  # the furthest miss
     window: int
     horizon: int  # exclusive
+    missed_at: float
+    turn: int = 0  # when it was served last, by the planner's count of runs
 
     def covers(self, chunk: int) -> bool:
         return self.position - self.window < chunk <= self.horizon
@@ -54,50 +64,69 @@ class _Wanted:
     demand: dict[int, tuple[float, _Stream]] = field(default_factory=dict)
     flying: set[int] = field(default_factory=set)
     streams: list[_Stream] = field(default_factory=list)  # the one used last at the end
+    clock: int = 0  # chunks taken, and those of others while it wanted none
+
+    def waiting(self) -> list[tuple[int, float, int]]:
+        """(turn of its place, since, chunk) of demand that is not flying, the next one first."""
+        return sorted((s.turn, since, c) for c, (since, s) in self.demand.items() if c not in self.flying)
 
 
 class Planner:
     """Not thread-safe: the filler calls it under its lock."""
 
-    def __init__(self, read_ahead: int = 32, longest_run: int = 16) -> None:
-        self.read_ahead = read_ahead  # chunks; may be changed at any time
+    def __init__(self, read_ahead: int = 32, longest_run: int = 16, read_ahead_in_all: int = 1 << 30) -> None:
+        self.read_ahead = read_ahead  # chunks before one reader; these may be changed at any time
+        self.read_ahead_in_all = read_ahead_in_all  # chunks before all of them
         self.longest_run = longest_run
         self._wanted: dict[int, _Wanted] = {}
-        self._active: dict[int, None] = {}  # blobs next() must look at; in turns
+        self._active: dict[int, None] = {}  # blobs next() must look at
+        self._clock = 0  # that of the blob which was served last, before it was
+        self._runs = 0
 
     def miss(self, blob: int, chunks: int, chunk: int, now: float, *, present: bool = False) -> None:
         """Somebody met *chunk* of a blob of *chunks* chunks. *present*: it has come meanwhile, only note the reader."""
         wanted = self._wanted.setdefault(blob, _Wanted(chunks))
         self._active.setdefault(blob)
-        stream = self._follow(wanted, chunk)
+        stream = self._follow(wanted, chunk, now)
         if not present:
             wanted.demand.setdefault(chunk, (now, stream))
 
     def next(self, absent: Absent, ready: Ready) -> Run | None:
         """Takes the next run into flight, or returns None when nothing can be fetched now."""
-        waiting = [
-            (since, blob, chunk)
-            for blob in self._active
-            for chunk, (since, _) in self._wanted[blob].demand.items()
-            if chunk not in self._wanted[blob].flying
-        ]
-        for _, blob, chunk in sorted(waiting):
-            if ready(blob):
-                wanted = self._wanted[blob]
-                end = max(wanted.demand[chunk][1].horizon, chunk + 1)
-                if (run := self._take(blob, chunk, end, absent)) is not None:
+        return self._next_awaited(absent, ready) or self._next_ahead(absent, ready)
+
+    def _next_awaited(self, absent: Absent, ready: Ready) -> Run | None:
+        waiting = {blob: found for blob in self._active if (found := self._wanted[blob].waiting())}
+        places = sum(len({id(self._wanted[blob].demand[chunk][1]) for *_, chunk in waiting[blob]}) for blob in waiting)
+        for blob in sorted(
+            waiting, key=lambda blob: (self._clock_of(blob), min(since for _, since, _ in waiting[blob]))
+        ):
+            longest = ready(blob)
+            if longest < 1:
+                continue
+            if places > 1:
+                longest = min(longest, SHORT_RUN)
+            for *_, chunk in waiting[blob]:
+                stream = self._wanted[blob].demand[chunk][1]
+                if (
+                    run := self._take(blob, stream, chunk, max(stream.horizon, chunk + 1), longest, absent)
+                ) is not None:
                     return run
-        for blob in list(self._active):
+        return None
+
+    def _next_ahead(self, absent: Absent, ready: Ready) -> Run | None:
+        for blob in sorted(self._active, key=self._clock_of):
             wanted = self._wanted[blob]
-            if ready(blob):
-                for stream in wanted.streams:
-                    on_the_way = sum(stream.position <= chunk < stream.horizon for chunk in wanted.flying)
-                    if on_the_way > OVERLAP:
-                        continue
-                    if (run := self._take(blob, stream.position, stream.horizon, absent)) is not None:
-                        del self._active[blob]
-                        self._active[blob] = None
-                        return run
+            for stream in sorted(wanted.streams, key=lambda stream: stream.turn):
+                on_the_way = sum(stream.position <= chunk < stream.horizon for chunk in wanted.flying)
+                if on_the_way > OVERLAP or stream.position >= stream.horizon:
+                    continue
+                longest = ready(blob)
+                if longest < 1:
+                    break
+                run = self._take(blob, stream, stream.position, stream.horizon, longest, absent)
+                if run is not None:
+                    return run
             if not wanted.demand and not wanted.flying:
                 del self._active[blob]  # the streams stay: a slow reader that comes back is still a follower
         return None
@@ -152,34 +181,48 @@ class Planner:
         self._wanted.pop(blob, None)
         self._active.pop(blob, None)
 
-    def _follow(self, wanted: _Wanted, chunk: int) -> _Stream:
+    def _clock_of(self, blob: int) -> int:
+        return max(self._clock, self._wanted[blob].clock)
+
+    def _window_limit(self, now: float) -> int:
+        """Chunks ahead of one reader, when all that move share what there is for all."""
+        moving = sum(now - s.missed_at <= MOVING_S for blob in self._active for s in self._wanted[blob].streams)
+        return max(1, min(self.read_ahead, self.read_ahead_in_all // max(1, moving)))
+
+    def _follow(self, wanted: _Wanted, chunk: int, now: float) -> _Stream:
         """The stream this miss belongs to, moved on or begun."""
+        limit = self._window_limit(now)
         for stream in reversed(wanted.streams):
             if stream.covers(chunk):
                 wanted.streams.remove(stream)
                 if chunk > stream.position:
-                    stream.window = min(stream.window * 2, self.read_ahead)
+                    stream.window = min(stream.window * 2, limit)
                     stream.position = chunk
+                stream.missed_at = now
                 break
         else:
-            stream = _Stream(chunk, min(FIRST_WINDOW if chunk == 0 else 1, self.read_ahead), 0)
+            stream = _Stream(chunk, min(FIRST_WINDOW if chunk == 0 else 1, limit), 0, now)
             if len(wanted.streams) >= MAX_STREAMS:
                 del wanted.streams[0]
         wanted.streams.append(stream)
-        stream.horizon = min(max(stream.horizon, stream.position + max(stream.window, 1)), wanted.chunks)
+        stream.horizon = min(max(stream.horizon, stream.position + stream.window), wanted.chunks)
         return stream
 
-    def _take(self, blob: int, first: int, end: int, absent: Absent) -> Run | None:
+    def _take(self, blob: int, stream: _Stream, first: int, end: int, longest: int, absent: Absent) -> Run | None:
         """Puts the first stretch of absent chunks in [first, end) that is not flying into flight."""
-        flying = self._wanted[blob].flying
+        wanted = self._wanted[blob]
         needed = absent(blob, first, max(0, end - first))
-        start = next((c for c in range(first, end) if needed[c - first] and c not in flying), None)
+        start = next((c for c in range(first, end) if needed[c - first] and c not in wanted.flying), None)
         if start is None:
             return None
-        stop = start + 1
-        while stop < min(end, start + self.longest_run) and needed[stop - first] and stop not in flying:
+        stop, end = start + 1, min(end, start + min(longest, self.longest_run))
+        while stop < end and needed[stop - first] and stop not in wanted.flying:
             stop += 1
-        flying.update(range(start, stop))
+        wanted.flying.update(range(start, stop))
+        self._runs += 1
+        stream.turn = self._runs
+        self._clock = self._clock_of(blob)
+        wanted.clock = self._clock + stop - start
         return Run(blob, start, stop - start)
 
     @staticmethod

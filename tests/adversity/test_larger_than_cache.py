@@ -22,7 +22,7 @@ import pytest
 from bootplane.core import http_fetch
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.filesystems import MIB, Meter
-from tests.fakes.region import PIECE, FakeRegion
+from tests.fakes.region import PIECE, FakeRegion, Link
 
 READERS = 8
 NAME = "images/x/squashfs"
@@ -66,23 +66,6 @@ class GatedBytes(bytes):
         if isinstance(key, slice) and self.progress is not None and key.stop - key.start <= PIECE:
             self.progress.pass_gate(key.start)
         return super().__getitem__(key)
-
-
-class Link:
-    """So many bytes a second, in the order of asking; short sleeps are saved up."""
-
-    def __init__(self, bytes_s: int) -> None:
-        self.bytes_s = bytes_s
-        self.lock = threading.Lock()
-        self.free_at = 0.0
-
-    def take(self, n: int) -> None:
-        with self.lock:
-            now = time.monotonic()
-            self.free_at = max(self.free_at, now - 0.005) + n / self.bytes_s
-            wait = self.free_at - now
-        if wait > 0.002:
-            time.sleep(wait)
 
 
 class PacedMap(mmap.mmap):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import random
 import threading
@@ -15,7 +16,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.dataplane import fill
 from bootplane.dataplane.fill import ST_FULL, ST_UPSTREAM, Filler
-from tests.fakes.region import CHUNK, FakeRegion, chunks_of
+from tests.fakes.region import CHUNK, FakeRegion, Link, chunks_of
 
 MIB = 1 << 20
 DATA = random.Random(1).randbytes(10 * MIB + 12345)  # eleven chunks, the last one short
@@ -67,13 +68,12 @@ class Rack:
 
     def read_whole(self, blob: Blob) -> bytes:
         """As one reader does: in order, each chunk waited for when it is not there."""
-        got = b""
-        while len(got) < blob.size:
-            chunk = len(got) // CHUNK
-            if blob.states(chunk, 1) != b"\2":
-                assert self.wait_for(blob, chunk) == 0
-            got += blob.read(len(got), min(CHUNK, blob.size - len(got)))
-        return got
+        return b"".join(self.read_chunk(blob, chunk) for chunk in range(-(-blob.size // CHUNK)))
+
+    def read_chunk(self, blob: Blob, chunk: int) -> bytes:
+        if blob.states(chunk, 1) != b"\2":
+            assert self.wait_for(blob, chunk) == 0
+        return blob.read(chunk * CHUNK, min(CHUNK, blob.size - chunk * CHUNK))
 
     def close(self) -> None:
         self.filler.stop()
@@ -118,6 +118,34 @@ def test_however_many_wait_each_chunk_is_fetched_once(make: Callable[..., Rack],
     for reader in readers:
         reader.join(timeout=30)
     assert region.sent == {(SHA, chunk): 1 for chunk in range(COUNT)}
+
+
+def test_a_kernel_comes_within_a_few_chunks_while_an_image_is_read_at_many_places(
+    make: Callable[..., Rack], region: FakeRegion
+) -> None:
+    places, apart = 8, 24
+    image = DATA[: 8 * MIB] * (places * apart // 8)
+    kernel = DATA[:3_000_000]
+    region.publish({"image": image, "kernel": kernel})
+    rack = make(limit=512 * MIB)
+    blob = rack.blob(image)
+
+    def read(place: int) -> None:
+        for chunk in range(place * apart, (place + 1) * apart):
+            rack.read_chunk(blob, chunk)
+
+    region.link = Link(80 * MIB)
+    with concurrent.futures.ThreadPoolExecutor(places) as pool:
+        readers = [pool.submit(read, place) for place in range(places)]
+        eventually(lambda: rack.filler.stats.chunks >= places * apart // 4)
+        before = rack.filler.stats.chunks
+        assert rack.wait_for(rack.blob(kernel), 0) == 0
+        ahead = rack.filler.stats.chunks - before
+        region.link = None
+        for reader in readers:
+            reader.result()
+    assert ahead <= 12, "of 192: two of each thread that has them in hand, and what lands while it comes"
+    assert all(times == 1 for times in region.sent.values())
 
 
 def test_a_range_fetches_what_it_needs(make: Callable[..., Rack], region: FakeRegion) -> None:

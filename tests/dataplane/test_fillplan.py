@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from bootplane.dataplane.fillplan import Planner, Run
+from collections import Counter
+from dataclasses import dataclass, field
+
+from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 
 
 class Files:
@@ -9,12 +12,13 @@ class Files:
     def __init__(self) -> None:
         self.present: set[tuple[int, int]] = set()
         self.unready: set[int] = set()
+        self.longest = 1000
 
     def absent(self, blob: int, first: int, count: int) -> bytes:
         return bytes((blob, chunk) not in self.present for chunk in range(first, first + count))
 
-    def ready(self, blob: int) -> bool:
-        return blob not in self.unready
+    def ready(self, blob: int) -> int:
+        return 0 if blob in self.unready else self.longest
 
     def land(self, plan: Planner, run: Run) -> None:
         for chunk in range(run.first, run.first + run.length):
@@ -121,11 +125,13 @@ def test_two_readers_far_apart_each_keep_their_window() -> None:
         for base in (0, 500):
             chunk = base + step
             plan.miss(1, 1000, chunk, now=step)
-    sizes = {}
+    runs = []
     while (run := take(plan, files)) is not None:
-        sizes[run.first] = run.length
+        runs.append((run.first, run.first + run.length))
         files.land(plan, run)
-    assert sizes == {0: 3 + 32, 500: 3 + 8}
+    # short ones in turns while both wait; the last miss of each was at 3 and at 503
+    assert runs == [(0, 2), (500, 502), (2, 4), (502, 511), (4, 3 + 32)]
+    assert 511 == 503 + 8
 
 
 def test_a_slow_reader_that_comes_back_is_still_a_follower() -> None:
@@ -212,3 +218,102 @@ def test_a_tiny_cache_gets_a_tiny_window() -> None:
     assert take(plan, files) == Run(1, 0, 1)
     plan.miss(1, 100, 1, now=0)
     assert take(plan, files) == Run(1, 1, 1)
+
+
+def test_a_pause_earns_nothing_and_who_comes_back_is_not_made_to_pay_for_what_it_had_alone() -> None:
+    plan, files = Planner(longest_run=4), Files()
+    for chunk in range(0, 40, 4):
+        plan.miss(1, 1000, chunk, now=0)
+        while (run := take(plan, files)) is not None:
+            files.land(plan, run)
+    order = []
+    for step in range(200, 800, 100):  # both want something all the time from now on
+        for blob in (1, 2):
+            plan.miss(blob, 1000, step, now=step)
+        for _ in (1, 2):
+            run = take(plan, files)
+            assert run is not None
+            order.append(run.blob)
+            files.land(plan, run)
+    assert Counter(order) == {1: 6, 2: 6}
+    assert all(set(order[at : at + 3]) == {1, 2} for at in range(4, 10))
+
+
+def test_all_readers_that_move_share_what_may_be_read_ahead() -> None:
+    plan, files = Planner(read_ahead=32, read_ahead_in_all=40), Files()
+    for step in range(10):
+        for blob in (1, 2, 3, 4):
+            plan.miss(blob, 1000, 100 + step, now=step)
+    ahead = Counter[int]()
+    while (run := take(plan, files)) is not None:
+        ahead[run.blob] += run.length
+        files.land(plan, run)
+    assert ahead == {blob: 9 + 10 for blob in (1, 2, 3, 4)}  # from the first miss to 10 past the last one
+    for step in range(19, 25):  # the others have stopped
+        plan.miss(1, 1000, 100 + step, now=20 + step)
+    while (run := take(plan, files)) is not None:
+        ahead[run.blob] += run.length
+        files.land(plan, run)
+    assert ahead[1] == 24 + 32
+
+
+@dataclass
+class Reader:
+    blob: int
+    at: int  # the chunk it waits for
+    end: int
+    got: int = 0
+
+
+@dataclass
+class Threads:
+    """Fetch threads over one link: in a round each lands one chunk of the run it has in hand."""
+
+    plan: Planner
+    files: Files
+    size: int  # chunks of every blob
+    readers: list[Reader] = field(default_factory=list)
+    hands: list[list[tuple[int, int]]] = field(default_factory=lambda: [[], [], []])
+    landed: list[tuple[int, int]] = field(default_factory=list)
+    now: float = 0.0
+
+    def round(self) -> None:
+        self.now += 0.1
+        for reader in self.readers:
+            while reader.at < reader.end and (reader.blob, reader.at) in self.files.present:
+                reader.at, reader.got = reader.at + 1, reader.got + 1
+            if reader.at < reader.end:
+                self.plan.miss(reader.blob, self.size, reader.at, self.now)
+        for hand in self.hands:
+            if not hand and (run := take(self.plan, self.files)) is not None:
+                hand += [(run.blob, run.first + n) for n in range(run.length)]
+            if hand:
+                blob, chunk = hand.pop(0)
+                self.files.land(self.plan, Run(blob, chunk, 1))
+                self.landed.append((blob, chunk))
+
+
+def test_a_small_file_waits_for_a_few_chunks_however_many_places_of_an_image_are_being_read() -> None:
+    work = Threads(Planner(), Files(), size=8192)
+    work.readers = [Reader(1, place * 500, 8192) for place in range(15)]
+    for _ in range(200):
+        work.round()
+    before = len(work.landed)
+    work.plan.miss(2, 8192, 0, work.now)
+    while (2, 0) not in work.landed:
+        work.round()
+    ahead = sum(blob == 1 for blob, _ in work.landed[before:])
+    assert ahead <= len(work.hands) * SHORT_RUN
+
+
+def test_blobs_share_the_link_evenly_and_the_places_of_one_blob_share_its_part() -> None:
+    work = Threads(Planner(), Files(), size=100_000)
+    work.readers = [Reader(1, place * 5000, 100_000) for place in range(10)]
+    work.readers += [Reader(2, 0, 100_000), Reader(3, 700, 100_000)]
+    for _ in range(1000):
+        work.round()
+    parts = Counter(blob for blob, _ in work.landed)
+    assert sum(parts.values()) == 3000
+    assert all(900 <= part <= 1100 for part in parts.values()), parts
+    places = [reader.got for reader in work.readers if reader.blob == 1]
+    assert all(80 <= got <= 120 for got in places), places

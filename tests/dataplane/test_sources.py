@@ -1,6 +1,15 @@
 from __future__ import annotations
 
-from bootplane.dataplane.sources import MAX_BACKOFF_S, MISSING_S, QUARANTINE_S, Source, Sources
+from bootplane.dataplane.sources import (
+    FIRST_RUN_BYTES,
+    FORGET_S,
+    MAX_BACKOFF_S,
+    MISSING_S,
+    PROBE_S,
+    QUARANTINE_S,
+    Source,
+    Sources,
+)
 
 A, B = "a" * 64, "b" * 64
 
@@ -92,3 +101,81 @@ def test_a_source_that_stays_keeps_its_state() -> None:
     picked = sources.pick(A, 1)
     assert picked is not None
     assert picked.key == "10.0.0.9:5241"
+
+
+def several(count: int, threads: int = 3) -> tuple[Sources, list[Source]]:
+    sources = Sources(threads)
+    sources.replace([(f"10.0.0.{n}", 5241) for n in range(count)])
+    return sources, list(sources)
+
+
+def ask(sources: Sources, times: int, sha256: str = A, now: float = 0) -> list[str]:
+    """What so many threads would ask, none of which has ended."""
+    asked = []
+    for _ in range(times):
+        source = sources.pick(sha256, now)
+        if source is not None:
+            source.flights += 1
+        asked.append(source.host if source else "nobody")
+    return asked
+
+
+def test_threads_are_spread_over_the_sources() -> None:
+    sources, _ = several(3)
+    assert sorted(ask(sources, 3)) == ["10.0.0.0", "10.0.0.1", "10.0.0.2"]
+
+
+def test_the_last_thread_is_not_given_to_a_source_while_there_is_another() -> None:
+    sources, (first, second) = several(2)
+    sources.missing(second, A, 0)
+    assert ask(sources, 3) == [first.host, first.host, "nobody"]  # they may all hang in there for a while
+    assert ask(sources, 1, B) == [second.host]
+    alone, (only,) = several(1)
+    assert ask(alone, 3) == [only.host] * 3
+
+
+def test_a_source_that_failed_meets_one_thread_at_a_time_until_it_delivers() -> None:
+    sources, (only,) = several(1)
+    sources.failed(only, 0)
+    assert ask(sources, 3, now=1) == [only.host, "nobody", "nobody"]
+    sources.succeeded(only)
+    assert ask(sources, 2, now=1) == [only.host] * 2
+
+
+def test_nobodys_chunk_is_risked_on_a_source_that_failed_while_another_is_well() -> None:
+    sources, (first, second) = several(2)
+    sources.failed(first, 0)
+    assert sources.is_due(PROBE_S - 1) is None
+    assert ask(sources, 3, now=PROBE_S) == [second.host, second.host, "nobody"]
+    assert sources.is_due(PROBE_S) is first
+    first.flights = 1  # somebody is at it
+    assert sources.is_due(PROBE_S) is None
+    sources.failed(second, PROBE_S)  # all have failed: each fetch is a try
+    first.flights = second.flights = 0
+    assert sources.is_due(2 * PROBE_S) is None
+    assert sorted(ask(sources, 3, now=2 * PROBE_S)) == [first.host, second.host, "nobody"]
+
+
+def test_a_much_slower_source_gets_no_work_while_a_fast_one_has_it() -> None:
+    sources, (slow, fast) = several(2)
+    sources.measured(slow, 1 << 20, 1.0, now=0)
+    sources.measured(fast, 1 << 20, 0.01, now=0)
+    assert ask(sources, 3) == [fast.host, fast.host, "nobody"]
+    assert ask(sources, 1, now=FORGET_S * 5) == [slow.host], "it may have become faster"
+
+
+def test_sources_of_a_like_speed_share_the_work() -> None:
+    sources, (a, b) = several(2)
+    sources.measured(a, 3 << 20, 0.1, now=0)
+    sources.measured(b, 2 << 20, 0.1, now=0)
+    assert ask(sources, 3) == [a.host, b.host, a.host]
+
+
+def test_a_run_is_what_a_source_delivers_in_about_a_second() -> None:
+    sources, (source,) = several(1)
+    assert sources.longest_run(source) == FIRST_RUN_BYTES
+    sources.measured(source, 1 << 20, 0.1, now=0)
+    assert sources.longest_run(source) == 10 << 20
+    for _ in range(50):
+        sources.measured(source, 1 << 20, 2.0, now=0)
+    assert sources.longest_run(source) == 1 << 19

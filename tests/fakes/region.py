@@ -12,6 +12,7 @@ import json
 import socket
 import sys
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping
@@ -57,6 +58,23 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class Link:
+    """So many bytes a second for everybody together, in the order of asking; short sleeps are saved up."""
+
+    def __init__(self, bytes_s: int) -> None:
+        self.bytes_s = bytes_s
+        self.lock = threading.Lock()
+        self.free_at = 0.0
+
+    def take(self, n: int) -> None:
+        with self.lock:
+            now = time.monotonic()
+            self.free_at = max(self.free_at, now - 0.005) + n / self.bytes_s
+            wait = self.free_at - now
+        if wait > 0.002:
+            time.sleep(wait)
+
+
 class FakeRegion:
     """Serves *files* (wire name -> bytes). ``with FakeRegion(files) as region: region.url, region.token, ...``"""
 
@@ -87,6 +105,7 @@ class FakeRegion:
         self.bulk_status: int | None = None
         self.api_status: int | None = None
         self.stall = threading.Event()  # set: bulk answers stop before the body until it is cleared
+        self.link: Link | None = None  # what bulk answers go over
         self.unsigned_boot = False
         self.transfers_status: int | None = None  # batches are heard and answered so
         self.without_list: set[str] = set()  # blobs whose chunk list is answered with 404
@@ -326,6 +345,8 @@ class _Bulk(_Handler):
                 self.close_connection = True
                 return
             piece = data[at : min(at + PIECE, last + 1)]
+            if region.link is not None:
+                region.link.take(len(piece))
             with region.lock:
                 if region.cut_after is not None and sent + len(piece) > region.cut_after and region.cut_times > 0:
                     region.cut_times -= 1
