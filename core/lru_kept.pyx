@@ -14,10 +14,9 @@ from bootplane.core.blob cimport (
 from bootplane.core.linux cimport (
     bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, off_t, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_order cimport order_insert, order_remove
-from bootplane.core.lru_steps cimport (
-    ROTTEN, cache_remove, cache_t, cache_wait, charge_of, fault_t, is_busy, segment_closed, take_out,
-)
+from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 
 

@@ -20,8 +20,9 @@ from bootplane.core.linux cimport (
     EINTR, bp_load_u8, bp_store_relaxed_u64, bp_store_u8, monotonic_ns, off_t, pread, pthread_mutex_lock,
     pthread_mutex_unlock, ssize_t,
 )
+from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_order cimport has_state
-from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, cache_wait, fault_t, is_busy
+from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, fault_t
 from bootplane.core.sha256 cimport sha256_once
 from bootplane.core.status cimport ST_AGAIN, ST_MISMATCH, ST_NOMEM, ST_OK
 

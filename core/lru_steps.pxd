@@ -63,8 +63,6 @@ cdef enum:
     ROTTEN = 2                   # for good
 
 cdef uint64_t charge_of(off_t length) noexcept nogil                     # bytes on the disk; needs no lock
-cdef void cache_wait(cache_t* c) noexcept nogil                          # for the end of somebody's busy_t; lets go of the lock
-cdef bint is_busy(cache_t* c, blob_t* blob, uint32_t index) noexcept nogil
 cdef int cache_remove(cache_t* c, segment_t* seg, fault_t* fault) noexcept nogil    # no FILLING chunk; lets go of the lock
 cdef void take_out(cache_t* c, segment_t* seg) noexcept nogil            # out of its slot; off the order already
 cdef void segment_closed(segment_t* seg) noexcept nogil                  # segment_t.on_closed; lock not held

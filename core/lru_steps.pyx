@@ -51,8 +51,9 @@ from bootplane.core.blob cimport (
 from bootplane.core.linux cimport (
     bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_store_ptr, bp_store_relaxed_u64,
     bp_store_u8, close, monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
-    pthread_mutex_t, pthread_mutex_unlock,
+    pthread_mutex_unlock,
 )
+from bootplane.core.lru_busy cimport busy_mark, busy_unmark, cache_wait, is_busy
 from bootplane.core.lru_order cimport has_state, order_insert, order_pick, order_remove
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
 from bootplane.core.sha256 cimport sha256_once
@@ -61,7 +62,6 @@ from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST
 cdef extern from "<pthread.h>" nogil:
     int pthread_cond_init(pthread_cond_t* cond, void* attr)
     int pthread_cond_destroy(pthread_cond_t* cond)
-    int pthread_cond_wait(pthread_cond_t* cond, pthread_mutex_t* lock)
     int pthread_cond_broadcast(pthread_cond_t* cond)
 
 cdef enum:
@@ -72,36 +72,6 @@ cdef int alive                       # cache_t made and not yet freed, for leak 
 
 cdef uint64_t charge_of(off_t length) noexcept nogil:
     return (<uint64_t>length + BLOCK - 1) // BLOCK * BLOCK
-
-
-# ---- busy marks; cache_t.lock held
-
-cdef void cache_wait(cache_t* c) noexcept nogil:
-    pthread_cond_wait(&c.changed, &c.lock)
-
-
-cdef void busy_mark(cache_t* c, busy_t* mark, blob_t* blob, uint32_t index) noexcept nogil:
-    mark.blob = blob
-    mark.index = index
-    mark.next = c.busy
-    c.busy = mark
-
-
-cdef void busy_unmark(cache_t* c, busy_t* mark) noexcept nogil:
-    cdef busy_t** at = &c.busy
-    while at[0] != mark:
-        at = &at[0].next
-    at[0] = mark.next
-    pthread_cond_broadcast(&c.changed)
-
-
-cdef bint is_busy(cache_t* c, blob_t* blob, uint32_t index) noexcept nogil:
-    cdef busy_t* mark = c.busy
-    while mark != NULL:
-        if mark.blob == blob and mark.index == index:
-            return True
-        mark = mark.next
-    return False
 
 
 # ---- the cache; cache_t.lock held unless said otherwise
