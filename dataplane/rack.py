@@ -15,7 +15,6 @@ import argparse
 import fcntl
 import logging
 import os
-import re
 import resource
 import sys
 import time
@@ -28,6 +27,7 @@ from bootplane.dataplane import addresses, racktoken
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
+from bootplane.dataplane.units import parse_size
 
 DEFAULT_HTTP = ":5248"
 DEFAULT_TFTP = ":69"
@@ -35,19 +35,6 @@ DEFAULT_CACHE = "4GiB"
 SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
-
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-    "kB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 
 log = logging.getLogger("bootplane.rack")
 
@@ -59,14 +46,6 @@ class RackError(Exception):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise RackError(message)
-
-
-def parse_size(text: str, what: str = "size") -> int:
-    """Bytes of "4GiB", "512 MiB", "20GB" or a plain number. Raises ValueError, one sentence with *what*."""
-    found = _SIZE.match(text.strip())
-    if found is None or found[2] not in _UNITS:
-        raise ValueError(f"{what}: expected a number with KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

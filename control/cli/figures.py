@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
+from bootplane.dataplane.units import size as size
+
 
 def count(number: int, noun: str) -> str:
     """``1 file``, ``2 files``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def size(count: float | None) -> str:
-    """Bytes for people, in binary units: 404.2 MiB."""
-    if count is None:
-        return "-"
-    value = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if value < 1024 or unit == "TiB":
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    raise AssertionError("unreachable: TiB ends the loop")
 
 
 def rate(bytes_s: float | None) -> str:

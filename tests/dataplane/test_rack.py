@@ -19,7 +19,6 @@ import pytest
 from bootplane.core import http_fetch, tftp_fetch
 from bootplane.core.client import Fetch
 from bootplane.core.status import RemoteError
-from bootplane.dataplane.rack import parse_size
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.region import CHUNK, FakeRegion
 
@@ -247,11 +246,3 @@ def test_what_stops_the_start_is_one_sentence(tmp_path: Path, region: FakeRegion
 )
 def test_a_bad_option_is_one_sentence(tmp_path: Path, region: FakeRegion, options: list[str], sentence: str) -> None:
     assert start_that_fails(RackProcess(tmp_path / "rack", region, *options)) == f"bootplane rack: {sentence}\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("4GiB", 4 << 30), ("512 MiB", 512 << 20), ("20GB", 20 * 10**9), ("1.5GiB", 3 << 29), ("12345", 12345), ("0", 0)],
-)
-def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
-    assert parse_size(text) == size
