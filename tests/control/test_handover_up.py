@@ -6,55 +6,23 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bootplane.control.simplestreams.signer import Signer
 from tests.fakes.handover import MAC, MACHINE, Machine, eventually
 from tests.fakes.http_client import Response as Answer
-from tests.fakes.mirror import publish_small, serve
+from tests.fakes.up import Site, up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, str]]]:
-    """`bootplane up` with one release of the small boot source: its data directory, and where it listens."""
-    folder = tmp_path_factory.mktemp("up")
-    data = folder / "data"
-    with Signer.generate(folder / "gnupg", algorithm="ed25519") as signer:
-        publish_small(folder / "mirror", signer)
-        (folder / "keyring.gpg").write_bytes(signer.public())
-    options = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", "127.0.0.1:0")]
-    argv = [sys.executable, "-m", "bootplane", "up", "--data", str(data), *options]
-    with (
-        serve(folder / "mirror") as mirror,
-        subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            word, *places = process.stdout.readline().split()
-            assert word == "ready"
-            command(data, "source", "add", mirror.url, "--keyring", str(folder / "keyring.gpg"))
-            command(data, "select", "add", "ubuntu", "noble", "--arch", "amd64")
-            command(data, "sync", "--wait")
-            yield data, dict(place.split("=") for place in places)
-        finally:
-            process.terminate()
-            assert process.wait(30) == 0
-
-
-def command(data: Path, *words: str) -> str:
-    argv = [sys.executable, "-m", "bootplane", *words, "--data", str(data)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with up(tmp_path_factory.mktemp("up")) as found:
+        yield found
 
 
 def timeline(data: Path, region: str, machine: str) -> list[dict[str, Any]]:
@@ -66,8 +34,8 @@ def timeline(data: Path, region: str, machine: str) -> list[dict[str, Any]]:
         return events
 
 
-def test_a_machine_boots_and_says_so_on_one_connection(up: tuple[Path, dict[str, str]]) -> None:
-    data, ready = up
+def test_a_machine_boots_and_says_so_on_one_connection(site: Site) -> None:
+    data, ready = site.data, site.ready
     lies = ("X-Forwarded-For: 6.6.6.6", "Bootplane-Rack: " + "00" * 32)
     with Machine(int(ready["http"].rpartition(":")[2])) as machine:
         script = machine.get(f"/grub/grub.cfg-{MAC}").body.decode()
@@ -95,8 +63,8 @@ def test_a_machine_boots_and_says_so_on_one_connection(up: tuple[Path, dict[str,
     assert told() == [("config", MACHINE), ("ticket", MACHINE), ("report", MACHINE), ("report", "127.0.0.1")]
 
 
-def test_a_ticket_is_good_when_the_region_was_killed_while_its_machine_booted(up: tuple[Path, dict[str, str]]) -> None:
-    data, ready = up
+def test_a_ticket_is_good_when_the_region_was_killed_while_its_machine_booted(site: Site) -> None:
+    data, ready = site.data, site.ready
     with Machine(int(ready["http"].rpartition(":")[2])) as machine:
         script = machine.get(f"/grub/grub.cfg-{MAC}").body.decode()
         ticket = re.search(r"/MAAS/metadata/boot/[A-Za-z0-9_-]+", script)

@@ -11,66 +11,33 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from bootplane.control.simplestreams.signer import Signer
-from tests.fakes.mirror import publish_small, serve
+from tests.fakes.up import Site, up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-ROOT = Path(__file__).resolve().parents[2]
-ANY = "127.0.0.1:0"
 MAC = "52:54:00:77:00:01"
 MACHINE = "127.0.0.1"  # the address of every client here
-WAIT_S = 90.0
 
 
-class Site(NamedTuple):
-    data: Path
-    http: str
-    tftp: tuple[str, str]  # host, port
+def tftp_get(site: Site, name: str, target: Path) -> None:
+    argv = ["tftp", "-m", "binary", *site.tftp, "-c", "get", name, str(target)]
+    subprocess.run(argv, check=True, timeout=60, stdin=subprocess.DEVNULL, capture_output=True)
 
-    def run(self, *words: str) -> str:
-        argv = [sys.executable, "-m", "bootplane", *words, "--data", str(self.data)]
-        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    def curl(self, name: str, *options: str) -> None:
-        argv = ["curl", "-sS", "-o", os.devnull, *options, f"http://{self.http}/{name}"]
-        subprocess.run(argv, check=True, timeout=60)
+def events_of(site: Site, machine: str, is_enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
+    """What `machine timeline` has of *machine*, once it is enough."""
 
-    def tftp_get(self, name: str, target: Path) -> None:
-        argv = ["tftp", "-m", "binary", *self.tftp, "-c", "get", name, str(target)]
-        subprocess.run(argv, check=True, timeout=60, stdin=subprocess.DEVNULL, capture_output=True)
+    def look() -> list[dict[str, Any]]:
+        done = site.command("machine", "timeline", machine, "--json")
+        found: list[dict[str, Any]] = json.loads(done.stdout)["events"] if done.returncode == 0 else []
+        return found
 
-    def events(self, machine: str, is_enough: Callable[[list[dict[str, Any]]], bool]) -> list[dict[str, Any]]:
-        """What `machine timeline` has of *machine*, once it is enough."""
-        tick = threading.Event()
-        found: list[dict[str, Any]] = []
-        for _ in range(int(WAIT_S)):
-            argv = [
-                sys.executable,
-                "-m",
-                "bootplane",
-                "machine",
-                "timeline",
-                machine,
-                "--json",
-                "--data",
-                str(self.data),
-            ]
-            done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-            found = json.loads(done.stdout)["events"] if done.returncode == 0 else []
-            if is_enough(found):
-                return found
-            tick.wait(0.2)
-        raise AssertionError(f"expected more of machine {machine}, got {found} {done.stderr}")
+    return site.eventually(look, is_enough)
 
 
 @pytest.fixture(scope="module")
@@ -78,40 +45,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     if shutil.which("tftp") is None:
         assert "CI" not in os.environ, "tftp is missing, and CI must have it"
         pytest.skip("tftp is not on this machine")
-    folder = tmp_path_factory.mktemp("site")
-    keyring = folder / "keyring.gpg"
-    with Signer.generate(folder / "gnupg", algorithm="ed25519") as signer:
-        publish_small(folder / "mirror", signer)
-        keyring.write_bytes(signer.public())
-    options = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", ANY)]
-    argv = [sys.executable, "-m", "bootplane", "up", "--data", str(folder / "data"), "--no-share", *options]
-    with serve(folder / "mirror") as mirror, subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as up:
-        try:
-            assert up.stdout is not None
-            word, *places = up.stdout.readline().split()
-            assert word == "ready"
-            ready = dict(place.split("=") for place in places)
-            host, _, port = ready["tftp"].rpartition(":")
-            found = Site(folder / "data", ready["http"], (host, port))
-            found.run("source", "add", mirror.url, "--keyring", str(keyring))
-            found.run("select", "add", "ubuntu", "noble", "--arch", "amd64")
-            found.run("sync", "--wait")
-            yield found
-        finally:
-            up.terminate()
-            assert up.wait(30) == 0
+    with up(tmp_path_factory.mktemp("site"), "--no-share") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def fetched(site: Site, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str, str, int]]:
     """What a machine has fetched: (protocol, name, outcome, bytes), in order."""
     folder = tmp_path_factory.mktemp("fetched")
-    image = json.loads(site.run("image", "show", "ubuntu/noble/amd64/ga-24.04", "--json"))
+    image = site.json("image", "show", "ubuntu/noble/amd64/ga-24.04")
     names = {file["ftype"]: (file["names"][0], file["size"]) for file in image["files"]}
     kernel, root = names["boot-kernel"], names["squashfs"]
-    site.tftp_get("bootx64.efi", folder / "loader")
-    site.tftp_get("revocations_sku.efi", folder / "nothing")
-    site.tftp_get(kernel[0], folder / "kernel")
+    tftp_get(site, "bootx64.efi", folder / "loader")
+    tftp_get(site, "revocations_sku.efi", folder / "nothing")
+    tftp_get(site, kernel[0], folder / "kernel")
     site.curl(root[0])
     site.curl(root[0], "--range", "100-199")
     site.curl("nobody")
@@ -134,7 +81,7 @@ def facts(events: list[dict[str, Any]]) -> list[tuple[str, str, str, int]]:
 
 
 def test_what_an_address_fetched_is_listed_in_order_with_its_bytes(site: Site, fetched: list[Any]) -> None:
-    events = site.events(MACHINE, lambda found: len(found) >= len(fetched))
+    events = events_of(site, MACHINE, lambda found: len(found) >= len(fetched))
     assert facts(events) == fetched
     assert {event["mac"] for event in events} == {None}
     kernel, root = events[2]["detail"], events[3]["detail"]
@@ -142,12 +89,12 @@ def test_what_an_address_fetched_is_listed_in_order_with_its_bytes(site: Site, f
         kernel["source"] == "miss" and kernel["packets"] == kernel["size"] // 512 + 1
     )  # stock tftp asks for no blksize
     assert root["status"] == 200 and root["agent"].startswith("curl/") and events[4]["detail"]["offset"] == 100
-    assert [machine["id"] for machine in json.loads(site.run("machine", "list", "--json"))["items"]] == [MACHINE]
+    assert [machine["id"] for machine in site.json("machine", "list")["items"]] == [MACHINE]
 
 
 def test_a_configuration_asked_for_by_mac_names_what_the_address_did_before(site: Site, fetched: list[Any]) -> None:
     site.curl(f"grub/grub.cfg-{MAC}")
-    events = site.events(MAC, lambda found: len(found) >= len(fetched) + 2)
+    events = events_of(site, MAC, lambda found: len(found) >= len(fetched) + 2)
     assert facts(events)[:-1] == fetched
     assert (events[-2]["kind"], events[-2]["name"]) == ("transfer", f"grub/grub.cfg-{MAC}")
     config = events[-1]
@@ -169,7 +116,7 @@ def test_a_configuration_asked_for_by_mac_names_what_the_address_did_before(site
 
 
 def test_a_region_that_is_killed_loses_nothing_and_doubles_nothing(site: Site, fetched: list[Any]) -> None:
-    before = len(site.events(MACHINE, lambda found: len(found) >= len(fetched)))
+    before = len(events_of(site, MACHINE, lambda found: len(found) >= len(fetched)))
     run_json = site.data / "run.json"
     for _ in range(2):
         pid = json.loads(run_json.read_text())["region_pid"]
@@ -178,13 +125,9 @@ def test_a_region_that_is_killed_loses_nothing_and_doubles_nothing(site: Site, f
         os.kill(pid, signal.SIGKILL)  # some of them are told, some are not
         for _ in range(10):
             site.curl("bootx64.efi")
-        tick = threading.Event()
-        for _ in range(int(WAIT_S / 0.1)):
-            if json.loads(run_json.read_text())["region_pid"] != pid:
-                break
-            tick.wait(0.1)
+        site.eventually(lambda: json.loads(run_json.read_text())["region_pid"], lambda now, gone=pid: now != gone)
     site.curl("the-last-one")
-    events = site.events(MACHINE, lambda found: any(event["name"] == "the-last-one" for event in found))
+    events = events_of(site, MACHINE, lambda found: any(event["name"] == "the-last-one" for event in found))
     names = [event["name"] for event in events if event["kind"] == "transfer"][-41:]
     assert names == ["bootx64.efi"] * 40 + ["the-last-one"]
     assert len(events) == before + 41

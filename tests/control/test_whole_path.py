@@ -5,71 +5,35 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from bootplane.control.simplestreams.signer import Signer
 from bootplane.core.digest import sha256_hex
-from tests.fakes.mirror import publish_small, serve
+from tests.fakes.up import UBUNTU, Site, up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
-ROOT = Path(__file__).resolve().parents[2]
-ANY = "127.0.0.1:0"
-
-
-class Site(NamedTuple):
-    data: Path
-    http: str
-    tftp: tuple[str, str]  # host, port
-
-    def run(self, *words: str) -> str:
-        argv = [sys.executable, "-m", "bootplane", *words, "--data", str(self.data)]
-        done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def images(self) -> list[dict[str, Any]]:
-        items: list[dict[str, Any]] = json.loads(self.run("image", "list", "--json"))["items"]
-        return items
 
 
 @pytest.fixture(scope="module", params=["share", "no-share"])
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    keyring = folder / "keyring.gpg"
-    with Signer.generate(folder / "gnupg", algorithm="ed25519") as signer:
-        publish_small(folder / "mirror", signer)
-        keyring.write_bytes(signer.public())
-    options = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", ANY)]
-    argv = [sys.executable, "-m", "bootplane", "up", "--data", str(folder / "data"), f"--{request.param}", *options]
-    with serve(folder / "mirror") as mirror, subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) as up:
-        try:
-            assert up.stdout is not None
-            word, *places = up.stdout.readline().split()
-            assert word == "ready"
-            ready = dict(place.split("=") for place in places)
-            host, _, port = ready["tftp"].rpartition(":")
-            found = Site(folder / "data", ready["http"], (host, port))
-            found.run("source", "add", mirror.url, "--keyring", str(keyring))
-            found.run("select", "add", "ubuntu", "noble", "--arch", "amd64")
-            found.run("select", "add", "centos", "8", "--arch", "amd64")
-            found.run("sync", "--wait")
-            yield found
-        finally:
-            up.terminate()
-            assert up.wait(30) == 0
+    selections = (UBUNTU, ("centos", "8", "--arch", "amd64"))
+    with up(tmp_path_factory.mktemp("site"), f"--{request.param}", selections=selections) as found:
+        yield found
+
+
+def images(site: Site) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = site.json("image", "list")["items"]
+    return items
 
 
 def test_what_was_selected_is_there_and_complete(site: Site) -> None:
-    names = {image["name"]: image["complete"] for image in site.images()}
+    names = {image["name"]: image["complete"] for image in images(site)}
     assert names == dict.fromkeys(
         [
             "ubuntu/noble/amd64/ga-24.04",
@@ -85,8 +49,8 @@ def test_what_was_selected_is_there_and_complete(site: Site) -> None:
 
 def test_curl_fetches_every_name_of_every_image_byte_identical(site: Site, tmp_path: Path) -> None:
     checked = 0
-    for image in site.images():
-        shown = json.loads(site.run("image", "show", image["name"], "--json"))
+    for image in images(site):
+        shown = site.json("image", "show", image["name"])
         for file in shown["files"]:
             for name in file["names"]:
                 target = tmp_path / "file"
@@ -104,7 +68,7 @@ def test_a_stock_tftp_client_fetches_the_kernel_byte_identical(site: Site, clien
     if shutil.which(client) is None:
         assert "CI" not in os.environ, f"{client} is missing, and CI must have it"
         pytest.skip(f"{client} is not on this machine")
-    shown = json.loads(site.run("image", "show", "ubuntu/noble/amd64/ga-24.04", "--json"))
+    shown = site.json("image", "show", "ubuntu/noble/amd64/ga-24.04")
     kernel = next(file for file in shown["files"] if file["ftype"] == "boot-kernel")
     target = tmp_path / "kernel"
     host, port = site.tftp
@@ -118,8 +82,7 @@ def test_a_stock_tftp_client_fetches_the_kernel_byte_identical(site: Site, clien
 
 
 def test_a_second_up_on_the_directory_is_refused_in_one_sentence(site: Site) -> None:
-    argv = [sys.executable, "-m", "bootplane", "up", "--data", str(site.data)]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=60, check=False)
+    done = site.command("up")
     assert done.returncode == 1
     assert str(site.data) in done.stderr
     assert "Traceback" not in done.stderr
