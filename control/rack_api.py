@@ -3,7 +3,7 @@
     GET  /rack/v1/catalogue        long poll (If-None-Match, Prefer: wait=N) -> signed body, or 304
     GET  /rack/v1/chunks/<sha256>  the chunk list; 404 unknown, 410 removed
     GET  /rack/v1/boot             one machine's boot configuration, signed with its name; 404: nobody's name
-    POST /rack/v1/beat             "I live" -> {"bulk": [...]}
+    POST /rack/v1/beat             "I live" -> {"bulk": [...], "settings": limits set for this rack}
     POST /rack/v1/transfers        what machines have fetched -> {"taken", "refused", "sentences"}
 
 Invariants: nothing is answered without a rack's secret; a waiting rack holds no thread and no lock; a machine that
@@ -17,6 +17,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
@@ -36,6 +37,7 @@ from bootplane.control.storage.racks import RackRecord
 from bootplane.control.tickets import Tickets
 from bootplane.control.timeline import BootEvent, Timeline, machine_key
 from bootplane.dataplane import transfers
+from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.namespace import parse_boot_name
 from bootplane.dataplane.store import Store
 
@@ -156,9 +158,13 @@ class RackApi:
             report = None
         if not isinstance(report, dict):
             raise CallerError(f"beat of rack {rack.id}: expected a JSON object, got something else")
-        if await run_in_threadpool(self._racks.beat, rack, report):
+        changed, limits = await run_in_threadpool(self._hear, rack, report)
+        if changed:
             self._hub.publish("racks", {"id": rack.id})
-        return JSONResponse({"bulk": self._bulk_for(request)})
+        return JSONResponse({"bulk": self._bulk_for(request), "settings": limits._asdict()})
+
+    def _hear(self, rack: RackRecord, report: Mapping[str, Any]) -> tuple[bool, Limits]:
+        return self._racks.beat(rack, report), self._racks.limits(rack.id)
 
     async def transfers(self, request: Request, rack: RackRecord) -> Response:
         body = await _body(request, transfers.MAX_BODY_BYTES, f"transfers of rack {rack.id}")

@@ -1,30 +1,37 @@
-"""The racks of a region: who may speak, and what each said last.
+"""The racks of a region: who may speak, what each said last, and the limits that are set for it.
 
 Beats come every few seconds from every rack, so the book is in memory; the database gets a rack's state at most every
-KEEP_S seconds, and nothing of what a rack explains of its cache: the next beat tells it anew. A secret is looked up by
-its SHA-256: what a guess could learn from timing is a hash of its own making.
+KEEP_S seconds, and nothing of what a rack explains of its cache: the next beat tells it anew. Limits are in the
+database first, because a rack may beat at another region that shares it: each reads them anew every LIMITS_S. A secret
+is looked up by its SHA-256: what a guess could learn from timing is a hash of its own making.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import secrets
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.racks import RackRecord, RackRepository
 from bootplane.dataplane import cachereport
 from bootplane.dataplane.cachereport import CacheReport
+from bootplane.dataplane.limits import LimitError, Limits, checked
 from bootplane.dataplane.racktoken import RackToken
 
 KEEP_S = 30.0
+LIMITS_S = 5.0  # as a beat
 SECRET_BYTES = 32
 _CACHE_KEYS = 64  # of what a rack says about its cache
+_LOG = logging.getLogger("bootplane.racks")
 
 
 class Heard(NamedTuple):
@@ -45,6 +52,9 @@ class RackBook:
         self._by_secret = {record.secret_sha256: record.id for record in self._racks.values()}
         self._kept_at: dict[str, float] = {}
         self._heard: dict[str, tuple[float, str, CacheReport | None]] = {}  # rack id -> monotonic s, time, report
+        self._setting = threading.Lock()  # of the next two; held across a read or a write of the database
+        self._limits: dict[str, Limits] = {}
+        self._limits_due = 0.0
 
     def list(self) -> list[RackRecord]:
         with self._lock:
@@ -97,6 +107,29 @@ class RackBook:
                 return False
             self._racks[rack.id] = dataclasses.replace(before, catalogue_version=version, last_seen=now_text())
             return True
+
+    def limits(self, rack_id: str) -> Limits:
+        """What is set for a rack. While the database does not answer: what was set last."""
+        with self._setting:
+            now = time.monotonic()
+            if now >= self._limits_due:
+                self._limits_due = now + LIMITS_S
+                try:
+                    self._limits = self._repository.limits()
+                except SQLAlchemyError as error:
+                    _LOG.warning("limits of racks: the database does not tell them: %s", getattr(error, "orig", error))
+            return self._limits.get(rack_id, Limits())
+
+    def set_limits(self, rack: RackRecord, changes: Mapping[str, int | None]) -> None:
+        """Sets what *changes* names, fields of Limits. The rack hears of it with its next beat. Raises CallerError."""
+        try:
+            checked(Limits(**changes))
+        except LimitError as error:
+            raise CallerError(f"rack {rack.name}: {error}") from None
+        with self._setting:
+            found = self._repository.set_limits(rack.id, changes)
+            self._limits[rack.id] = found
+        _LOG.info("rack %s: limits are set: %s", rack.name, found._asdict())
 
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
         """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""

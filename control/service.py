@@ -9,7 +9,7 @@ ask (rack_api).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,6 +33,7 @@ from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.timeline import Timeline
 from bootplane.dataplane.cachereport import CacheReport
+from bootplane.dataplane.limits import disk_warning
 from bootplane.dataplane.namespace import LoaderFile, wire_names
 from bootplane.dataplane.store import Store
 
@@ -235,7 +236,20 @@ class RegionService:
     # -- racks, events, ways in
 
     def racks(self) -> list[dict[str, Any]]:
-        return [_rack(record) for record in self._racks.list()]
+        return [self._rack(record) for record in self._racks.list()]
+
+    def rack(self, key: str) -> dict[str, Any]:
+        return self._rack(self._racks.find(key))
+
+    def set_rack_limits(self, key: str, changes: Mapping[str, int | None]) -> dict[str, Any]:
+        """Sets the limits that *changes* names; null leaves one to the rack's own command line. The rack takes them
+        with its next beat."""
+        rack = self._racks.find(key)
+        if not changes:
+            raise CallerError(f"rack {rack.name}: expected cache_bytes or upstream_bytes_s to be set, got neither")
+        self._racks.set_limits(rack, changes)
+        self._hub.publish("racks", {"id": rack.id})
+        return self._rack(rack)
 
     def rack_cache(self, key: str) -> dict[str, Any]:
         """What the rack's last beat said of its cache. Raises NotFound in a sentence when there is no such thing."""
@@ -264,6 +278,19 @@ class RegionService:
         return {"path": self._login_link()}
 
     # -- how
+
+    def _rack(self, record: RackRecord) -> dict[str, Any]:
+        limits = self._racks.limits(record.id)
+        heard = self._racks.heard(record.id)
+        report = heard.report if heard is not None else None
+        document = _rack(record) | {"limits": limits._asdict(), "in_force": None, "warning": None}
+        if report is not None:
+            cache_bytes = report.numbers["limit_bytes"]
+            document["in_force"] = {"cache_bytes": cache_bytes, "upstream_bytes_s": report.upstream_limit_bytes_s}
+            wanted = cache_bytes if limits.cache_bytes is None else limits.cache_bytes
+            used = report.numbers["charged_bytes"]
+            document["warning"] = disk_warning(wanted, used, report.disk_bytes, report.disk_free_bytes) or None
+        return document
 
     def _shown_sets(self) -> list[StoredSet]:
         """For each resource the newest complete set and a newer one that is on its way."""
@@ -403,6 +430,9 @@ def _rack_cache(rack: RackRecord, heard: Heard, report: CacheReport) -> dict[str
         "hits": report.hits,
         "misses": report.misses,
         "in_place_files": report.in_place_files,
+        "upstream_limit_bytes_s": report.upstream_limit_bytes_s,
+        "disk_bytes": report.disk_bytes,
+        "disk_free_bytes": report.disk_free_bytes,
         "files": [
             file._asdict() | {"percent": 100 * file.present_bytes // file.size if file.size else 100}
             for file in report.files

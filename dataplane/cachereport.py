@@ -2,7 +2,8 @@
 
     beat = {..., "cache": Cache.stats(), "upstream_bytes": int, "events": [refusals],
             "cache_report": {"up_s", "hits", "misses", "served_bytes", "present_bytes", "in_place_files",
-                             "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s"}}
+                             "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s",
+                             "upstream_limit_bytes_s", "disk_bytes", "disk_free_bytes"}}
 
 Counts are since this start of the rack; ages are seconds, so that no two clocks are compared. The list of files is made
 anew for each beat, and at most each WALK_S where there are very many.
@@ -41,7 +42,17 @@ CACHE_NUMBERS = (
     "filled_bytes",
     "refused_chunks",
 )
-_OWN_NUMBERS = ("hits", "misses", "served_bytes", "present_bytes", "in_place_files", "files_total")
+_OWN_NUMBERS = (
+    "hits",
+    "misses",
+    "served_bytes",
+    "present_bytes",
+    "in_place_files",
+    "files_total",
+    "upstream_limit_bytes_s",
+    "disk_bytes",
+    "disk_free_bytes",
+)
 _MAX = (1 << 63) - 1
 _MAX_S = 1e10
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -88,19 +99,25 @@ class CacheReport:
     files_total: int  # with bytes here
     files_age_s: float  # how much older than the beat the list of files is
     refusals: tuple[RefusedChunk, ...]
+    upstream_limit_bytes_s: int  # in force; 0: none
+    disk_bytes: int  # of the file system under the cache; 0: it did not say
+    disk_free_bytes: int
 
 
 class CacheReporter:
-    """Makes a rack's side of it. One thread (the beat's) calls report(); *now* is monotonic seconds."""
+    """Makes a rack's side of it. One thread (the beat's) calls report(); *now* is monotonic seconds. *limits* are those
+    in force, as limits.Keeper.in_force() has them."""
 
     def __init__(
         self,
         blobs: Callable[[], Iterable[Blob]],
         catalogue: Callable[[], Catalogue | None],
         counters: Callable[[], Mapping[str, int]],
+        limits: Callable[[], Mapping[str, int]] = dict,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._blobs, self._catalogue, self._counters, self._now = blobs, catalogue, counters, now
+        self._blobs, self._catalogue, self._counters = blobs, catalogue, counters
+        self._limits, self._now = limits, now
         self._began = now()
         self._walked: dict[str, Any] = {}
         self._walked_at = 0.0
@@ -117,6 +134,7 @@ class CacheReporter:
             "hits": counters["hits"],
             "misses": counters["misses"],
             "served_bytes": counters["http_body_bytes"] + counters["tftp_data_bytes"],
+            **self._limits(),
             **self._walked,
             "files_age_s": round(now - self._walked_at, 3),
         }

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from bootplane.core.lru import Cache
-from bootplane.dataplane import addresses, racktoken
+from bootplane.dataplane import addresses, limits, racktoken
 from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
 from bootplane.dataplane.units import parse_size
@@ -100,8 +101,9 @@ def _run(options: argparse.Namespace) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     lock = lock_directory(options.data)
     try:
+        own, told = Limits(cache_bytes, 0), limits.kept(options.data)
         try:
-            cache = Cache(str(options.data / "cache"), cache_bytes)
+            cache = Cache(str(options.data / "cache"), cache_bytes if told.cache_bytes is None else told.cache_bytes)
         except OSError as error:
             raise RackError(str(error)) from error
         _tell_found(cache)
@@ -111,7 +113,7 @@ def _run(options: argparse.Namespace) -> None:
         reactors.start()
         try:
             places = (address_of(http[0]), address_of(tftp[0]) if tftp else None)
-            _serve(options, token, cache, reactors, *places)
+            _serve(options, token, cache, reactors, *places, own, told)
         finally:
             reactors.stop()
             if why := cache.close():
@@ -126,7 +128,7 @@ def _tell_found(cache: Cache) -> None:
     if found.segments:
         log.info("cache: %d segments, %.1f MB kept (%s)", found.segments, found.bytes / 1e6, how)
     if found.evicted:
-        log.info("cache: %d segments removed, the oldest, to fit into --cache-size", found.evicted)
+        log.info("cache: %d segments removed, the oldest, to fit into its limit", found.evicted)
     for name in found.removed_names:
         log.warning("cache: %s; it is removed", name)
     if found.removed > len(found.removed_names):
@@ -140,6 +142,8 @@ def _serve(
     reactors: Reactors,
     http: HostPort,
     tftp: HostPort | None,
+    own: Limits,
+    told: Limits,
 ) -> None:
     """What is imported here is heavy, and the reactors are running already."""
     import uvloop
@@ -157,6 +161,8 @@ def _serve(
             http=http,
             tftp=tftp,
             shared_store=options.shared_store,
+            own_limits=own,
+            told_limits=told,
             park_limit_s=options.park_limit,
             scrub_pass_s=options.scrub_pass,
         )

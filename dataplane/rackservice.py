@@ -29,6 +29,7 @@ from bootplane.dataplane.dynamic import Dynamic
 from bootplane.dataplane.fill import Filler, Refusal
 from bootplane.dataplane.follower import Follower
 from bootplane.dataplane.forward import Forwarder
+from bootplane.dataplane.limits import Keeper, Limits
 from bootplane.dataplane.names import Registry
 from bootplane.dataplane.proxy import ControlPort
 from bootplane.dataplane.racktoken import RackToken
@@ -63,6 +64,8 @@ class RackService:
         reactors: Reactors,
         http: HostPort,
         tftp: HostPort | None,
+        own_limits: Limits,
+        told_limits: Limits,
         shared_store: Path | None = None,
         park_limit_s: float = 20.0,
         scrub_pass_s: float = PASS_S,
@@ -89,9 +92,12 @@ class RackService:
         forwarder = Forwarder(lambda: self._client.urls, token.secret)
         self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
+        self._limits = Keeper(directory, own_limits, told_limits, cache)
         follower = self._follower
         self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
-        self._explain = CacheReporter(lambda: follower.registry.blobs(), lambda: follower.catalogue, reactors.counters)
+        self._explain = CacheReporter(
+            lambda: follower.registry.blobs(), lambda: follower.catalogue, reactors.counters, self._limits.in_force
+        )
         self._exposition: Exposition | None = None
         self._region_reachable = False
         self._stopping = threading.Event()
@@ -166,13 +172,17 @@ class RackService:
         failing = False
         while not self._stopping.is_set():
             try:
-                self.filler.set_sources(self._client.beat(self._report()))
+                answer = self._client.beat(self._report())
+                self.filler.set_sources(answer.bulk)
                 self._region_reachable, failing = True, False
+                if answer.settings is not None:
+                    self._limits.take(answer.settings)
             except RegionError as error:
                 self._region_reachable = False
                 if not failing:
                     log.warning("beat: %s", error)
                 failing = True
+            self._limits.settle()
             self._stopping.wait(BEAT_S)
 
     def _report(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """What a rack asks of its region, over plain blocking HTTP on its own threads.
 
     catalogue   signed names, by long poll          chunks   a blob's chunk list
-    boot        one machine's boot text             beat     "I live"; the answer names the bulk addresses
+    boot        one machine's boot text             beat     "I live"; the answer: bulk addresses, limits
     transfers   what machines have fetched
 
 Several regions are several URLs: the one that answered last is asked first, the others in turn when it cannot be
@@ -53,6 +53,11 @@ class Taken(NamedTuple):
 
     refused: int
     sentences: Sequence[str]  # why, of some of them
+
+
+class BeatAnswer(NamedTuple):
+    bulk: list[HostPort]
+    settings: object  # limits that are set for this rack, unchecked; None: an older region, which sets none
 
 
 class Answer(NamedTuple):
@@ -125,16 +130,16 @@ class RegionClient:
             raise _unexpected(answer, f"boot text {name!r}", "200 or 404")
         return SignedBody(answer.body, answer.headers.get("bootplane-signature"))
 
-    def beat(self, report: Mapping[str, Any]) -> list[HostPort]:
-        """Tells the region that this rack lives; returns the bulk addresses."""
+    def beat(self, report: Mapping[str, Any]) -> BeatAnswer:
+        """Tells the region that this rack lives; returns the bulk addresses, and what is set for this rack."""
         body = json.dumps(report).encode()
         answer = self._ask("POST", "/rack/v1/beat", body=body, headers={"Content-Type": "application/json"})
         if answer.status != 200:
             raise _unexpected(answer, "beat", "200")
         try:
-            listed = json.loads(answer.body)["bulk"]
-            return _bulk([str(item) for item in listed], answer.url)
-        except (ValueError, KeyError, TypeError) as error:
+            told = json.loads(answer.body)
+            return BeatAnswer(_bulk([str(item) for item in told["bulk"]], answer.url), told.get("settings"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RegionError(f"beat to {answer.url}: expected JSON with bulk addresses, got {error!r}") from error
 
     def transfers(self, body: bytes) -> Taken:

@@ -18,7 +18,15 @@ _SIZES = {
     "MB": 10**6,
     "GB": 10**9,
 }
+_RATES = {
+    "bit/s": 1 / 8,
+    "kbit/s": 10**3 / 8,
+    "Mbit/s": 10**6 / 8,
+    "Gbit/s": 10**9 / 8,
+    **{f"{unit}/s": factor for unit, factor in _SIZES.items() if unit},
+}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+/s)\Z")
 
 
 def parse_size(text: str, what: str = "size") -> int:
@@ -27,6 +35,16 @@ def parse_size(text: str, what: str = "size") -> int:
     if found is None or found[2] not in _SIZES:
         raise ValueError(f"{what}: expected a number with KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
     return int(float(found[1]) * _SIZES[found[2]])
+
+
+def parse_rate(text: str, what: str = "rate") -> int:
+    """Bytes a second of "250Mbit/s" or "30 MiB/s"; 0, which is no limit, of "none". Raises ValueError, one sentence."""
+    if text.strip() == "none":
+        return 0
+    found = _RATE.match(text.strip())
+    if found is None or found[2] not in _RATES:
+        raise ValueError(f"{what}: expected none, or a number with kbit/s, Mbit/s, Gbit/s, MB/s or MiB/s, got {text!r}")
+    return int(float(found[1]) * _RATES[found[2]])
 
 
 def size(count: float | None) -> str:
@@ -39,3 +57,14 @@ def size(count: float | None) -> str:
             return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1024
     raise AssertionError("unreachable: TiB ends the loop")
+
+
+def rate(bytes_s: int | None) -> str:
+    """A limit on a line, for people, in the unit lines are sold by: 250 Mbit/s; "no limit" for 0."""
+    if bytes_s is None:
+        return "-"
+    bits = bytes_s * 8
+    for unit, factor in (("Gbit/s", 10**9), ("Mbit/s", 10**6), ("kbit/s", 10**3)):
+        if bits >= factor:
+            return f"{bits / factor:.4g} {unit}"
+    return f"{bits} bit/s" if bits else "no limit"

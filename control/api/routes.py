@@ -105,6 +105,14 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     def list_racks() -> Any:
         return {"items": service.racks(), "next": None}
 
+    @api.get("/racks/{key}", response_model=schemas.Rack)
+    def show_rack(key: str) -> Any:
+        return service.rack(key)
+
+    @api.patch("/racks/{key}", response_model=schemas.Rack)
+    def set_rack(key: str, body: schemas.RackIn) -> Any:
+        return service.set_rack_limits(key, body.model_dump(exclude_unset=True))
+
     @api.get("/racks/{key}/cache", response_model=schemas.RackCache)
     def rack_cache(key: str) -> Any:
         return service.rack_cache(key)

@@ -110,6 +110,16 @@ class Image(_Out):
     packages: list[Package] | None = None
 
 
+class RackIn(_In):
+    cache_bytes: Annotated[int | None, Field(strict=True)] = None
+    upstream_bytes_s: Annotated[int | None, Field(strict=True)] = None
+
+
+class RackLimits(_Out):
+    cache_bytes: int | None
+    upstream_bytes_s: int | None
+
+
 class Rack(_Out):
     id: str
     name: str
@@ -117,6 +127,9 @@ class Rack(_Out):
     tftp: str | None
     catalogue: int | None
     cache: dict[str, Any] | None
+    limits: RackLimits
+    in_force: RackLimits | None
+    warning: str | None
     created: str
     last_seen: str | None
 
@@ -159,6 +172,9 @@ class RackCache(_Out):
     hits: int
     misses: int
     in_place_files: int
+    upstream_limit_bytes_s: int
+    disk_bytes: int
+    disk_free_bytes: int
     files: list[CachedFile]
     files_total: int
     files_age_s: float

@@ -143,6 +143,9 @@ class Client:
     def post(self, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         return self.call("POST", path, body, timeout_s)
 
+    def patch(self, path: str, body: Any) -> Any:
+        return self.call("PATCH", path, body)
+
     def delete(self, path: str) -> Any:
         return self.call("DELETE", path)
 

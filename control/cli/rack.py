@@ -1,5 +1,5 @@
-"""``bootplane rack``: without a command it becomes a rack process; ``rack list`` shows the racks a region knows, ``rack
-cache`` what one of them has and how far that carries.
+"""``bootplane rack``: without a command it becomes a rack process; ``rack list`` and ``rack show`` show the racks a
+region knows, ``rack set`` bounds one, ``rack cache`` says what it has and how far that carries.
 
 The rack's program is ``dataplane.rack``; here its options are only handed on, so that ``bootplane rack`` and
 ``python -m bootplane.dataplane.rack`` are one thing.
@@ -7,7 +7,7 @@ The rack's program is ``dataplane.rack``; here its options are only handed on, s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,12 @@ from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
 from bootplane.control.cli.processes import CacheSize, data_directory
+from bootplane.dataplane import units
 
+DEFAULT = "default"
 LATE_S = 6.0  # a rack tells each 5 s: what is older is said to be
+
+Rack = Annotated[str | None, typer.Argument(metavar="ID", help="Its id or its name.", show_default="the only one")]
 
 app = typer.Typer(help="Run a rack, or look at the racks a region knows.", invoke_without_command=True)
 
@@ -45,7 +49,9 @@ def rack(
     if ctx.invoked_subcommand is not None:
         return
     if region is None or token_file is None:
-        raise typer.BadParameter("a rack needs --region URL and --token-file FILE (or say `rack list` or `rack cache`)")
+        raise typer.BadParameter(
+            "a rack needs --region URL and --token-file FILE (or say `rack list`, `show`, `set` or `cache`)"
+        )
     from bootplane.dataplane.rack import main as run_rack
 
     options = {
@@ -70,12 +76,60 @@ def list_racks(ctx: typer.Context, data: Data = None, json: Json = False) -> Non
     print_racks(document["items"])
 
 
+@app.command("show")
+def show_rack(ctx: typer.Context, rack: Rack = None, data: Data = None, json: Json = False) -> None:
+    """One rack, and the limits it keeps. ID may be left out when there is one rack."""
+    region = client.connect(data or ctx.obj)
+    document = region.get(f"/racks/{client.quoted(rack or _only_rack(region))}")
+    if json:
+        output.print_json(document)
+        return
+    for sentence in rack_sentences(document):
+        typer.echo(output.clean(sentence))
+    _warn(document)
+
+
+@app.command("set")
+def set_rack(
+    ctx: typer.Context,
+    rack: Rack = None,
+    cache_size: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-size", metavar="SIZE", help="Limit of its cache; `default`: as its own command line says."
+        ),
+    ] = None,
+    upstream_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-limit", metavar="RATE", help="What it fetches from regions, 250Mbit/s; `none`; `default`."
+        ),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Set the limits of a rack that runs; it takes them within 5 seconds. ID may be left out when there is one rack."""
+    changes: dict[str, int | None] = {}
+    try:
+        if cache_size is not None:
+            changes["cache_bytes"] = None if cache_size == DEFAULT else units.parse_size(cache_size, "--cache-size")
+        if upstream_limit is not None:
+            is_default = upstream_limit == DEFAULT
+            changes["upstream_bytes_s"] = None if is_default else units.parse_rate(upstream_limit, "--upstream-limit")
+    except ValueError as error:
+        raise CliError(f"{error}.") from None
+    if not changes:
+        raise typer.BadParameter("expected --cache-size SIZE or --upstream-limit RATE, got neither")
+    region = client.connect(data or ctx.obj)
+    document = region.patch(f"/racks/{client.quoted(rack or _only_rack(region))}", changes)
+    output.done(document, json, " ".join(limit_sentences(document)))
+    _warn(document)
+
+
 @app.command("cache")
 def show_cache(
     ctx: typer.Context,
-    rack: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Its id or its name.", show_default="the only one")
-    ] = None,
+    rack: Rack = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -101,6 +155,43 @@ def _only_rack(region: client.Client) -> str:
         names = ", ".join(rack["name"] or rack["id"] for rack in racks)
         raise CliError(f"There are {len(racks)} racks: say which one, of {names}.")
     return str(racks[0]["id"])
+
+
+def rack_sentences(rack: dict[str, Any]) -> list[str]:
+    name = rack["name"] or rack["id"]
+    called = f"Rack {name}" + (f" ({rack['id']})" if name != rack["id"] else "")
+    if rack["last_seen"] is None:
+        return [f"{called}: has never been heard of.", *limit_sentences(rack)]
+    serves = " and ".join(f"{word} at {rack[key]}" for word, key in (("HTTP", "http"), ("TFTP", "tftp")) if rack[key])
+    return [
+        f"{called}, last heard of at {rack['last_seen']}.",
+        f"Serves {serves or 'nothing'}; catalogue {rack['catalogue'] or 'none'}.",
+        *limit_sentences(rack),
+    ]
+
+
+def limit_sentences(rack: dict[str, Any]) -> list[str]:
+    """What bounds a rack: what is in force as it told last, and what is set for it where that is not the same yet."""
+    force = rack["in_force"] or {}
+    return [
+        _limit("Cache limit", units.size, rack["limits"]["cache_bytes"], force.get("cache_bytes")),
+        _limit("Upstream limit", units.rate, rack["limits"]["upstream_bytes_s"], force.get("upstream_bytes_s")),
+    ]
+
+
+def _limit(what: str, words: Callable[[int | None], str], limit: int | None, force: int | None) -> str:
+    if limit is None:
+        told = "" if force is None else f": {words(force)}"
+        return f"{what}{told}, by the rack's own command line."
+    if force == limit:
+        return f"{what}: {words(limit)}, as set here."
+    told = "the rack has not told any yet" if force is None else f"in force is {words(force)} until its next beat"
+    return f"{what}: set here to {words(limit)}; {told}."
+
+
+def _warn(rack: dict[str, Any]) -> None:
+    if rack["warning"]:
+        output.say(f"Warning: {rack['warning']}.")
 
 
 def cache_sentences(cache: dict[str, Any]) -> list[str]:
@@ -182,26 +273,31 @@ def _print_refusals(refusals: Sequence[dict[str, Any]]) -> None:
 
 def print_racks(racks: Sequence[dict[str, Any]]) -> None:
     output.print_table(
-        ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "FETCHED", "REFUSED", "LAST SEEN"),
+        ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "UPSTREAM", "SET HERE", "FETCHED", "REFUSED", "LAST SEEN"),
         (
             (
                 rack["name"] or rack["id"],
                 rack["http"] or "-",
                 rack["tftp"] or "-",
                 rack["catalogue"] or "-",
-                *_cache(rack["cache"] or {}),
+                *_cache(rack),
                 rack["last_seen"] or "never",
             )
             for rack in racks
         ),
-        right=("CATALOGUE", "CACHE", "FETCHED", "REFUSED"),
+        right=("CATALOGUE", "CACHE", "UPSTREAM", "FETCHED", "REFUSED"),
         empty="No rack yet: `bootplane up` brings one; others join with a token of `bootplane rack-token new`.",
     )
 
 
-def _cache(cache: dict[str, Any]) -> tuple[str, str, str]:
-    """How full, how much came from the region, how many chunks were refused for their digest."""
+def _cache(rack: dict[str, Any]) -> tuple[str, str, str, str, str]:
+    """How full, how fast it may fetch, the limits set here, how much came from the region, chunks refused for their
+    digest."""
+    cache, force, limits = rack["cache"] or {}, rack["in_force"], rack["limits"]
+    both = (units.size(limits["cache_bytes"]), units.rate(limits["upstream_bytes_s"]))
+    here = ", ".join(words for words in both if words != "-") or "-"
+    upstream = units.rate(force["upstream_bytes_s"]) if force else "-"
     if "limit_bytes" not in cache:
-        return "-", "-", "-"
+        return "-", upstream, here, "-", "-"
     full = f"{figures.size(cache.get('charged_bytes', 0))} of {figures.size(cache['limit_bytes'])}"
-    return full, figures.size(cache.get("filled_bytes")), str(cache.get("refused_chunks", "-"))
+    return full, upstream, here, figures.size(cache.get("filled_bytes")), str(cache.get("refused_chunks", "-"))

@@ -159,6 +159,8 @@ class RackRow(Model):
     tftp: Mapped[str | None] = mapped_column(sa.String(64))
     catalogue_version: Mapped[int | None]
     cache: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
+    limit_cache_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)  # null: the rack's own command line holds
+    limit_upstream_bytes_s: Mapped[int | None] = mapped_column(sa.BigInteger)  # 0: no limit
 
 
 class RunRow(Model):

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.models import RackRow
+from bootplane.dataplane.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,21 @@ class RackRepository:
     def revoke(self, rack_id: str) -> None:
         with self._database.begin() as session:
             session.execute(sa.update(RackRow).where(RackRow.id == rack_id).values(revoked=now_text()))
+
+    def limits(self) -> dict[str, Limits]:
+        """What is set for each rack, by its id."""
+        columns = RackRow.id, RackRow.limit_cache_bytes, RackRow.limit_upstream_bytes_s
+        with self._database.read() as session:
+            found = session.execute(sa.select(*columns).where(RackRow.revoked.is_(None)))
+            return {rack_id: Limits(cache_bytes, upstream) for rack_id, cache_bytes, upstream in found}
+
+    def set_limits(self, rack_id: str, changes: Mapping[str, int | None]) -> Limits:
+        """Sets what *changes* names (fields of Limits), and leaves the other alone; returns both."""
+        with self._database.begin() as session:
+            row = session.get_one(RackRow, rack_id)
+            for key, value in changes.items():
+                setattr(row, f"limit_{key}", value)
+            return Limits(row.limit_cache_bytes, row.limit_upstream_bytes_s)
 
     def seen(self, record: RackRecord) -> None:
         """Keep what its last beat said."""

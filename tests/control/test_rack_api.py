@@ -16,13 +16,16 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy.exc import OperationalError
 
-from bootplane.control import bootscript
+from bootplane.control import bootscript, racks
 from bootplane.control.api import schemas
 from bootplane.control.app import Region
+from bootplane.control.racks import RackBook
 from bootplane.control.simplestreams.signer import Signer
+from bootplane.control.storage.racks import RackRepository
 from bootplane.control.timeline import BootEvent
 from bootplane.dataplane import cachereport, racktoken, transfers
 from bootplane.dataplane.catalogue import PinnedKey, check_chunks, open_signed
+from bootplane.dataplane.limits import Limits
 from tests.fakes.mirror import publish_small
 from tests.fakes.regions import running, synced
 
@@ -161,7 +164,11 @@ def test_a_beat_is_seen_by_operators(
     pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
 ) -> None:
     report = {"rack": token.rack_id, "http": "10.0.0.2:5248", "tftp": "10.0.0.2:69", "catalogue": 3, "cache": {"a": 1}}
-    assert rack.post("/rack/v1/beat", json=report).json() == {"bulk": [pair[0].bulk.address]}
+    answer = rack.post("/rack/v1/beat", json=report).json()
+    assert answer == {
+        "bulk": [pair[0].bulk.address],
+        "settings": {"cache_bytes": None, "upstream_bytes_s": None},
+    }
     racks = {each["id"]: each for each in pair[1].get("/api/v1/racks").json()["items"]}
     seen = racks[token.rack_id]
     assert (seen["http"], seen["tftp"], seen["catalogue"], seen["cache"]) == (
@@ -171,6 +178,41 @@ def test_a_beat_is_seen_by_operators(
         {"a": 1},
     )
     assert seen["last_seen"]
+
+
+def test_the_limits_an_operator_sets_go_to_the_rack_with_its_next_beat(
+    pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
+) -> None:
+    def told() -> Any:
+        return rack.post("/rack/v1/beat", json=explaining(token)).json()["settings"]
+
+    assert told() == {"cache_bytes": None, "upstream_bytes_s": None}
+    path = f"/api/v1/racks/{token.rack_id}"
+    assert pair[1].patch(path, json={"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000}).status_code == 200
+    assert told() == {"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000}
+    document = schemas.Rack.model_validate(pair[1].get(path).json())
+    assert document.in_force is not None
+    assert document.in_force.model_dump() == {"cache_bytes": 10, "upstream_bytes_s": 35}
+    assert document.warning == ("cache limit 2.0 GiB: the file system under the cache has 36 B; it will be full before")
+    pair[1].patch(path, json={"cache_bytes": None})
+    assert told() == {"cache_bytes": None, "upstream_bytes_s": 31_250_000}
+
+
+def test_limits_set_at_another_region_of_the_same_database_arrive_and_survive_its_being_away(
+    region: Region, token: racktoken.RackToken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = RackBook(RackRepository(region.database))
+    assert other.limits(token.rack_id) == Limits()
+    region.racks.set_limits(region.racks.find(token.rack_id), {"cache_bytes": 8 << 20})
+    monkeypatch.setattr(racks, "LIMITS_S", 0.0)
+    other._limits_due = 0.0
+    assert other.limits(token.rack_id) == Limits(8 << 20, None)
+
+    def away() -> None:
+        raise OperationalError("SELECT", {}, Exception("it is away"))
+
+    monkeypatch.setattr(other._repository, "limits", away)
+    assert other.limits(token.rack_id) == Limits(8 << 20, None)
 
 
 FILE = {"name": "ubuntu/noble/amd64/ga-24.04/squashfs", "sha256": "a" * 64, "size": 2000, "present_bytes": 1999}
@@ -183,6 +225,7 @@ def explaining(token: racktoken.RackToken) -> dict[str, Any]:
     report = {
         "up_s": 61.5, "hits": 97, "misses": 3, "served_bytes": 30, "present_bytes": 1999, "in_place_files": 31,
         "files": [FILE, FILE | {"name": "", "size": 0, "present_bytes": 0}], "files_total": 33, "files_age_s": 29.0,
+        "upstream_limit_bytes_s": 35, "disk_bytes": 36, "disk_free_bytes": 37,
     }  # fmt: skip
     events = [REFUSED | {"at": 1763719200.9, "chunk": 1}, REFUSED | {"at": 1763719201.0, "chunk": 2}]
     return {"rack": token.rack_id, "cache": cache, "cache_report": report, "upstream_bytes": 34, "events": events}
@@ -201,6 +244,7 @@ def test_what_a_rack_says_of_its_cache_is_shown_by_id_and_by_name(
         "condemned_bytes": 12, "segments": 13, "evicted_segments": 14, "evicted_bytes": 15, "filled_bytes": 16,
         "refused_chunks": 17, "present_bytes": 1999, "upstream_bytes": 34, "served_bytes": 30, "transfers": 100,
         "hits": 97, "misses": 3, "in_place_files": 31, "files_total": 33, "files_age_s": 29.0,
+        "upstream_limit_bytes_s": 35, "disk_bytes": 36, "disk_free_bytes": 37,
         "files": [FILE | {"percent": 99}, FILE | {"name": "", "size": 0, "present_bytes": 0, "percent": 100}],
         "refusals": [
             refused | {"at": "2025-11-21T10:00:01Z", "chunk": 2},

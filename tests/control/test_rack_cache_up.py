@@ -39,6 +39,7 @@ def test_a_file_fetched_twice_is_one_miss_one_hit_and_here_to_the_last_byte(site
     for key in ("rack", "heard"):
         assert document.pop(key)
     assert document.pop("up_s") > 0 and document.pop("age_s") >= 0
+    assert document.pop("disk_bytes") > document.pop("disk_free_bytes") > 0
     assert document == {
         "name": site.json("rack", "list")["items"][0]["name"],
         "limit_bytes": LIMIT,
@@ -56,6 +57,7 @@ def test_a_file_fetched_twice_is_one_miss_one_hit_and_here_to_the_last_byte(site
         "hits": 1,
         "misses": 1,
         "in_place_files": 0,
+        "upstream_limit_bytes_s": 0,
         "files": [
             {
                 "name": "ubuntu/noble/amd64/ga-24.04/squashfs",

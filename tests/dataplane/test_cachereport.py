@@ -140,7 +140,7 @@ class FakeBlob:
 def test_very_many_files_are_walked_each_30_seconds_and_the_report_says_how_old_the_list_is() -> None:
     blobs = [FakeBlob(number) for number in range(MANY_BLOBS + 1)]
     clock, core = Clock(), dict(CORE)
-    reporter = CacheReporter(lambda: blobs, lambda: None, lambda: core, clock)  # type: ignore[arg-type, return-value]
+    reporter = CacheReporter(lambda: blobs, lambda: None, lambda: core, now=clock)  # type: ignore[arg-type, return-value]
     first = reporter.report()
     assert (len(first["files"]), first["files_total"], first["files_age_s"]) == (FILES, MANY_BLOBS + 1, 0)
     clock.s += WALK_S - 1

@@ -73,13 +73,18 @@ def test_a_boot_text_comes_with_its_signature(region: FakeRegion) -> None:
 
 
 def test_a_beat_brings_the_bulk_addresses(region: FakeRegion) -> None:
-    assert client(region).beat({"rack": "rack-1"}) == [HostPort("127.0.0.1", region.bulk_port)]
+    assert client(region).beat({"rack": "rack-1"}) == ([HostPort("127.0.0.1", region.bulk_port)], None)
     assert region.beats == [{"rack": "rack-1"}]
+
+
+def test_a_beat_brings_what_is_set_for_the_rack_unchecked(region: FakeRegion) -> None:
+    region.settings = {"cache_bytes": -1, "for later": []}
+    assert client(region).beat({}).settings == region.settings
 
 
 def test_the_next_region_is_asked_when_one_is_gone_and_remembered(region: FakeRegion) -> None:
     asking = client(region, DEAD, region.url)
-    assert asking.beat({}) != []
+    assert asking.beat({}).bulk != []
     assert asking.urls == [region.url, DEAD]
 
 

@@ -128,3 +128,39 @@ def test_what_the_catalogue_has_lost_leaves_the_disk(rack: RackProcess, region: 
             time.sleep(0.02)
         assert rack.metrics()["bootplane_cache_segments"] == 1
     assert region.sent == {}
+
+
+def limit(rack: RackProcess) -> float:
+    return rack.metrics()["bootplane_cache_limit_bytes"]
+
+
+def test_a_limit_that_the_region_has_set_is_kept_with_the_region_gone(rack: RackProcess, region: FakeRegion) -> None:
+    region.settings = {"cache_bytes": 5 * MIB, "upstream_bytes_s": None}
+    with rack:
+        assert get(rack, "/images/x/squashfs").body == BIG
+        deadline = time.monotonic() + 30
+        while limit(rack) != 5 * MIB:
+            assert time.monotonic() < deadline, "it was never applied"
+            time.sleep(0.02)
+        rack.stop(signal.SIGKILL)
+    region.stop()
+    with rack:
+        assert limit(rack) == 5 * MIB
+        assert "cache limit: 5.0 MiB, as the region has set it" in rack.log()
+    region.settings = {"cache_bytes": None, "upstream_bytes_s": None}
+    region.start()
+    with rack:
+        deadline = time.monotonic() + 30
+        while limit(rack) != 256 * MIB:
+            assert time.monotonic() < deadline, "its own command line was never applied again"
+            time.sleep(0.02)
+
+
+def test_a_region_that_sets_nonsense_is_refused_and_the_rack_goes_on(rack: RackProcess, region: FakeRegion) -> None:
+    region.settings = {"cache_bytes": 17}
+    with rack:
+        deadline = time.monotonic() + 30
+        while "refused: cache limit: expected 4194304 bytes" not in rack.log():
+            assert time.monotonic() < deadline, "nothing was said"
+            time.sleep(0.02)
+        assert limit(rack) == 256 * MIB and get(rack, "/images/x/squashfs").body == BIG

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from bootplane.dataplane.units import parse_size
+from bootplane.dataplane.units import parse_rate, parse_size, rate
 
 
 @pytest.mark.parametrize(
@@ -11,3 +11,25 @@ from bootplane.dataplane.units import parse_size
 )
 def test_a_size_is_read_with_its_unit(text: str, size: int) -> None:
     assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_s", "shown"),
+    [
+        ("250Mbit/s", 31_250_000, "250 Mbit/s"),
+        ("2.5 Gbit/s", 312_500_000, "2.5 Gbit/s"),
+        ("30 MiB/s", 30 << 20, "251.7 Mbit/s"),
+        ("10MB/s", 10**7, "80 Mbit/s"),
+        ("900kbit/s", 112_500, "900 kbit/s"),
+        ("80 bit/s", 10, "80 bit/s"),
+        ("none", 0, "no limit"),
+    ],
+)
+def test_a_rate_is_read_and_said_with_its_unit(text: str, bytes_s: int, shown: str) -> None:
+    assert (parse_rate(text), rate(bytes_s)) == (bytes_s, shown)
+
+
+@pytest.mark.parametrize("text", ["250", "250Mbit", "fast", "-1Mbit/s", "1 Tbit/s", "", "250 Mbit/s x"])
+def test_what_is_no_rate_is_one_sentence_that_names_the_units(text: str) -> None:
+    with pytest.raises(ValueError, match="--x: expected none, or a number with kbit/s, Mbit/s, Gbit/s, MB/s or MiB/s"):
+        parse_rate(text, "--x")

@@ -46,11 +46,11 @@ def make_file(folder: Path, name: str, size: int) -> Path:
     return path
 
 
-def small_products(inputs: Path, serial: str = "20250709") -> list[PublishProduct]:
+def small_products(inputs: Path, serial: str = "20250709", root_bytes: int = 200_000) -> list[PublishProduct]:
     """noble ga and hwe for amd64 (one squashfs for both) and arm64, four boot loaders, CentOS 8: about 1 MB."""
     products = []
     for arch in ("amd64", "arm64"):
-        squashfs = make_file(inputs, f"{arch}-{serial}-squashfs", 200_000)
+        squashfs = make_file(inputs, f"{arch}-{serial}-squashfs", root_bytes)
         manifest = inputs / f"{arch}-{serial}-squashfs.manifest"
         manifest.write_text("adduser\t3.137ubuntu1\nbase-files\t13ubuntu10\n")
         for subarch in ("ga-24.04", "hwe-24.04"):

@@ -86,6 +86,7 @@ class FakeRegion:
         self.body = b""
         self.signature: str | None = None
         self.texts: dict[str, bytes] = {}  # boot name -> text
+        self.settings: Any = None  # told with the answer to a beat
         # what has happened
         self.lock = threading.Lock()
         self.sent: Counter[tuple[str, int]] = Counter()  # (sha256, chunk) -> times it was begun
@@ -252,7 +253,10 @@ class _Api(_Handler):
         else:
             with self.region.lock:
                 self.region.beats.append(json.loads(self.body()))
-            self.answer(200, json.dumps({"bulk": [self.region.bulk]}).encode())
+            told: dict[str, Any] = {"bulk": [self.region.bulk]}
+            if self.region.settings is not None:
+                told["settings"] = self.region.settings
+            self.answer(200, json.dumps(told).encode())
 
     do_PUT = do_DELETE = do_PATCH = do_POST
 

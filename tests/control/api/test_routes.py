@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bootplane.control.api import schemas
 from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
 from tests.fakes.mirror import Fault, MirrorServer
-from tests.fakes.regions import synced
+from tests.fakes.regions import running, synced
 
 GA = "ubuntu/noble/amd64/ga-24.04"
 EVERY_GET = [
@@ -24,12 +25,14 @@ EVERY_GET = [
     "/images",
     f"/images/{GA}",
     "/racks",
+    "/racks/rack1",
     "/racks/rack1/cache",
     "/machines",
     "/events",
 ]
 EVERY_GET += ["/machines/52:54:00:77:00:01/timeline"]
 EVERY_POST = ["/sources", "/sources/1/check", "/selections", "/sync", "/sync/stop", "/rack-tokens", "/login-links"]
+EVERY_PATCH = ["/racks/rack1"]
 EVERY_DELETE = ["/sources/1", "/selections/1"]
 
 
@@ -43,7 +46,10 @@ def problem(answer: Any, status: int) -> str:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", p) for p in EVERY_GET] + [("POST", p) for p in EVERY_POST] + [("DELETE", p) for p in EVERY_DELETE],
+    [("GET", p) for p in EVERY_GET]
+    + [("POST", p) for p in EVERY_POST]
+    + [("PATCH", p) for p in EVERY_PATCH]
+    + [("DELETE", p) for p in EVERY_DELETE],
 )
 def test_every_route_needs_the_admin_token(region: Region, client: TestClient, method: str, path: str) -> None:
     for headers in ({"Authorization": ""}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic " + "x" * 64}):
@@ -202,6 +208,50 @@ def test_a_rack_token_is_shown_once_and_kept_as_a_hash(region: Region, client: T
     listed = client.get("/api/v1/racks").json()["items"]
     assert [rack["name"] for rack in listed] == ["a07"] and secret not in str(listed)
     assert secret.encode() not in region.settings.data.joinpath("region.sqlite").read_bytes()
+
+
+def test_a_racks_limits_are_set_and_outlive_the_region(tmp_path: Path) -> None:
+    def limits(client: TestClient) -> Any:
+        return schemas.Rack.model_validate(client.get("/api/v1/racks/a07").json()).limits.model_dump()
+
+    with running(tmp_path / "data") as (_, client):
+        client.post("/api/v1/rack-tokens", json={"name": "a07"})
+        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": None}
+        answer = client.patch("/api/v1/racks/a07", json={"cache_bytes": 2 << 30})
+        assert answer.status_code == 200 and answer.json() == client.get("/api/v1/racks/a07").json()
+        client.patch("/api/v1/racks/a07", json={"upstream_bytes_s": 0})
+        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0}
+    with running(tmp_path / "data") as (_, client):
+        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0}
+        assert client.get("/api/v1/racks").json()["items"][0]["limits"]["cache_bytes"] == 2 << 30
+        client.patch("/api/v1/racks/a07", json={"cache_bytes": None})
+        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": 0}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({}, 400, "rack a07: expected cache_bytes or upstream_bytes_s to be set, got neither"),
+        (
+            {"cache_bytes": 1 << 20},
+            400,
+            "rack a07: cache limit: expected 4194304 bytes (one segment) or more, got 1048576",
+        ),
+        ({"upstream_bytes_s": 9, "cache_bytes": 2 << 30}, 400, "rack a07: upstream limit: expected 0 for none, or "),
+        ({"cache_bytes": 1 << 63}, 400, "one segment"),
+        ({"cache_bytes": "2GiB"}, 422, "cache_bytes"),
+        ({"cache_bytes": 2.0}, 422, "cache_bytes"),
+        ({"cache_size": 1}, 422, "cache_size"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused_and_change_nothing(
+    client: TestClient, body: dict[str, Any], status: int, words: str
+) -> None:
+    client.post("/api/v1/rack-tokens", json={"name": "a07"})
+    assert words in problem(client.patch("/api/v1/racks/a07", json=body), status)
+    assert "'nobody'" in problem(client.patch("/api/v1/racks/nobody", json={"cache_bytes": None}), 404)
+    nothing = {"cache_bytes": None, "upstream_bytes_s": None}
+    assert client.get("/api/v1/racks/a07").json()["limits"] == nothing
 
 
 def test_health_metrics_and_the_description_of_the_api_need_no_token(client: TestClient) -> None:

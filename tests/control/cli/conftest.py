@@ -70,6 +70,8 @@ IMAGE = {
 RACK = {
     "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3,
     "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 2},
+    "limits": {"cache_bytes": None, "upstream_bytes_s": None},
+    "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,
     "created": "2026-11-21T09:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
 }  # fmt: skip
 CACHE = {
@@ -78,6 +80,7 @@ CACHE = {
     "evicted_segments": 0, "evicted_bytes": 0, "filled_bytes": 404 << 20, "refused_chunks": 0,
     "present_bytes": 404 << 20, "upstream_bytes": 404 << 20, "served_bytes": 64 * (404 << 20),
     "transfers": 1204, "hits": 1168, "misses": 36, "in_place_files": 0,
+    "upstream_limit_bytes_s": 0, "disk_bytes": 50 << 30, "disk_free_bytes": 20 << 30,
     "files": [
         {"name": "ubuntu/noble/amd64/ga-24.04/squashfs", "sha256": "a" * 64, "size": 500 << 20,
          "present_bytes": 403 << 20, "percent": 80},
@@ -150,7 +153,7 @@ def _handler(region: FakeRegion) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_DELETE = _serve
+        do_GET = do_POST = do_PATCH = do_DELETE = _serve
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -170,6 +173,8 @@ def region() -> Iterator[FakeRegion]:
             "GET /images": items(IMAGE),
             f"GET /images/{IMAGE['name']}": IMAGE,
             "GET /racks": items(RACK),
+            "GET /racks/rack1": RACK,
+            "PATCH /racks/rack1": RACK,
             "GET /racks/rack1/cache": CACHE,
             "GET /machines": items(),
         }

@@ -14,6 +14,8 @@ def test_the_fake_region_gives_documents_of_the_api(region) -> None:
         "GET /images": schemas.Images,
         "GET /images/ubuntu/noble/amd64/ga-24.04": schemas.Image,
         "GET /racks": schemas.Racks,
+        "GET /racks/rack1": schemas.Rack,
+        "PATCH /racks/rack1": schemas.Rack,
         "GET /racks/rack1/cache": schemas.RackCache,
     }.items():
         model.model_validate(region.answers[key])

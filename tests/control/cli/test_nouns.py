@@ -83,7 +83,75 @@ def test_text_from_a_mirror_cannot_move_the_cursor(bootplane, region) -> None:
 def test_rack_list_works_beside_the_process_command(bootplane, data) -> None:
     for arguments in (("rack", "list"), ("rack", "--data", data, "list"), ("rack", "list", "--data", data)):
         assert bootplane(*arguments).stdout.splitlines()[1].split()[:3] == ["rack1", "127.0.0.1:5248", "127.0.0.1:6969"]
-    assert "1.0 GiB of 4.0 GiB  3.0 MiB        2" in bootplane("rack", "list").stdout
+    row = bootplane("rack", "list").stdout.splitlines()[1]
+    assert "1.0 GiB of 4.0 GiB  no limit  -         3.0 MiB        2" in row
+
+
+def rack_with(region, **changes) -> None:
+    region.answers["GET /racks/rack1"] = region.answers["PATCH /racks/rack1"] = (
+        region.answers["GET /racks/rack1"] | changes
+    )
+
+
+def test_rack_show_says_which_limits_hold_and_who_has_set_them(bootplane, region) -> None:
+    assert bootplane("rack", "show").stdout == (
+        "Rack rack1, last heard of at 2026-11-21T10:00:00Z.\n"
+        "Serves HTTP at 127.0.0.1:5248 and TFTP at 127.0.0.1:6969; catalogue 3.\n"
+        "Cache limit: 4.0 GiB, by the rack's own command line.\n"
+        "Upstream limit: no limit, by the rack's own command line.\n"
+    )
+    rack_with(region, limits={"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000}, name="a07", warning="too small")
+    shown = bootplane("rack", "show", "rack1")
+    assert shown.stdout.splitlines()[0] == "Rack a07 (rack1), last heard of at 2026-11-21T10:00:00Z."
+    assert shown.stdout.splitlines()[2:] == [
+        "Cache limit: set here to 2.0 GiB; in force is 4.0 GiB until its next beat.",
+        "Upstream limit: set here to 250 Mbit/s; in force is no limit until its next beat.",
+    ]
+    assert shown.stderr == "Warning: too small.\n"
+    rack_with(region, in_force={"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000})
+    assert bootplane("rack", "show").stdout.splitlines()[2:] == [
+        "Cache limit: 2.0 GiB, as set here.",
+        "Upstream limit: 250 Mbit/s, as set here.",
+    ]
+    rack_with(region, in_force=None, last_seen=None, limits={"cache_bytes": None, "upstream_bytes_s": 0})
+    assert bootplane("rack", "show").stdout.splitlines() == [
+        "Rack a07 (rack1): has never been heard of.",
+        "Cache limit, by the rack's own command line.",
+        "Upstream limit: set here to no limit; the rack has not told any yet.",
+    ]
+    assert json.loads(bootplane("rack", "show", "--json").stdout) == region.answers["GET /racks/rack1"]
+
+
+def test_rack_set_sends_what_was_said_in_bytes_and_nothing_else(bootplane, region) -> None:
+    for options, body in (
+        (("--cache-size", "2GiB"), {"cache_bytes": 2 << 30}),
+        (("--upstream-limit", "250Mbit/s"), {"upstream_bytes_s": 31_250_000}),
+        (("--upstream-limit", "none", "--cache-size", "default"), {"cache_bytes": None, "upstream_bytes_s": 0}),
+        (("--upstream-limit", "default"), {"upstream_bytes_s": None}),
+    ):
+        result = bootplane("rack", "set", "rack1", *options)
+        assert (result.exit_code, region.calls[-1].method, region.calls[-1].path) == (0, "PATCH", "/racks/rack1")
+        assert region.calls[-1].body == body
+    assert result.stdout == (
+        "Cache limit: 4.0 GiB, by the rack's own command line. "
+        "Upstream limit: no limit, by the rack's own command line.\n"
+    )
+    assert bootplane("rack", "set", "--cache-size", "2GiB").exit_code == 0  # the only one
+    assert json.loads(bootplane("rack", "set", "--cache-size", "2GiB", "--json").stdout)["id"] == "rack1"
+
+
+def test_rack_set_refuses_what_it_cannot_read_and_passes_on_what_the_region_refuses(bootplane, region) -> None:
+    before = len(region.calls)
+    for options, words in (
+        (("--cache-size", "much"), "--cache-size: expected a number with KiB, MiB"),
+        (("--upstream-limit", "250"), "--upstream-limit: expected none, or a number with kbit/s"),
+    ):
+        result = bootplane("rack", "set", "rack1", *options)
+        assert (result.exit_code, result.stdout) == (1, "") and words in result.stderr
+    assert bootplane("rack", "set", "rack1").exit_code == 2 and len(region.calls) == before
+    region.problem("PATCH /racks/rack1", 400, "rack rack1: cache limit: expected more")
+    result = bootplane("rack", "set", "rack1", "--cache-size", "1MiB")
+    assert (result.exit_code, result.stderr) == (1, "bootplane: rack rack1: cache limit: expected more\n")
 
 
 def test_rack_cache_says_in_sentences_how_far_it_carries_and_what_is_in_it(bootplane, region) -> None:

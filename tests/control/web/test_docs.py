@@ -25,7 +25,7 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     table = TEXT.split("## Calls")[1].split("## Documents")[0]
     named = {
         (method, re.sub(r"\{.*?\}", "{}", path.split("[")[0]))
-        for method, path in re.findall(r"^\| `(GET|POST|DELETE) (/[^`]*)`", table, re.MULTILINE)
+        for method, path in re.findall(r"^\| `(GET|POST|PATCH|DELETE) (/[^`]*)`", table, re.MULTILINE)
     }
     assert named == there
 
@@ -35,7 +35,8 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     [
         schemas.Source, schemas.SourceIn, schemas.Selection, schemas.Sync, schemas.SyncFile, schemas.Image,
         schemas.ImageFile, schemas.Machine, schemas.BootTimeline, schemas.BootEvent,
-        schemas.Rack, schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
+        schemas.Rack, schemas.RackLimits, schemas.RackCache, schemas.CachedFile, schemas.RefusedChunk,
+        schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
     ],
 )  # fmt: skip
 def test_the_manual_names_every_field_of_each_document(model) -> None:
