@@ -4,15 +4,16 @@
        ▲                                  │ cache.begin, readinto 1 MiB, cache.store (hash, pwrite, PRESENT)
        └──────────── wake ◀───────────────┘
 
-A chunk of an earlier run's file (UNCHECKED) is hashed where it lies before anybody is asked for it. Right: present.
-Wrong: its segment leaves the cache, and it is fetched like any other.
+A chunk of an earlier run's file (UNCHECKED) is hashed where it lies before anybody is asked for it (rechecks). Right:
+present. Wrong: its segment leaves the cache, and it is fetched like any other.
 
 Invariants: a chunk is fetched by one thread however many wait; nobody is woken with "present" before its digest
 matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
 A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
 quarantined.
 
-Left to others: what to fetch next (fillplan), whom to ask (sources), HTTP (upstream), eviction (core.lru).
+Left to others: what to fetch next (fillplan), whom to ask (sources), what to hash (rechecks), HTTP (upstream),
+eviction (core.lru).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bootplane.core.lru import CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
+from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.sources import Source, Sources
 from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
 
@@ -47,12 +49,9 @@ IDLE_S = 0.5  # between looks at the graveyard
 EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
-CHECK_AHEAD = 3  # UNCHECKED chunks after the one that was asked for: its reader comes there next
-
 # chunk_state_t -> must it be fetched? ABSENT yes, FILLING and PRESENT no, UNCHECKED not before it was checked
 _MUST_FETCH = bytes(state == 0 for state in range(256))
 PRESENT = b"\2"
-UNCHECKED = b"\3"
 
 log = logging.getLogger("bootplane.fill")
 
@@ -113,17 +112,19 @@ class Filler:
         self._park_limit_s = park_limit_s
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        self._check_work = threading.Condition(self._lock)
         self._stopping = threading.Event()
         self._plan = Planner()
         self._sources = Sources(threads)
         self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
-        self._checks: deque[tuple[Blob, int]] = deque()  # to be taken by a thread
-        self._checking: dict[tuple[int, int], bool] = {}  # (blob id, chunk) queued or in hand -> does somebody wait?
+        self._rechecks = Rechecks()
         self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
         self._last_error = "no bulk address is known yet"
         self._last_reap = 0.0
+        self._fill_threads = threads
         self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
+        self._threads.append(threading.Thread(target=self._run_checks, name="fill-check", daemon=True))
         self.stats = FillStats()
         self.events: deque[Refusal] = deque(maxlen=EVENTS)
 
@@ -135,6 +136,7 @@ class Filler:
         self._stopping.set()
         with self._work:
             self._work.notify_all()
+            self._check_work.notify_all()
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=STOP_S)
@@ -153,7 +155,11 @@ class Filler:
         now = time.monotonic()
         present = hopeless = False
         with self._work:
-            if self._check_locked(blob, chunk, now):
+            if self._rechecks.ask(blob, chunk):
+                self._blobs[blob.id] = blob
+                self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=True)  # the reader's place
+                self._work.notify()
+                self._check_work.notify()
                 return
             present = not _must_fetch(blob, chunk, 1)[0] and chunk not in self._plan.flying(blob.id)
             hopeless = not present and self._sources.is_hopeless(blob.sha256, now)
@@ -169,7 +175,7 @@ class Filler:
     def forget(self, blob: Blob) -> bool:
         """Nobody can ask for this blob any more. False, and nothing done, while chunks of it are being fetched."""
         with self._lock:
-            if self._plan.flying(blob.id) or any(blob_id == blob.id for blob_id, _ in self._checking):
+            if self._plan.flying(blob.id) or self._rechecks.has(blob):
                 return False
             self._plan.forget(blob.id)
             self._blobs.pop(blob.id, None)
@@ -183,7 +189,7 @@ class Filler:
         try:
             while not self._stopping.is_set():
                 with self._work:
-                    check = self._checks.popleft() if self._checks else None
+                    check = self._rechecks.take()
                     found = self._next_locked() if check is None else None
                     probe = self._probe_locked() if check is None and found is None else None
                     hopeless = self._hopeless_locked()
@@ -207,20 +213,18 @@ class Filler:
         finally:
             upstream.close()
 
-    def _check_locked(self, blob: Blob, chunk: int, now: float) -> bool:
-        """Whether *chunk* is being checked, or is to be from now on; with it the next ones, for which nobody waits."""
-        key = blob.id, chunk
-        if key not in self._checking and blob.states(chunk, 1) != UNCHECKED:
-            return False
-        self._blobs[blob.id] = blob
-        self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=True)  # the reader's place, for read-ahead
-        for ahead, state in enumerate(blob.states(chunk, 1 + CHECK_AHEAD)):
-            if state == UNCHECKED[0] and (blob.id, chunk + ahead) not in self._checking:
-                self._checking[blob.id, chunk + ahead] = False
-                self._checks.append((blob, chunk + ahead))
-                self._work.notify()
-        self._checking[key] = True
-        return True
+    def _run_checks(self) -> None:
+        """A lane that no source can hold up."""
+        while not self._stopping.is_set():
+            with self._work:
+                check = self._rechecks.take()
+                if check is None:
+                    self._check_work.wait(IDLE_S)
+            if check is not None:
+                try:
+                    self._recheck(*check)
+                except Exception:
+                    log.exception("a check failed in a way that was not foreseen")
 
     def _recheck(self, blob: Blob, chunk: int) -> None:
         """Whatever happens, who waits for the chunk is woken, or it is demanded of the sources."""
@@ -232,7 +236,7 @@ class Filler:
             log.error("chunk %d of blob %s cannot be checked: %s", chunk, blob.sha256, error)
         finally:
             with self._work:
-                awaited = self._checking.pop((blob.id, chunk), False)
+                awaited = self._rechecks.done(blob, chunk)
                 is_present = blob.states(chunk, 1) == PRESENT
                 if awaited and not is_present:
                     self._blobs[blob.id] = blob
@@ -254,7 +258,7 @@ class Filler:
                 return 0
             chosen[blob] = source
             longest = max(1, self._sources.longest_run(source) // CHUNK_BYTES)
-            return min(longest, SHORT_RUN) if self._long_runs >= len(self._threads) - 1 else longest
+            return min(longest, SHORT_RUN) if self._long_runs >= self._fill_threads - 1 else longest
 
         run = self._plan.next(lambda blob, first, count: _must_fetch(self._blobs[blob], first, count), longest_run)
         if run is None:

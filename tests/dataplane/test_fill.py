@@ -372,6 +372,25 @@ def test_an_unchecked_chunk_is_checked_once_however_many_wait(tmp_path: Path, re
     rack.close()
 
 
+def test_an_unchecked_chunk_does_not_wait_for_fetches_that_hang(
+    tmp_path: Path, region: FakeRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bootplane.dataplane.upstream.STALL_S", 60.0)
+    rack = on_a_used_disk(tmp_path, region)
+    region.publish({"squashfs": DATA, "other": DATA[::-1]})
+    other = rack.blob(DATA[::-1])
+    region.stall.set()
+    for chunk in (1, 4, 7):
+        rack.filler.miss(other, chunk)
+    eventually(lambda: rack.filler.stats.runs == 3)  # every fill thread is in it
+    assert rack.read_whole(rack.blob()) == DATA
+    assert rack.filler.stats.runs == 3
+    assert rack.filler.stats.errors == {}
+    region.stall.clear()
+    assert rack.status_of(other, 4) == 0
+    rack.close()
+
+
 def test_an_unchecked_chunk_needs_no_source(tmp_path: Path, region: FakeRegion) -> None:
     rack = on_a_used_disk(tmp_path, region, park_limit_s=0.2)
     rack.filler.set_sources([])
@@ -387,7 +406,7 @@ def test_a_rotten_chunk_is_fetched_for_who_waits_and_one_of_read_ahead_is_not(
     blob = rack.blob()
     assert rack.wait_for(blob, 1) == 0
     eventually(lambda: rack.cache.stats()["rotten_chunks"] == 1)
-    eventually(lambda: not rack.filler._checking)
+    eventually(lambda: not rack.filler._rechecks)
     assert (SHA, 2) not in region.sent
     assert rack.read_whole(blob) == DATA
     assert region.sent[(SHA, 2)] == 1
