@@ -2,6 +2,8 @@
 
 BOOTPLANE_ONLY="blob lru"      build just these modules (their .pxd must be there, the others may be broken)
 BOOTPLANE_DEBUG=1              bounds checks, assertions and reference counts on
+BOOTPLANE_SANITIZE=thread      watched by ThreadSanitizer, or `address`: by AddressSanitizer and UndefinedBehaviorSanitizer. Only
+                               for a private copy of the tree (tests/sanitizers/run.py): no plain Python can load these
 BOOTPLANE_ANNOTATE=1           write Cython's annotated HTML beside each module
 Uses ccache when it is on PATH.
 """
@@ -25,12 +27,20 @@ if "CC" not in os.environ and shutil.which("ccache"):
     os.environ["CC"] = f"ccache {shlex.split(sysconfig.get_config_var('CC') or 'cc')[0]}"
 
 flags = ["-O1", "-g", "-UNDEBUG", "-DBOOTPLANE_DEBUG=1"] if DEBUG else ["-O2", "-g0"]
+link_flags: list[str] = []
+SANITIZERS = {"address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "thread": ["-fsanitize=thread"]}
+if sanitize := os.environ.get("BOOTPLANE_SANITIZE"):
+    if sanitize not in SANITIZERS:
+        raise SystemExit(f"BOOTPLANE_SANITIZE: expected one of {', '.join(SANITIZERS)}, got {sanitize!r}")
+    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DBOOTPLANE_DEBUG=1", *SANITIZERS[sanitize]]
+    link_flags = SANITIZERS[sanitize][:1]
 
 extensions = [
     Extension(
         f"bootplane.core.{pyx.stem}",
         [f"bootplane/core/{pyx.name}"],
         extra_compile_args=[*flags, "-std=c11", "-D_GNU_SOURCE", "-Wno-unreachable-code"],
+        extra_link_args=link_flags,
     )
     for pyx in sorted(pathlib.Path(__file__).parent.joinpath("core").glob("*.pyx"))
     if not ONLY or pyx.stem in ONLY
