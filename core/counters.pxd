@@ -35,6 +35,7 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_MISSES                     # transfers that waited at least once
     C_PARKED                     # times a transfer was parked for a chunk
     C_PARK_TIMEOUTS              # parked longer than the limit
+    C_UNREADABLE                 # times a file could not be read while it was sent
     C_MAIL_REFUSED               # mails to Python that found the ring full (retried)
     C_RECORDS                    # transfers that ended and were written into the ring of records
     C_RECORDS_LOST               # transfers that ended while the ring was full

@@ -48,6 +48,7 @@ COUNTERS = (
     Counter("misses", "Transfers that waited for a byte at least once."),
     Counter("parked", "Times a transfer was parked for a chunk."),
     Counter("park_timeouts", "Times a parked transfer waited longer than the limit."),
+    Counter("unreadable", "Times a file on the rack's own disk could not be read while it was sent."),
     Counter("mail_refused", "Mails to the control thread that found the ring full and were sent again."),
     Counter("records", "Transfers that ended and were recorded for the boot timeline."),
     Counter("records_lost", "Transfers that ended while the ring of records was full, so that they are in no timeline."),

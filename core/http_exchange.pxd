@@ -37,6 +37,7 @@ cdef enum action_t:
     DO_SEND                          # send from blob, then exchange_sent; first the exchange_head, unless BEGUN
     DO_ASK                           # ask for scene.name, then exchange_answer
     DO_PARK                          # wait for the chunk at offset, then exchange_wake
+    DO_MEND                          # the same, but it is here and its file cannot be read
     DO_HAND_OVER                     # the connection and all its unanswered bytes belong to Python
     DO_CLOSE                         # end it cleanly
     DO_RESET                         # end it so that nobody takes what was sent for whole
@@ -84,6 +85,8 @@ cdef void exchange_head(exchange_t* x, scene_t* scene) noexcept nogil    # write
 cdef int exchange_sent(exchange_t* x, scene_t* scene, size_t n) noexcept nogil        # n body bytes are with the kernel
 cdef int exchange_text_sent(exchange_t* x, scene_t* scene) noexcept nogil
 cdef int exchange_absent(exchange_t* x) noexcept nogil                   # the byte at offset is not here
+cdef int exchange_damaged(exchange_t* x) noexcept nogil                  # it is, but cannot be read, and can be had again
+cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil       # nothing of the head just written was sent
 # data[0:n]: the head that was kept, or nothing when it was dropped before the byte was missed.
 cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n, int status) noexcept nogil
 cdef int exchange_cut(exchange_t* x, scene_t* scene) noexcept nogil      # a promised byte cannot be sent

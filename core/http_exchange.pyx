@@ -8,7 +8,7 @@ Leaves to others: sockets, timers and queues (http_service), moving bytes (sende
 (http_response).
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
 from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
 from bootplane.core.counters import COUNTERS
@@ -72,19 +72,20 @@ cdef void exchange_handed_over(exchange_t* x, scene_t* scene) noexcept nogil:
     x.pending = NULL
 
 
+cdef int counter_of(int status) noexcept nogil:
+    if status == 200:
+        return C_HTTP_OK
+    if status == 206:
+        return C_HTTP_PARTIAL
+    if status == 304:
+        return C_HTTP_NOT_MODIFIED
+    return C_HTTP_CLIENT_ERROR if status < 500 else C_HTTP_SERVER_ERROR
+
+
 cdef void count_status(exchange_t* x, scene_t* scene, int status) noexcept nogil:
     if x.pending != NULL:
         x.pending.status = <unsigned short>status
-    if status == 200:
-        count(scene.counters, C_HTTP_OK)
-    elif status == 206:
-        count(scene.counters, C_HTTP_PARTIAL)
-    elif status == 304:
-        count(scene.counters, C_HTTP_NOT_MODIFIED)
-    elif status < 500:
-        count(scene.counters, C_HTTP_CLIENT_ERROR)
-    else:
-        count(scene.counters, C_HTTP_SERVER_ERROR)
+    count(scene.counters, counter_of(status))
 
 
 cdef void let_go(exchange_t* x, scene_t* scene) noexcept nogil:
@@ -269,6 +270,11 @@ cdef void exchange_head(exchange_t* x, scene_t* scene) noexcept nogil:
     count_status(x, scene, x.status)
 
 
+cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil:
+    x.flags &= ~EXCHANGE_BEGUN
+    count_n(scene.counters, counter_of(x.status), <uint64_t>-1)
+
+
 cdef int answered(exchange_t* x, scene_t* scene) noexcept nogil:
     cdef bint keep = x.flags & EXCHANGE_KEEP and not scene.draining
     cdef bint is_cut = x.flags & EXCHANGE_GRUB and x.status >= 400
@@ -298,6 +304,11 @@ cdef int exchange_absent(exchange_t* x) noexcept nogil:
     x.flags |= EXCHANGE_WAITED
     x.state = EXCHANGE_PARKED
     return DO_PARK
+
+
+cdef int exchange_damaged(exchange_t* x) noexcept nogil:
+    exchange_absent(x)
+    return DO_MEND
 
 
 cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n, int status) noexcept nogil:
@@ -359,7 +370,7 @@ cdef void exchange_drop(exchange_t* x, scene_t* scene) noexcept nogil:
 # -- the same for Python ---------------------------------------------------------------------------------------------
 
 _ACTIONS = {
-    DO_READ: "read", DO_TEXT: "text", DO_SEND: "send", DO_ASK: "ask", DO_PARK: "park", DO_HAND_OVER: "hand over",
+    DO_READ: "read", DO_TEXT: "text", DO_SEND: "send", DO_ASK: "ask", DO_PARK: "park", DO_MEND: "mend", DO_HAND_OVER: "hand over",
     DO_CLOSE: "close", DO_RESET: "reset",
 }
 _DEADLINES = {"idle": DEADLINE_IDLE, "head": DEADLINE_HEAD, "send": DEADLINE_SEND}
@@ -433,6 +444,12 @@ cdef class Exchange:
         action = exchange_absent(&self.x)
         pending_waited(self.x.pending, followed)
         return _ACTIONS[action]
+
+    def damaged(self):
+        return _ACTIONS[exchange_damaged(&self.x)]
+
+    def take_back(self):
+        exchange_take_back(&self.x, &self.scene)
 
     def wake(self, int status=0):
         cdef const char* raw = self.data

@@ -8,20 +8,21 @@ part of a sendfile there may be none (the file may be cut), so that one is tried
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from bootplane.core.blob cimport SMALL_BYTES, blob_span, segment_release, segment_t
+from bootplane.core.blob cimport CHUNK_BYTES, SMALL_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.counters cimport C_HTTP_BODY_BYTES, C_HTTP_HEAD_BYTES, count_n
 from bootplane.core.http_close cimport WAIT, lost
 from bootplane.core.http_connection cimport (
     QUEUE_HOT, TIMER_PROBE, TIMER_SEND, connection_t, http_t, timer_touch,
 )
 from bootplane.core.http_exchange cimport (
-    DO_SEND, EXCHANGE_BEGUN, EXCHANGE_BODY, exchange_absent, exchange_cut, exchange_head, exchange_sent,
-    exchange_text_sent,
+    DO_SEND, EXCHANGE_BEGUN, EXCHANGE_BODY, exchange_absent, exchange_cut, exchange_damaged, exchange_head,
+    exchange_sent, exchange_take_back, exchange_text_sent,
 )
 from bootplane.core.http_input cimport drop_head, next_request, store, yield_turn
-from bootplane.core.linux cimport EIO, off_t
-from bootplane.core.sender cimport send_blob, send_parts, socket_low_water
-from bootplane.core.status cimport ST_ABSENT, ST_AGAIN, ST_OK, ST_TRUNCATED
+from bootplane.core.linux cimport off_t
+from bootplane.core.loop cimport loop_tell_damaged
+from bootplane.core.sender cimport is_damage, send_blob, send_parts, socket_low_water
+from bootplane.core.status cimport ST_ABSENT, ST_AGAIN, ST_OK
 
 cdef enum:
     GO_ON = 101                      # the head is with the kernel: an answer between two functions of this file
@@ -96,10 +97,13 @@ cdef int send_text(http_t* http, connection_t* c) noexcept nogil:
 
 
 cdef int broken(http_t* http, connection_t* c, int status) noexcept nogil:
-    """A send of body bytes failed: is it the file's fault or the peer's?"""
-    if status == ST_TRUNCATED or status == -EIO:
-        return exchange_cut(&c.x, &http.scene)
-    return lost(http, c)
+    """A send of body bytes failed: is it the file's fault or the peer's? A file of the cache is fetched again."""
+    if not is_damage(status):
+        return lost(http, c)
+    if c.x.blob.registered:
+        return exchange_damaged(&c.x)
+    loop_tell_damaged(http.loop, c.x.blob, <unsigned long long>(c.x.offset // CHUNK_BYTES))
+    return exchange_cut(&c.x, &http.scene)
 
 
 cdef int send_small(http_t* http, connection_t* c, segment_t* seg) noexcept nogil:
@@ -117,6 +121,8 @@ cdef int send_small(http_t* http, connection_t* c, segment_t* seg) noexcept nogi
     if status == ST_OK:
         return next_request(http, c, exchange_sent(&c.x, &http.scene, body))
     if status != ST_AGAIN:
+        if is_damage(status):
+            exchange_take_back(&c.x, &http.scene)        # if nobody can give the bytes, that can still be told
         return broken(http, c, status)
     if sent < head:
         return keep_rest(http, c, http.scene.out + sent, head - sent, head - sent)

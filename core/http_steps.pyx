@@ -12,8 +12,8 @@ from bootplane.core.http_connection cimport (
     http_t, running, timer_clear,
 )
 from bootplane.core.http_exchange cimport (
-    DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_PARK, DO_READ, DO_SEND, DO_TEXT,
-    EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire, exchange_feed,
+    DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_MEND, DO_PARK, DO_READ, DO_SEND,
+    DO_TEXT, EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire, exchange_feed,
     exchange_handed_over, exchange_refuse, exchange_wake,
 )
 from bootplane.core.http_input cimport load, read_more, store
@@ -32,10 +32,10 @@ cdef extern from "<sys/socket.h>" nogil:
 
 # -- waiting for the cache or for Python -----------------------------------------------------------------------------
 
-cdef int park(http_t* http, connection_t* c) noexcept nogil:
+cdef int park(http_t* http, connection_t* c, bint damaged) noexcept nogil:
     if store(http, c):
         timer_clear(http, c)         # the loop watches over parked ones
-        loop_park(http.loop, &c.waiter, c.x.blob, <unsigned long long>(c.x.offset // CHUNK_BYTES))
+        loop_park(http.loop, &c.waiter, c.x.blob, <unsigned long long>(c.x.offset // CHUNK_BYTES), damaged)
         pending_waited(c.x.pending, c.waiter.followed)
     return WAIT
 
@@ -111,8 +111,8 @@ cdef void go_on(http_t* http, connection_t* c, int action, int queue) noexcept n
         elif action == DO_SEND:
             action = send_body(http, c, queue)
             queue = QUEUE_HOT        # one turn of bulk; what is pipelined behind it waits for the next
-        elif action == DO_PARK:
-            action = park(http, c)
+        elif action == DO_PARK or action == DO_MEND:
+            action = park(http, c, action == DO_MEND)
         elif action == DO_ASK:
             action = ask(http, c)
         elif action == DO_HAND_OVER:

@@ -30,6 +30,7 @@ cdef enum mail_kind_t:
     MAIL_ADOPT                   # status: descriptor that comes back; p: malloc'd bytes already read, a: their count
     # to Python
     MAIL_MISS                    # a: blob id; b: chunk
+    MAIL_DAMAGED                 # the same: PRESENT, and its file cannot be read there, or in the chunk that follows
     MAIL_ASK                     # p: ask_t*, owned by the receiver
     MAIL_HANDOVER                # p: handover_t*, owned by the receiver
     MAIL_RETIRED                 # p: table_t*, the reference of the snapshot this reactor no longer uses
@@ -78,6 +79,7 @@ cdef struct waiter_t:            # embedded in a connection or transfer; zeroed 
     uint8_t parked               # 1 while in a list
     uint8_t posted               # 1 once its mail reached the ring; else the loop's tick posts again
     uint8_t followed             # set by loop_park: 1 when another waiter's mail asks for the chunk already
+    uint8_t damaged              # what loop_park was told
     ask_t* unposted              # owned; a question that found the ring full
 
 cdef struct loop_t:
@@ -120,8 +122,11 @@ cdef void loop_remove(loop_t* loop, int fd) noexcept nogil
 cdef void loop_add_ticker(loop_t* loop, ticker_t* ticker) noexcept nogil
 
 # Parks *w* until (blob, chunk) is present, cannot be had, or park_limit_ns has passed. One MISS mail per (blob, chunk) of
-# this reactor, however many wait. w.on_wake must be set. Retains the blob.
-cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk) noexcept nogil
+# this reactor, however many wait. w.on_wake must be set. Retains the blob. *damaged*: the chunk is here, but its file
+# cannot be read; the mail is DAMAGED.
+cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk, bint damaged) noexcept nogil
+# Tells of a file that cannot be read and that nobody can fetch again. The mail is lost when the ring is full.
+cdef void loop_tell_damaged(loop_t* loop, blob_t* blob, uint64_t chunk) noexcept nogil
 # Asks Python for a dynamic name; on_wake gets the answer. ST_OK or ST_NOMEM.
 cdef int loop_ask(loop_t* loop, waiter_t* w, int proto, const char* name, size_t n,
                   const sockaddr_storage* peer, const sockaddr_storage* local) noexcept nogil

@@ -13,7 +13,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from libc.time cimport gmtime_r, time_t, tm
 from bootplane.core.blob cimport blob_release, blob_retain, blob_t
-from bootplane.core.counters cimport C_MAIL_REFUSED, C_PARKED, C_PARK_TIMEOUTS, count, counters_t
+from bootplane.core.counters cimport C_MAIL_REFUSED, C_PARKED, C_PARK_TIMEOUTS, C_UNREADABLE, count, counters_t
 from bootplane.core.linux cimport (
     CLOCK_REALTIME, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, clock_gettime, close, epoll_create1,
     epoll_ctl, epoll_event, epoll_wait, errno, monotonic_ns, sockaddr_storage, timespec,
@@ -102,13 +102,13 @@ cdef void post_waiter(loop_t* loop, waiter_t* w) noexcept nogil:
             w.unposted = NULL
             w.posted = 1
     else:
-        mail.kind = MAIL_MISS
+        mail.kind = MAIL_DAMAGED if w.damaged else MAIL_MISS
         mail.a = w.blob.id
         mail.b = w.chunk
         w.posted = post(loop, &mail)
 
 
-cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk) noexcept nogil:
+cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk, bint damaged) noexcept nogil:
     cdef waiter_t* other
     blob_retain(blob)                # released in forget()
     w.blob = blob
@@ -116,17 +116,30 @@ cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk) noe
     w.request = 0
     w.posted = 0
     w.followed = 0
+    w.damaged = damaged
     count(loop.counters, C_PARKED)
+    if damaged:
+        count(loop.counters, C_UNREADABLE)
     other = loop.parked[bucket_of(blob.id)]
     while other != NULL:
         if other.blob == blob and other.chunk == chunk and other.posted:
-            w.posted = 1             # that one's mail will wake this one too
+            w.posted = 1             # that one's mail will wake this one too; if damage is still there, it is told then
             w.followed = 1
             break
         other = other.next
     link(loop, w, blob.id)
     if not w.posted:
         post_waiter(loop, w)
+
+
+cdef void loop_tell_damaged(loop_t* loop, blob_t* blob, uint64_t chunk) noexcept nogil:
+    cdef mail_t mail
+    memset(&mail, 0, sizeof(mail))
+    mail.kind = MAIL_DAMAGED
+    mail.a = blob.id
+    mail.b = chunk
+    count(loop.counters, C_UNREADABLE)
+    post(loop, &mail)
 
 
 cdef int loop_ask(loop_t* loop, waiter_t* w, int proto, const char* name, size_t n,

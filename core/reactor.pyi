@@ -7,6 +7,7 @@ from bootplane.core.table import Table
 Address = tuple[str, int]
 Mail = (
     tuple[Literal["miss"], int, int]  # blob id, chunk
+    | tuple[Literal["damaged"], int, int]  # the same: its file cannot be read there, or in the chunk that follows
     | tuple[Literal["ask"], int, str, str, Address, Address]  # request id, protocol, name, peer, local
     | tuple[Literal["handover"], int, bytes, Address, Address]  # descriptor (yours now), bytes read so far, peer, local
     | tuple[Literal["drained"]]

@@ -21,8 +21,8 @@ from bootplane.core.linux cimport (
     sockaddr_storage, write,
 )
 from bootplane.core.loop cimport (
-    MAIL_ADOPT, MAIL_ANSWER, MAIL_ASK, MAIL_CHUNK, MAIL_DRAIN, MAIL_DRAINED, MAIL_HANDOVER, MAIL_MISS, MAIL_RETIRED,
-    MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run, loop_t, mail_drop,
+    MAIL_ADOPT, MAIL_ANSWER, MAIL_ASK, MAIL_CHUNK, MAIL_DAMAGED, MAIL_DRAIN, MAIL_DRAINED, MAIL_HANDOVER, MAIL_MISS,
+    MAIL_RETIRED, MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run, loop_t, mail_drop,
 )
 from bootplane.core.mailbox cimport (
     mail_t, mailbox_begin, mailbox_free, mailbox_init, mailbox_pop, mailbox_push_locked,
@@ -229,6 +229,8 @@ cdef class Reactor:
         while mailbox_pop(&self.outbox, &mail):
             if mail.kind == MAIL_MISS:
                 out.append(("miss", mail.a, mail.b))
+            elif mail.kind == MAIL_DAMAGED:
+                out.append(("damaged", mail.a, mail.b))
             elif mail.kind == MAIL_ASK:
                 ask = <ask_t*>mail.p
                 out.append(("ask", ask.id, "http" if ask.proto == PROTO_HTTP else "tftp",

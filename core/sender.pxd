@@ -3,7 +3,7 @@
 # Results: ST_OK       all of it is with the kernel
 #          ST_AGAIN    the kernel took less; *sent says how much (see send_file about less and more than zero)
 #          ST_CLOSED   the peer is gone
-#          -errno      anything else; -EIO: the file cannot be read
+#          -errno      anything else, see is_damage
 from libc.stdint cimport int64_t, uint8_t
 from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport off_t
@@ -21,6 +21,9 @@ cdef int send_file(int sock, int fd, off_t offset, size_t n, size_t* sent) noexc
 # offset + sent is not here. ST_TRUNCATED: the blob's file is shorter than promised.
 cdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget, int64_t now_ns,
                    size_t* sent) noexcept nogil
+
+# Whether a status of these functions says that the file cannot be read, and nothing about the peer.
+cdef bint is_damage(int status) noexcept nogil
 
 # Closes with RST: what is still unsent is thrown away, and the peer sees an error instead of an end.
 cdef void socket_reset(int sock) noexcept nogil

@@ -9,13 +9,17 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from bootplane.core.blob cimport Blob, blob_span, blob_t, segment_release, segment_t
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNRESET, EINTR, EPIPE, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
+    EAGAIN, ECONNRESET, EINTR, EIO, EPIPE, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
     TCP_NOTSENT_LOWAT, close, errno, iovec, monotonic_ns, msghdr, off_t, sendfile, sendmsg, setsockopt, ssize_t,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_OK, ST_TRUNCATED
 
 cdef extern from "<errno.h>" nogil:
+    enum: EBADMSG
     enum: EFAULT
+    enum: ENODATA
+    enum: ESTALE
+    enum: EUCLEAN
     enum: ETIMEDOUT
     enum: ENOTCONN
 
@@ -34,6 +38,12 @@ cdef int trouble(int error) noexcept nogil:
     if error == EPIPE or error == ECONNRESET or error == ETIMEDOUT or error == ENOTCONN:
         return ST_CLOSED
     return -error
+
+
+cdef bint is_damage(int status) noexcept nogil:
+    # What disks and file systems say: I/O error, bad checksum, medium error, gone from the server, damaged structure.
+    return (status == ST_TRUNCATED or status == -EIO or status == -EBADMSG or status == -ENODATA or status == -ESTALE
+            or status == -EUCLEAN)
 
 
 cdef int send_parts(int sock, const char* head, size_t head_n, const uint8_t* body, size_t body_n, bint more,
@@ -56,7 +66,7 @@ cdef int send_parts(int sock, const char* head, size_t head_n, const uint8_t* bo
             return ST_OK if sent[0] == head_n + body_n else ST_AGAIN
         if errno == EINTR:
             continue
-        if errno == EFAULT and body_n:           # beyond the end of the mapped file, where a load would be SIGBUS
+        if errno == EFAULT and body_n:           # the file was cut, or cannot be read: where a load would be SIGBUS
             return ST_TRUNCATED
         return trouble(errno)
 

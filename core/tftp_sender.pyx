@@ -21,7 +21,7 @@ from bootplane.core.linux cimport (
     IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, MSG_DONTWAIT, UDP_SEGMENT, cmsghdr, epoll_ctl, epoll_event, errno,
     getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, off_t, sendmmsg, sendmsg, socklen_t,
 )
-from bootplane.core.loop cimport loop_park, loop_unpark
+from bootplane.core.loop cimport loop_park, loop_tell_damaged, loop_unpark
 from bootplane.core.records cimport source_waited
 from bootplane.core.status cimport ST_OK
 from bootplane.core.tftp_deadlines cimport wheel_arm
@@ -192,14 +192,14 @@ cdef void drop_batch(sender_t* s) noexcept nogil:
     s.segments_used = 0
 
 
-cdef void park(loop_t* loop, session_t* session, uint64_t chunk) noexcept nogil:
+cdef void park(loop_t* loop, session_t* session, uint64_t chunk, bint damaged) noexcept nogil:
     if session.waiter.parked:
         if session.waiter.chunk == chunk:
             return
         loop_unpark(loop, &session.waiter)       # evicted meanwhile: an earlier chunk is wanted again
     transfer_step(&session.transfer, EV_PARKED, 0, loop.now_ns)
     session.waited = 1
-    loop_park(loop, &session.waiter, session.blob, chunk)
+    loop_park(loop, &session.waiter, session.blob, chunk, damaged)
     session.source = source_waited(session.source, session.waiter.followed)
 
 
@@ -238,7 +238,7 @@ cdef int add_window(sender_t* s, loop_t* loop, tid_t* tid, session_t* session) n
             t.next += n
             owed -= n
     if status == NOT_HERE:
-        park(loop, session, absent)
+        park(loop, session, absent, False)
     return status
 
 
@@ -291,6 +291,18 @@ cdef void ask_for_room(loop_t* loop, tid_t* tid) noexcept nogil:
         tid.blocked = 1                          # cleared in tftp_service when EPOLLOUT comes
 
 
+cdef void unreadable(loop_t* loop, wheel_t* wheel, session_t* session) noexcept nogil:
+    """The kernel cannot read the mapping where the next block lies: the file was cut, or the disk has an error."""
+    cdef uint64_t chunk = block_offset(&session.transfer, session.transfer.next) // CHUNK_BYTES
+    ready_remove(session)
+    if session.blob.registered:
+        park(loop, session, chunk, True)
+        return
+    loop_tell_damaged(loop, session.blob, chunk)
+    session.unreadable = 1                       # tftp_service ends it on this timer
+    wheel_arm(wheel, &session.timer, 0, loop.now_ns)
+
+
 cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept nogil:
     cdef uint32_t at = 0
     cdef uint32_t tried = OUT_MESSAGES           # which message has failed once already
@@ -323,9 +335,10 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
         if tried != at:
             tried = at                           # an ICMP error of another client is reported once, by any call
             continue
-        if error == EFAULT:
-            out.session.unreadable = 1  # the file was cut under its mapping; tftp_service ends it on this timer
-            wheel_arm(wheel, &out.session.timer, 0, loop.now_ns)
+        if error == EFAULT and out.blocks > 0:
+            put_back(s, at)
+            unreadable(loop, wheel, out.session)
+            break
         sent(loop, wheel, out)                   # no route, no buffer, a firewall: as good as lost on the way
         at += 1
     drop_batch(s)

@@ -5,7 +5,7 @@
        └──────────── wake ◀───────────────┘
 
 A chunk of an earlier run's file (UNCHECKED) is hashed where it lies before anybody is asked for it (rechecks). Right:
-present. Wrong: its segment leaves the cache, and it is fetched like any other.
+present. Wrong: its segment leaves the cache, and it is fetched like any other. The same goes for unreadable ones.
 
 Invariants: a chunk is fetched by one thread however many wait; nobody is woken with "present" before its digest
 matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
@@ -31,6 +31,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.lru import CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
+from bootplane.dataplane.damage import Examiner
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.sources import Source, Sources
@@ -63,6 +64,9 @@ class CacheLike(Protocol):
     def store(self, blob: Blob, chunk: int, data: memoryview) -> None: ...
     def abandon(self, blob: Blob, chunk: int) -> None: ...
     def recheck(self, blob: Blob, chunk: int) -> bool: ...
+    def discard(self, blob: Blob, chunk: int) -> bool: ...
+    @property
+    def directory(self) -> str: ...
     def evict(self, wanted: int) -> int: ...
     def reap(self) -> int: ...
 
@@ -93,6 +97,7 @@ class FillStats:
     runs: int = 0  # range requests begun
     refused: int = 0  # chunks whose digest differed
     given_up: int = 0  # chunks whose waiters were told that they cannot be had
+    damaged: int = 0  # chunks that were found damaged on this host's disk while they were sent
     errors: Counter[str] = field(default_factory=Counter)  # by reason of UpstreamError, "disk" and "missing" besides
 
 
@@ -119,6 +124,7 @@ class Filler:
         self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
         self._rechecks = Rechecks()
+        self._examiner = Examiner(cache, self._met_damage)
         self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
         self._last_error = "no bulk address is known yet"
         self._last_reap = 0.0
@@ -171,6 +177,13 @@ class Filler:
                 self._work.notify()
         if present or hopeless:
             self._wake(blob, chunk, OK if present else ST_UPSTREAM)
+
+    def damaged(self, blob: Blob, chunk: int) -> None:
+        """A reader waits for *chunk*, which is PRESENT: it or the next cannot be read. Any thread; returns at once."""
+        with self._work:
+            self._rechecks.report(blob, chunk)
+            self._work.notify()
+            self._check_work.notify()
 
     def forget(self, blob: Blob) -> bool:
         """Nobody can ask for this blob any more. False, and nothing done, while chunks of it are being fetched."""
@@ -228,8 +241,12 @@ class Filler:
 
     def _recheck(self, blob: Blob, chunk: int) -> None:
         """Whatever happens, who waits for the chunk is woken, or it is demanded of the sources."""
+        status = OK
         try:
-            self._cache.recheck(blob, chunk)
+            if blob.chunks is not None:  # else a file of the shared store
+                self._cache.recheck(blob, chunk)
+            if self._rechecks.is_reported(blob, chunk) and not self._examiner.examine(blob, chunk):
+                status = ST_FULL
         except DigestMismatch as error:
             log.error("rotten in the cache, removed: %s", error)
         except (CoreError, OSError, ValueError) as error:  # ValueError: the cache has been closed
@@ -243,7 +260,12 @@ class Filler:
                     self._plan.miss(blob.id, chunk_count(blob.size), chunk, time.monotonic())
                     self._work.notify()
         if awaited and is_present:
-            self._wake(blob, chunk, OK)
+            self._wake(blob, chunk, status)
+
+    def _met_damage(self, sha256: str, chunk: int, expected: str, got: str) -> None:
+        with self._lock:
+            self.stats.damaged += 1
+            self.events.append(Refusal(sha256, chunk, "its own disk", expected, got, time.time()))
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()

@@ -114,6 +114,7 @@ class RackCollector(Collector):
             ("fill_chunks", "Chunks fetched, verified and stored.", fill.chunks),
             ("fill_requests", "Range requests sent to regions.", fill.runs),
             ("fill_refused_chunks", "Chunks from regions whose digest differed.", fill.refused),
+            ("damaged_chunks", "Chunks found damaged on this host's disk while they were sent.", fill.damaged),
             ("fill_given_up_chunks", "Chunks whose waiters were told that they cannot be had.", fill.given_up),
         ):
             yield CounterMetricFamily(PREFIX + key, text, value=value)

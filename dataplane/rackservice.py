@@ -1,6 +1,6 @@
 """The rack once its reactors run: everything that is Python, wired together on one event loop and a few threads.
 
-    reactor's mails ──▶ loop ──miss──▶ Filler (fill threads)
+    reactor's mails ──▶ loop ──miss, damaged──▶ Filler (fill threads)
                              ──ask───▶ Dynamic (worker threads)
                              ──handover▶ ControlPort (the loop)
     follower thread: catalogue, tables          beat thread: "I live", bulk addresses
@@ -40,6 +40,7 @@ from bootplane.dataplane.scrub import PASS_S, Damage, Scrubber
 from bootplane.dataplane.store import Store
 
 if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes need not know Prometheus
+    from bootplane.core.blob import Blob
     from bootplane.dataplane.metrics import Exposition, Numbers
 
 BEAT_S = 5.0
@@ -117,7 +118,10 @@ class RackService:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
-        self._reactors.attach(loop, {"miss": self._miss, "ask": self._ask, "handover": self._handover})
+        self._reactors.attach(
+            loop,
+            {"miss": self._miss, "damaged": self._unreadable, "ask": self._ask, "handover": self._handover},
+        )
         self.filler.start()
         self._reporter.start()
         self.scrubber.start()
@@ -146,12 +150,19 @@ class RackService:
     # -- mails of the reactors, on the loop
 
     def _miss(self, reactor: int, mail: tuple[Any, ...]) -> None:
+        if (blob := self._waited_for(reactor, mail)) is not None:
+            self.filler.miss(blob, mail[2])
+
+    def _unreadable(self, reactor: int, mail: tuple[Any, ...]) -> None:
+        if (blob := self._waited_for(reactor, mail)) is not None:
+            self.filler.damaged(blob, mail[2])
+
+    def _waited_for(self, reactor: int, mail: tuple[Any, ...]) -> Blob | None:
         _, blob_id, chunk = mail
         blob = self._follower.registry.by_id(blob_id)
         if blob is None:
             log.error("reactor %d waits for chunk %d of blob id %d, which nobody knows", reactor, chunk, blob_id)
-            return
-        self.filler.miss(blob, chunk)
+        return blob
 
     def _ask(self, reactor: int, mail: tuple[Any, ...]) -> None:
         _, request, proto, name, peer, local = mail

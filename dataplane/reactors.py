@@ -141,7 +141,7 @@ class Reactors:
             reactor.start()
 
     def attach(self, loop: asyncio.AbstractEventLoop, handlers: Mapping[str, Handler]) -> None:
-        """Reads mails on *loop*; each goes to the handler of its kind ("miss", "ask", "handover")."""
+        """Reads mails on *loop*; each goes to the handler of its kind ("miss", "damaged", "ask", "handover")."""
         self._all_drained = asyncio.Event()
         for reactor in self._reactors:
             loop.add_reader(reactor.fileno(), self._read, reactor, dict(handlers))

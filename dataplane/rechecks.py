@@ -1,4 +1,4 @@
-"""What is to be hashed where it lies: chunks of an earlier run's files, before anybody is asked for them.
+"""What is to be hashed where it lies: chunks of an earlier run's files, and those that a reader could not read.
 
 A queue in two parts: chunks somebody waits for, and the ones behind them, to which their readers come next. Who takes
 from it is whoever is free: fill threads, and one thread of its own, since fill threads may all hang in a source that
@@ -27,6 +27,7 @@ class Rechecks:
 
     def __init__(self) -> None:
         self._awaited: dict[tuple[int, int], bool] = {}  # (blob id, chunk) queued or in hand -> does somebody wait?
+        self._reported: set[tuple[int, int]] = set()  # of them: PRESENT, and a reader could not read it
         self._in_hand: set[tuple[int, int]] = set()
         self._first: deque[tuple[Blob, int]] = deque()
         self._later: deque[tuple[Blob, int]] = deque()  # may name what is in `_first` or in hand by now, too
@@ -46,6 +47,18 @@ class Rechecks:
                 self._later.append((blob, ahead))
         return True
 
+    def report(self, blob: Blob, chunk: int) -> None:
+        """A reader waits for *chunk*, which is PRESENT: it or the next one cannot be read."""
+        key = blob.id, chunk
+        if key not in self._in_hand:
+            self._reported.add(key)
+        if not self._awaited.get(key, False):
+            self._awaited[key] = True
+            self._first.append((blob, chunk))
+
+    def is_reported(self, blob: Blob, chunk: int) -> bool:
+        return (blob.id, chunk) in self._reported
+
     def take(self) -> tuple[Blob, int] | None:
         """The next one, in the caller's hands until done()."""
         for queue in (self._first, self._later):
@@ -60,6 +73,7 @@ class Rechecks:
     def done(self, blob: Blob, chunk: int) -> bool:
         """It has been looked at. Returns whether somebody waits."""
         self._in_hand.discard((blob.id, chunk))
+        self._reported.discard((blob.id, chunk))
         return self._awaited.pop((blob.id, chunk), False)
 
     def has(self, blob: Blob) -> bool:

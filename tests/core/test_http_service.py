@@ -185,6 +185,40 @@ def test_a_file_that_was_cut_on_disk_is_never_ended_cleanly(tmp_path: pathlib.Pa
         assert how == "reset"
         assert n < size
         it.wait_for("http_cut", 1)
+        assert it.mail("damaged")[1:] == (blob.id, size // 8192 * 4096 // CHUNK)
+        assert it.count("unreadable") == 1
+        assert it.count("http_ok") == (1 if n else 0), "a head of which nothing was sent is no answer"
+
+
+def test_a_cached_file_that_cannot_be_read_is_waited_for_and_its_head_sent_once(
+    cache: Cache, tmp_path: pathlib.Path
+) -> None:
+    data = os.urandom(40_000)
+    blob = cold(cache, data)
+    fill(cache, blob, data, 0)
+    os.truncate(next(tmp_path.rglob("*.d/0")), 8192)
+    with rack({"file": blob}) as it, it.client() as client:
+        client.send(b"GET /file" + HOST)
+        assert it.mail("damaged")[1:] == (blob.id, 0)
+        assert cache.discard(blob, 0)
+        fill(cache, blob, data, 0)
+        it.reactor.chunk(blob, 0)
+        assert client.response().body == data
+        counts = {name: it.count(name) for name in ("http_ok", "parked", "unreadable", "http_cut")}
+        assert counts == {"http_ok": 1, "parked": 1, "unreadable": 1, "http_cut": 0}
+
+
+def test_a_cached_file_that_cannot_be_read_nor_had_again_is_503(cache: Cache, tmp_path: pathlib.Path) -> None:
+    data = os.urandom(40_000)
+    blob = cold(cache, data)
+    fill(cache, blob, data, 0)
+    os.truncate(next(tmp_path.rglob("*.d/0")), 0)
+    with rack({"file": blob}) as it, it.client() as client:
+        client.send(b"GET /file" + HOST)
+        it.mail("damaged")
+        it.reactor.chunk(blob, 0, ST_UPSTREAM)
+        assert client.response().status == 503
+        assert (it.count("http_ok"), it.count("http_server_error")) == (0, 1)
 
 
 # -- dynamic names ----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ def numbers(start: int, real: Mapping[str, int] | None = None) -> Numbers:
     core = {counter.name: next(n) for counter in COUNTERS}
     cache = {key: next(n) for key in (*CACHE_GAUGES, *CACHE_COUNTERS)}
     fill = FillStats(upstream_bytes=next(n), chunks=next(n), runs=next(n), refused=next(n), given_up=next(n))
+    fill.damaged = next(n)
     for reason in FETCH_ERRORS:
         fill.errors[reason] = next(n)
     return Numbers(

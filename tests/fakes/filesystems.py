@@ -1,18 +1,23 @@
 """Real file systems for a test: small sparse images, mounted through a loop device with direct I/O; and what they hold.
 
 ``mounted("xfs", directory)`` makes, mounts and removes one; a mount that is still busy at the end fails the test, since
-then somebody has kept a descriptor or a mapping. ``Meter`` samples how much a cache directory takes on the disk, by the
+then somebody has kept a descriptor or a mapping. ``on_disk`` is the same with the device in hand: Disk.spoil() makes
+bytes of a file unreadable, Disk.snapshot() keeps what a power cut would leave at this instant.
+
+``Meter`` samples how much a cache directory takes on the disk, by the
 file system's own count (st_blocks), and never claims more than was there at one moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import mmap
 import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +25,8 @@ from typing import Self
 MIB = 1 << 20
 BLOCK = 512  # unit of st_blocks, whatever the file system
 KINDS = ("ext4", "xfs", "btrfs")
+LOG_IN_FRONT = {"ext4": ["-O", "^has_journal"], "xfs": ["-l", "agnum=0"], "btrfs": []}
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
 IMAGE_BYTES = 320 * MIB  # the least mkfs.xfs takes is 300 MiB; sparse, so it costs what is written
 MKFS = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-m", "0"],  # no blocks kept back for root
@@ -52,24 +59,73 @@ def _unmount(point: Path) -> None:
         raise AssertionError(f"{point}: a descriptor or a mapping was kept") from error
 
 
+class Disk:
+    """A file system of *kind* in *image*, mounted at *point* from *device*."""
+
+    def __init__(self, kind: str, image: Path, device: str, point: Path) -> None:
+        self.kind, self.image, self.device, self.point = kind, image, device, point
+
+    def spoil(self, path: Path, at: int) -> None:
+        """From now on the 4 KiB at *at* of the file cannot be read. btrfs finds a wrong checksum there; to ext4 and xfs
+        the device ends there until somebody writes behind, and what lay behind is lost, too: make these two with
+        their log in front (LOG_IN_FRONT), and read at once."""
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            wanted = os.pread(file.fileno(), 4096, at)
+            with self.image.open("r+b") as image:
+                with mmap.mmap(image.fileno(), 0, prot=mmap.PROT_READ) as view:
+                    place = view.find(wanted)
+                assert place >= 0 and len(wanted) == 4096, f"{path}: its bytes at {at} are not in {self.image}"
+                if self.kind == "btrfs":
+                    os.pwrite(image.fileno(), bytes([wanted[0] ^ 1]), place)
+                    os.fsync(image.fileno())
+                else:
+                    image.truncate(place)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def run(self, *command: str) -> str:
+        return _run(*command)
+
+    def snapshot(self, copy: Path) -> None:
+        """What the device has got up to one instant. The image must lie where files share blocks (xfs, btrfs)."""
+        with self.image.open("rb") as source, copy.open("wb") as target:
+            fcntl.ioctl(target.fileno(), FICLONE, source.fileno())
+
+
 @contextlib.contextmanager
-def mounted(kind: str, directory: Path, size: int = IMAGE_BYTES) -> Iterator[Path]:
-    """A new file system of *kind*; its mount point. Raises CannotMountError."""
-    if os.geteuid() != 0:
-        raise CannotMountError("only root can mount")
-    image, point = directory / f"{kind}.img", directory / kind
+def attached(kind: str, image: Path, point: Path, options: str = "defaults") -> Iterator[Disk]:
+    """The file system that *image* holds, mounted at *point*, which is made. Raises CannotMountError."""
     with contextlib.ExitStack() as undo:
-        undo.callback(image.unlink)
-        with image.open("wb") as file:
-            file.truncate(size)
-        _run(*MKFS[kind], str(image))
         device = _run("losetup", "--find", "--show", "--direct-io=on", str(image))
         undo.callback(_run, "losetup", "--detach", device)
         point.mkdir()
         undo.callback(point.rmdir)
-        _run("mount", "-t", kind, device, str(point))
+        _run("mount", "-t", kind, "-o", options, device, str(point))
         undo.callback(_unmount, point)
-        yield point
+        yield Disk(kind, image, device, point)
+
+
+@contextlib.contextmanager
+def on_disk(
+    kind: str, directory: Path, size: int = IMAGE_BYTES, options: str = "defaults", mkfs: Sequence[str] = ()
+) -> Iterator[Disk]:
+    """A new file system of *kind*, made with further options *mkfs*. Raises CannotMountError."""
+    if os.geteuid() != 0:
+        raise CannotMountError("only root can mount")
+    image = directory / f"{kind}.img"
+    with contextlib.ExitStack() as undo:
+        undo.callback(image.unlink)
+        with image.open("wb") as file:
+            file.truncate(size)
+        _run(*MKFS[kind], *mkfs, str(image))
+        yield undo.enter_context(attached(kind, image, directory / kind, options))
+
+
+@contextlib.contextmanager
+def mounted(kind: str, directory: Path, size: int = IMAGE_BYTES) -> Iterator[Path]:
+    """A new file system of *kind*; its mount point. Raises CannotMountError."""
+    with on_disk(kind, directory, size) as disk:
+        yield disk.point
 
 
 def leave_room(directory: Path, free: int) -> None:

@@ -1,0 +1,155 @@
+"""A disk that fails under the cache: bytes that cannot be read while they are sent, directories that take no change.
+
+The errors are real: a loop device that ends in the middle of a file (ext4, xfs), or whose bytes have another checksum
+(btrfs). sendfile() then gives EIO, and what is sent from a mapping EFAULT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bootplane.core import http_fetch, tftp_fetch
+from tests.dataplane.rackprocess import RackProcess
+from tests.fakes.filesystems import KINDS, LOG_IN_FRONT, MIB, CannotMountError, Disk, on_disk
+from tests.fakes.http_client import PATIENCE_S, Client
+from tests.fakes.region import FakeRegion
+
+pytestmark = pytest.mark.integration
+
+BIG = random.Random(8).randbytes(9 * MIB + 4321)  # ten chunks in three segments
+BIG_SHA = hashlib.sha256(BIG).hexdigest()
+LOADER = random.Random(9).randbytes(50_000)  # sent from its mapping, with its head
+LOADER_SHA = hashlib.sha256(LOADER).hexdigest()
+FILES = {"images/x/squashfs": BIG, "bootx64.efi": LOADER}
+INPUT_OUTPUT = "got Input/output error"
+
+
+@pytest.fixture(params=KINDS)
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
+    with contextlib.ExitStack() as undo:
+        try:
+            yield undo.enter_context(on_disk(request.param, tmp_path, mkfs=LOG_IN_FRONT[request.param]))
+        except CannotMountError as error:
+            pytest.skip(f"{request.param}: {error}")
+
+
+@pytest.fixture
+def region() -> Iterator[FakeRegion]:
+    with FakeRegion(FILES) as fake:
+        yield fake
+
+
+@pytest.fixture
+def rack(disk: Disk, region: FakeRegion) -> Iterator[RackProcess]:
+    """One that has served every file once."""
+    with RackProcess(disk.point / "rack", region, "--park-limit", "2") as it:
+        assert http(it, "images/x/squashfs") == BIG
+        assert http(it, "bootx64.efi") == LOADER
+        region.sent.clear()
+        yield it
+
+
+def http(rack: RackProcess, name: str) -> bytes:
+    return http_fetch.fetch(rack.http.host, rack.http.port, f"/{name}", keep=True).body
+
+
+def tftp(rack: RackProcess, name: str) -> bytes:
+    """By TFTP in windows of 16."""
+    return tftp_fetch.fetch(rack.tftp.host, rack.tftp.port, name, windowsize=16, keep=True).body
+
+
+def segment(rack: RackProcess, sha256: str, index: int) -> Path:
+    return rack.directory / "data" / "cache" / f"{sha256}.d" / str(index)
+
+
+def spoil(disk: Disk, rack: RackProcess, path: Path, at: int) -> None:
+    """Between two runs: pages that a process has mapped and touched are not given back to the disk."""
+    rack.stop()
+    disk.spoil(path, at)
+    rack.start()
+
+
+def damage_lines(rack: RackProcess) -> list[str]:
+    return [line for line in rack.log().splitlines() if "damaged on the disk" in line]
+
+
+@pytest.mark.parametrize("read", [http, tftp])
+def test_a_segment_that_cannot_be_read_is_fetched_again_and_the_transfer_goes_on(
+    read: Callable[[RackProcess, str], bytes], disk: Disk, rack: RackProcess, region: FakeRegion
+) -> None:
+    path = segment(rack, BIG_SHA, 1)
+    disk.spoil(path, MIB + 8192)  # in chunk 5
+    assert read(rack, "images/x/squashfs") == BIG
+    assert region.sent[BIG_SHA, 5] == 1
+    assert disk.kind != "btrfs" or {chunk for _, chunk in region.sent} <= {4, 5, 6, 7}
+    expected = hashlib.sha256(BIG[5 * MIB : 6 * MIB]).hexdigest()
+    lines = damage_lines(rack)
+    told = f"damaged on the disk, removed and fetched again: chunk 5 of blob {BIG_SHA} in {path}: expected {expected}, "
+    assert sum(told + INPUT_OUTPUT in line for line in lines) == 1
+    numbers = rack.metrics()
+    assert numbers["bootplane_damaged_chunks_total"] == len(lines) >= 1
+    assert numbers["bootplane_unreadable_total"] >= 1
+    assert numbers["bootplane_http_cut_total"] == numbers["bootplane_tftp_errors_total"] == 0
+    assert read(rack, "images/x/squashfs") == BIG
+    assert damage_lines(rack) == lines, "what was fetched again is right"
+
+
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)  # the other two are written to between the runs
+@pytest.mark.parametrize("read", [http, tftp])
+def test_so_is_a_small_file_that_is_sent_from_its_mapping(
+    read: Callable[[RackProcess, str], bytes], disk: Disk, rack: RackProcess, region: FakeRegion
+) -> None:
+    spoil(disk, rack, segment(rack, LOADER_SHA, 0), 8192)
+    assert read(rack, "bootx64.efi") == LOADER
+    assert region.sent[LOADER_SHA, 0] == 1
+    assert rack.metrics()["bootplane_damaged_chunks_total"] == 1
+
+
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)  # the other two lose what lies behind it as well
+def test_with_its_region_gone_a_damaged_file_is_refused_as_one_that_was_never_here(
+    disk: Disk, rack: RackProcess, region: FakeRegion
+) -> None:
+    disk.spoil(segment(rack, BIG_SHA, 2), 4096)
+    spoil(disk, rack, segment(rack, LOADER_SHA, 0), 8192)
+    region.stop()
+    with Client(rack.http.port) as client:
+        answer = client.get("/bootx64.efi")
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+        assert client.get("/images/x/squashfs", f"Range: bytes=0-{8 * MIB - 1}").body == BIG[: 8 * MIB]
+    with pytest.raises(Exception, match=r"bytes cannot be had|not sent it in time"):
+        tftp(rack, "bootx64.efi")
+    with Client(rack.http.port) as client:
+        client.send(b"GET /images/x/squashfs HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\r\n")
+        client.head()
+        n, how = client.rest()
+        assert (how, n) == ("reset", 8 * MIB) or (how == "reset" and n < len(BIG)), "never a clean end"
+    region.start()
+    deadline = time.monotonic() + PATIENCE_S
+    while Client(rack.http.port).get("/bootx64.efi").status != 200:
+        assert time.monotonic() < deadline
+    assert http(rack, "images/x/squashfs") == BIG
+    assert len(damage_lines(rack)) == 2
+
+
+@pytest.mark.parametrize("disk", ["btrfs"], indirect=True)
+def test_many_readers_of_a_damaged_chunk_cost_one_fetch_and_one_line(
+    disk: Disk, rack: RackProcess, region: FakeRegion
+) -> None:
+    disk.spoil(segment(rack, BIG_SHA, 0), 3 * MIB)
+    clients = [Client(rack.http.port) for _ in range(16)]
+    for client in clients:
+        client.send(b"GET /images/x/squashfs HTTP/1.1\r\nHost: r\r\n\r\n")
+    for client in clients:
+        assert client.response().body == BIG
+        client.socket.close()
+    assert region.sent[BIG_SHA, 3] == 1
+    assert len(damage_lines(rack)) == 1
+    assert re.search("chunk 3 of blob", damage_lines(rack)[0])
