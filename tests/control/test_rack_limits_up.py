@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -51,14 +52,18 @@ class Reader(threading.Thread):
 
 
 def on_disk(site: Site) -> int:
-    """Bytes of segments, by the disk's own accounting."""
-    found = 0
-    for path in (site.data / "rack" / "cache").glob("*.d/*"):
-        try:
-            found += path.stat().st_blocks * 512
-        except FileNotFoundError:  # evicted between the two calls
-            continue
-    return found
+    """Bytes of segments that were there at one instant, by the disk's own accounting."""
+
+    def look() -> dict[tuple[Path, int], int]:
+        found = {}
+        for path in (site.data / "rack" / "cache").glob("*.d/*"):
+            with contextlib.suppress(FileNotFoundError):  # evicted between the two calls
+                now = path.stat()
+                found[path, now.st_ino] = now.st_blocks * 512
+        return found
+
+    first, second = look(), look()
+    return sum(size for file, size in first.items() if file in second)
 
 
 def in_force(site: Site) -> int:
