@@ -31,8 +31,9 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_NAMES_FOUND
     C_NAMES_DYNAMIC
     C_NAMES_UNKNOWN
-    C_HITS                       # transfers that never waited for a byte
-    C_MISSES                     # transfers that waited at least once
+    C_HITS                       # transfers of files that never waited; hits + misses + coalesced = transfers that ended
+    C_MISSES                     # waited at least once for a chunk that they were the first to ask for
+    C_COALESCED                  # waited, but only for chunks that another transfer of their reactor had asked for
     C_PARKED                     # times a transfer was parked for a chunk
     C_PARK_TIMEOUTS              # parked longer than the limit
     C_UNREADABLE                 # times a file could not be read while it was sent

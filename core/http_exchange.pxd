@@ -11,7 +11,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport counters_t
-from bootplane.core.http_record cimport journal_t, pending_t
+from bootplane.core.http_record cimport journal_t, pending_t, pending_waited
 from bootplane.core.linux cimport off_t
 from bootplane.core.table cimport table_t
 
@@ -30,6 +30,7 @@ cdef enum exchange_flag_t:
     EXCHANGE_BEGUN = 8               # the response head was written: from here on a failure is a reset
     EXCHANGE_WAITED = 16             # it was parked at least once
     EXCHANGE_GRUB = 32               # the client is GRUB, which takes the text of a refusal for the file it asked for
+    EXCHANGE_FIRST = 64              # it was the first to ask for a chunk that it waited for
 
 cdef enum action_t:
     DO_READ = 0                      # bytes are needed: feed again with more of them, or with what is left
@@ -87,6 +88,10 @@ cdef int exchange_text_sent(exchange_t* x, scene_t* scene) noexcept nogil
 cdef int exchange_absent(exchange_t* x) noexcept nogil                   # the byte at offset is not here
 cdef int exchange_damaged(exchange_t* x) noexcept nogil                  # it is, but cannot be read, and can be had again
 cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil       # nothing of the head just written was sent
+cdef inline void exchange_parked(exchange_t* x, bint followed) noexcept nogil:   # after DO_PARK; as loop_park set it
+    if not followed:
+        x.flags |= EXCHANGE_FIRST
+    pending_waited(x.pending, followed)
 # data[0:n]: the head that was kept, or nothing when it was dropped before the byte was missed.
 cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n, int status) noexcept nogil
 cdef int exchange_cut(exchange_t* x, scene_t* scene) noexcept nogil      # a promised byte cannot be sent

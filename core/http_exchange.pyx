@@ -13,7 +13,7 @@ from libc.string cimport memchr, memcmp, memset
 from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
 from bootplane.core.counters import COUNTERS
 from bootplane.core.counters cimport (
-    C_HITS, C_HTTP_BODY_BYTES, C_HTTP_CLIENT_ERROR, C_HTTP_CUT, C_HTTP_NOT_MODIFIED, C_HTTP_OK,
+    C_COALESCED, C_HITS, C_HTTP_BODY_BYTES, C_HTTP_CLIENT_ERROR, C_HTTP_CUT, C_HTTP_NOT_MODIFIED, C_HTTP_OK,
     C_HTTP_PARTIAL, C_HTTP_REQUESTS, C_HTTP_SERVER_ERROR, C_LOOKUPS, C_MISSES, C_NAMES_DYNAMIC, C_NAMES_FOUND,
     C_NAMES_UNKNOWN, count, count_n, counters_t,
 )
@@ -22,7 +22,7 @@ from bootplane.core.http_head cimport (
     head_t, slice_t, target_path,
 )
 from bootplane.core.http_range cimport precondition
-from bootplane.core.http_record cimport journal_free, pending_drop, pending_end, pending_new, pending_waited
+from bootplane.core.http_record cimport journal_free, pending_drop, pending_end, pending_new
 from bootplane.core.http_response cimport (
     CONNECTION_CLOSE, CONNECTION_IMPLIED, CONNECTION_KEEP, RESPONSE_ROOM, refusal_t, response_file, response_refusal,
 )
@@ -90,7 +90,10 @@ cdef void count_status(exchange_t* x, scene_t* scene, int status) noexcept nogil
 
 cdef void let_go(exchange_t* x, scene_t* scene) noexcept nogil:
     if x.blob != NULL:
-        count(scene.counters, C_MISSES if x.flags & EXCHANGE_WAITED else C_HITS)
+        if not x.flags & EXCHANGE_WAITED:
+            count(scene.counters, C_HITS)
+        else:
+            count(scene.counters, C_MISSES if x.flags & EXCHANGE_FIRST else C_COALESCED)
         blob_release(x.blob)         # retained in plan()
         x.blob = NULL
 
@@ -442,7 +445,7 @@ cdef class Exchange:
 
     def absent(self, bint followed=False):
         action = exchange_absent(&self.x)
-        pending_waited(self.x.pending, followed)
+        exchange_parked(&self.x, followed)
         return _ACTIONS[action]
 
     def damaged(self):

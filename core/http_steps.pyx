@@ -14,11 +14,10 @@ from bootplane.core.http_connection cimport (
 from bootplane.core.http_exchange cimport (
     DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_MEND, DO_PARK, DO_READ, DO_SEND,
     DO_TEXT, EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire, exchange_feed,
-    exchange_handed_over, exchange_refuse, exchange_wake,
+    exchange_handed_over, exchange_parked, exchange_refuse, exchange_wake,
 )
 from bootplane.core.http_input cimport load, read_more, store
 from bootplane.core.http_output cimport send_body, send_text
-from bootplane.core.http_record cimport pending_waited
 from bootplane.core.linux cimport (
     EAGAIN, EINTR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, errno, getpeername, getsockname, recv,
     sockaddr, sockaddr_storage, socklen_t,
@@ -36,7 +35,7 @@ cdef int park(http_t* http, connection_t* c, bint damaged) noexcept nogil:
     if store(http, c):
         timer_clear(http, c)         # the loop watches over parked ones
         loop_park(http.loop, &c.waiter, c.x.blob, <unsigned long long>(c.x.offset // CHUNK_BYTES), damaged)
-        pending_waited(c.x.pending, c.waiter.followed)
+        exchange_parked(&c.x, c.waiter.followed)
     return WAIT
 
 

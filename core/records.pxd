@@ -4,7 +4,7 @@
 # A full ring drops the newest record and counts it in C_RECORDS_LOST: the ones that wait are never overwritten, so what
 # is read is the unbroken beginning of what happened.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from bootplane.core.counters cimport counters_t
+from bootplane.core.counters cimport C_COALESCED, C_HITS, C_MISSES, counters_t
 
 cdef enum:
     RECORDS = 4096                   # per reactor: 1.5 MiB, touched as it fills; bounds what a reader can have to do
@@ -69,5 +69,9 @@ cdef void record_agent(record_t* record, const char* agent, size_t n) noexcept n
 # What *source* becomes by a wait; *followed*: as loop_park sets it.
 cdef inline uint8_t source_waited(uint8_t source, bint followed) noexcept nogil:
     return SOURCE_COALESCED if followed and source != SOURCE_MISS else SOURCE_MISS
+
+# Where a transfer of a file whose bytes came from *source* is counted.
+cdef inline int source_counter(uint8_t source) noexcept nogil:
+    return C_MISSES if source == SOURCE_MISS else (C_COALESCED if source == SOURCE_COALESCED else C_HITS)
 
 cdef list records_read(records_t* r, Py_ssize_t limit)

@@ -15,13 +15,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
 from bootplane.core.blob cimport blob_release, blob_retain, blob_t
 from bootplane.core.counters cimport (
-    C_HITS, C_MISSES, C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
+    C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
 )
 from bootplane.core.linux cimport AF_INET, ntohs
 from bootplane.core.loop cimport PROTO_TFTP, loop_t, loop_unpark, waiter_t
 from bootplane.core.records cimport (
     OUTCOME_ABORTED, OUTCOME_COMPLETE, OUTCOME_CUT, OUTCOME_PROBE, OUTCOME_REFUSED, OUTCOME_TIMEOUT, record_name,
-    record_t, records_next, records_push,
+    record_t, records_next, records_push, source_counter,
 )
 from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_UNKNOWN
 from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
@@ -81,7 +81,7 @@ cdef void release(loop_t* loop, session_t* s) noexcept nogil:
     tids_rest(&tftp.past, &s.peer, s.tid.index, loop.now_ns)
     s.tid.sessions -= 1
     if not s.asking:
-        count(loop.counters, C_MISSES if s.waited else C_HITS)
+        count(loop.counters, source_counter(s.source))
     if s.blob != NULL:
         blob_release(s.blob)         # retained in session_begin
     session_drop(&tftp.sessions, s)

@@ -198,7 +198,6 @@ cdef void park(loop_t* loop, session_t* session, uint64_t chunk, bint damaged) n
             return
         loop_unpark(loop, &session.waiter)       # evicted meanwhile: an earlier chunk is wanted again
     transfer_step(&session.transfer, EV_PARKED, 0, loop.now_ns)
-    session.waited = 1
     loop_park(loop, &session.waiter, session.blob, chunk, damaged)
     session.source = source_waited(session.source, session.waiter.followed)
 

@@ -46,7 +46,6 @@ cdef struct session_t:
     uint8_t source               # source_t
     uint8_t queued               # in tid's list
     uint8_t asking               # waits for the content of a dynamic name; no transfer yet
-    uint8_t waited               # parked at least once
     uint8_t gso                  # UDP_SEGMENT works on the route to this client
     uint8_t unreadable           # the kernel could not read the file's mapping: end it with an ERROR
     uint16_t name_len

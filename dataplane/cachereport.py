@@ -1,7 +1,7 @@
 """What a rack tells its region of its cache, with every beat: made and checked in one file, so that both ends agree.
 
     beat = {..., "cache": Cache.stats(), "upstream_bytes": int, "events": [refusals],
-            "cache_report": {"up_s", "hits", "misses", "served_bytes", "present_bytes", "in_place_files",
+            "cache_report": {"up_s", "hits", "misses", "coalesced", "served_bytes", "present_bytes", "in_place_files",
                              "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s",
                              "upstream_limit_bytes_s", "disk_bytes", "disk_free_bytes"}}
 
@@ -45,6 +45,7 @@ CACHE_NUMBERS = (
 _OWN_NUMBERS = (
     "hits",
     "misses",
+    "coalesced",
     "served_bytes",
     "present_bytes",
     "in_place_files",
@@ -90,7 +91,8 @@ class CacheReport:
     numbers: Mapping[str, int]  # CACHE_NUMBERS
     up_s: float
     hits: int  # transfers that never waited for a byte
-    misses: int
+    misses: int  # ... that waited for a chunk they were the first to ask for
+    coalesced: int  # ... that waited only for chunks that others had asked for
     served_bytes: int  # to machines: boot texts and TFTP packets sent again included
     upstream_bytes: int  # from regions, refused and repeated ones included
     present_bytes: int  # of all files
@@ -133,6 +135,7 @@ class CacheReporter:
             "up_s": round(now - self._began, 3),
             "hits": counters["hits"],
             "misses": counters["misses"],
+            "coalesced": counters["coalesced"],
             "served_bytes": counters["http_body_bytes"] + counters["tftp_data_bytes"],
             **self._limits(),
             **self._walked,

@@ -171,6 +171,7 @@ class RackCache(_Out):
     transfers: int
     hits: int
     misses: int
+    coalesced: int
     in_place_files: int
     upstream_limit_bytes_s: int
     disk_bytes: int

@@ -225,7 +225,10 @@ def _hits(cache: dict[str, Any]) -> str:
         return "No machine has fetched anything yet."
     percent = 100 * cache["hits"] // cache["transfers"]
     noun = "transfer" if cache["transfers"] == 1 else "transfers"
-    return f"{percent} % of {cache['transfers']:,} {noun} found everything here; {cache['misses']:,} had to wait."
+    waited = f"{cache['misses']:,} had to wait for the region"
+    if cache["coalesced"]:
+        waited += f", {cache['coalesced']:,} for what others had asked for already"
+    return f"{percent} % of {cache['transfers']:,} {noun} found everything here; {waited}."
 
 
 def _upstream(cache: dict[str, Any]) -> str:

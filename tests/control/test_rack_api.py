@@ -223,9 +223,9 @@ def explaining(token: racktoken.RackToken) -> dict[str, Any]:
     """A beat that tells of its cache, every number a different one."""
     cache = {key: 10 + i for i, key in enumerate(cachereport.CACHE_NUMBERS)} | {"not_known_yet": 1}
     report = {
-        "up_s": 61.5, "hits": 97, "misses": 3, "served_bytes": 30, "present_bytes": 1999, "in_place_files": 31,
-        "files": [FILE, FILE | {"name": "", "size": 0, "present_bytes": 0}], "files_total": 33, "files_age_s": 29.0,
-        "upstream_limit_bytes_s": 35, "disk_bytes": 36, "disk_free_bytes": 37,
+        "up_s": 61.5, "hits": 97, "misses": 2, "coalesced": 1, "served_bytes": 30,
+        "present_bytes": 1999, "in_place_files": 31, "files": [FILE, FILE | {"name": "", "size": 0, "present_bytes": 0}],
+        "files_total": 33, "files_age_s": 29.0, "upstream_limit_bytes_s": 35, "disk_bytes": 36, "disk_free_bytes": 37,
     }  # fmt: skip
     events = [REFUSED | {"at": 1763719200.9, "chunk": 1}, REFUSED | {"at": 1763719201.0, "chunk": 2}]
     return {"rack": token.rack_id, "cache": cache, "cache_report": report, "upstream_bytes": 34, "events": events}
@@ -243,7 +243,7 @@ def test_what_a_rack_says_of_its_cache_is_shown_by_id_and_by_name(
         "rack": token.rack_id, "name": "a07", "up_s": 61.5, "limit_bytes": 10, "charged_bytes": 11,
         "condemned_bytes": 12, "segments": 13, "evicted_segments": 14, "evicted_bytes": 15, "filled_bytes": 16,
         "refused_chunks": 17, "present_bytes": 1999, "upstream_bytes": 34, "served_bytes": 30, "transfers": 100,
-        "hits": 97, "misses": 3, "in_place_files": 31, "files_total": 33, "files_age_s": 29.0,
+        "hits": 97, "misses": 2, "coalesced": 1, "in_place_files": 31, "files_total": 33, "files_age_s": 29.0,
         "upstream_limit_bytes_s": 35, "disk_bytes": 36, "disk_free_bytes": 37,
         "files": [FILE | {"percent": 99}, FILE | {"name": "", "size": 0, "present_bytes": 0, "percent": 100}],
         "refusals": [

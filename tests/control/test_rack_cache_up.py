@@ -5,16 +5,22 @@ The rack is told apart from nothing: no share, one file, one machine, nothing el
 
 from __future__ import annotations
 
+import concurrent.futures
+import hashlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
 from bootplane.control.api import schemas
+from bootplane.core import http_fetch, tftp_fetch
+from bootplane.dataplane import addresses
 from tests.fakes.up import Site, up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 LIMIT = 64 << 20
+ENDS = ("hits", "misses", "coalesced")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,7 @@ def test_a_file_fetched_twice_is_one_miss_one_hit_and_here_to_the_last_byte(site
         "transfers": 2,
         "hits": 1,
         "misses": 1,
+        "coalesced": 0,
         "in_place_files": 0,
         "upstream_limit_bytes_s": 0,
         "files": [
@@ -72,6 +79,37 @@ def test_a_file_fetched_twice_is_one_miss_one_hit_and_here_to_the_last_byte(site
         "refusals": [],
     }
     lines = site.run("rack", "cache").splitlines()
-    assert lines[2] == "50 % of 2 transfers found everything here; 1 had to wait."
+    assert lines[2] == "50 % of 2 transfers found everything here; 1 had to wait for the region."
     assert lines[3].startswith("Upstream gave ") and lines[3].endswith(" served (2.0 x).")
     assert lines[-1].split()[0] == "ubuntu/noble/amd64/ga-24.04/squashfs" and lines[-1].split()[-1] == "100"
+
+
+def test_hits_misses_and_followers_add_up_to_what_was_looked_up_on_http_and_tftp(site: Site) -> None:
+    """A cold herd on both ways in; what the rack counts, /metrics says and `rack cache` tells is the same."""
+    image = site.json("image", "show", "ubuntu/noble/amd64/ga-24.04")
+    initrd = next(file for file in image["files"] if file["ftype"] == "boot-initrd")
+    http, tftp = addresses.parse(site.http, "http"), addresses.parse(site.ready["tftp"], "tftp")
+    before = site.eventually(lambda: metrics(site), lambda now: now["lookups"] == summed(now))
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        herd = [
+            pool.submit(http_fetch.fetch, http.host, http.port, f"/{initrd['names'][0]}", keep=True) for _ in range(8)
+        ]
+        herd += [pool.submit(tftp_fetch.fetch, tftp.host, tftp.port, initrd["names"][0], keep=True) for _ in range(4)]
+        assert {hashlib.sha256(each.result().body or b"").hexdigest() for each in herd} == {initrd["sha256"]}
+    after = site.eventually(lambda: metrics(site), lambda now: summed(now) >= summed(before) + 12)
+    assert after["lookups"] - before["lookups"] == summed(after) - summed(before) == 12
+    assert after["misses"] > before["misses"]
+    told = cache_after(site, transfers=summed(after))
+    assert {name: told[name] for name in ENDS} == {name: after[name] for name in ENDS}
+    assert told["transfers"] == summed(told)
+
+
+def metrics(site: Site) -> dict[str, int]:
+    with urlopen(f"http://{site.http}/metrics", timeout=20) as answer:
+        lines = [line.split() for line in answer.read().decode().splitlines()]
+    found = {name.removeprefix("bootplane_").removesuffix("_total"): value for name, value in (x[:2] for x in lines)}
+    return {name: int(float(found[name])) for name in (*ENDS, "lookups")}
+
+
+def summed(counts: dict[str, int]) -> int:
+    return sum(counts[name] for name in ENDS)

@@ -391,6 +391,9 @@ def test_followers_of_a_fill_are_told_from_its_leader(cold_rack: Cold) -> None:
         assert only(rack).source == "hit"
     for client in clients:
         client.socket.close()
+    counters = rack.counters()
+    assert (counters["hits"], counters["misses"], counters["coalesced"]) == (1, 1, 2)
+    assert counters["lookups"] == counters["names_found"] == 4
 
 
 def test_a_file_cut_on_disk_is_a_cut(tmp_path: pathlib.Path) -> None:
@@ -465,7 +468,7 @@ def test_every_request_is_one_record_and_the_counters_add_up() -> None:
     assert by["complete"] == counters["tftp_completed"]
     assert by["aborted"] + by["probe"] == counters["tftp_aborted"]
     assert by["timeout"] == counters["tftp_timed_out"]
-    assert len(began) == counters["hits"] + counters["misses"]
+    assert len(began) == counters["hits"] + counters["misses"] + counters["coalesced"]
     assert sum(r.packets for r in records) == counters["tftp_data"]
     assert sum(r.retransmits for r in records) == counters["tftp_retransmitted"]
     assert counters["records"] == len(records)

@@ -16,7 +16,7 @@ from bootplane.dataplane.catalogue import CHUNK_BYTES, BlobEntry, Catalogue
 from bootplane.dataplane.fill import Refusal
 from tests.fakes.region import chunks_of
 
-CORE = {"hits": 0, "misses": 0, "http_body_bytes": 0, "tftp_data_bytes": 0}
+CORE = {"hits": 0, "misses": 0, "coalesced": 0, "http_body_bytes": 0, "tftp_data_bytes": 0}
 BEAT_BYTES = 64 << 10
 
 
@@ -63,7 +63,7 @@ def test_a_report_says_of_each_file_how_much_of_it_is_here_most_bytes_first(cach
     fill(cache, blobs[0], small, 0)
     fill(cache, blobs[2], big, 1)
     names = {"bootx64.efi": blobs[0].sha256, "ubuntu/amd64/ga-24.04/noble/stable/squashfs": blobs[2].sha256}
-    core = CORE | {"hits": 5, "misses": 2, "http_body_bytes": 3000, "tftp_data_bytes": 41}
+    core = CORE | {"hits": 5, "misses": 2, "coalesced": 1, "http_body_bytes": 3000, "tftp_data_bytes": 41}
     reporter = CacheReporter(lambda: blobs, lambda: catalogue_of(names), lambda: core)
     refusal = Refusal("a" * 64, 3, "10.0.0.1:5241", "b" * 64, "c" * 64, 1.5)
     found = cachereport.parse(beat(cache, reporter, upstream_bytes=1200, events=[dict(refusal._asdict(), text="...")]))
@@ -73,7 +73,13 @@ def test_a_report_says_of_each_file_how_much_of_it_is_here_most_bytes_first(cach
         CachedFile("bootx64.efi", blobs[0].sha256, 100, 100),
     )
     assert (found.files_total, found.present_bytes, found.in_place_files) == (2, 1100, 0)
-    assert (found.hits, found.misses, found.served_bytes, found.upstream_bytes) == (5, 2, 3041, 1200)
+    assert (found.hits, found.misses, found.coalesced, found.served_bytes, found.upstream_bytes) == (
+        5,
+        2,
+        1,
+        3041,
+        1200,
+    )
     assert found.numbers == {key: cache.stats()[key] for key in cachereport.CACHE_NUMBERS}
     assert found.numbers["filled_bytes"] == 1100 and found.numbers["segments"] == 2
     assert [tuple(each) for each in found.refusals] == [(1.5, "a" * 64, 3, "10.0.0.1:5241", "b" * 64, "c" * 64)]

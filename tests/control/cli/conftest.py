@@ -79,7 +79,7 @@ CACHE = {
     "limit_bytes": 4 << 30, "charged_bytes": 3328599654, "condemned_bytes": 0, "segments": 812,
     "evicted_segments": 0, "evicted_bytes": 0, "filled_bytes": 404 << 20, "refused_chunks": 0,
     "present_bytes": 404 << 20, "upstream_bytes": 404 << 20, "served_bytes": 64 * (404 << 20),
-    "transfers": 1204, "hits": 1168, "misses": 36, "in_place_files": 0,
+    "transfers": 1204, "hits": 1168, "misses": 30, "coalesced": 6, "in_place_files": 0,
     "upstream_limit_bytes_s": 0, "disk_bytes": 50 << 30, "disk_free_bytes": 20 << 30,
     "files": [
         {"name": "ubuntu/noble/amd64/ga-24.04/squashfs", "sha256": "a" * 64, "size": 500 << 20,

@@ -158,7 +158,7 @@ def test_rack_cache_says_in_sentences_how_far_it_carries_and_what_is_in_it(bootp
     whole = """\
 Rack a07, up for 2:01:09.
 3.1 GiB of 4.0 GiB used (77 %) in 812 segments.
-97 % of 1,204 transfers found everything here; 36 had to wait.
+97 % of 1,204 transfers found everything here; 30 had to wait for the region, 6 for what others had asked for already.
 Upstream gave 404.0 MiB for 25.2 GiB served (64 x).
 Nothing was evicted. No chunk was refused.
 
@@ -183,11 +183,19 @@ def test_rack_cache_says_what_went_wrong_and_how_old_it_is(bootplane, region) ->
         "got": "e" * 64,
     }
     numbers = {"age_s": 600.0, "files_age_s": 28.0, "files_total": 51, "condemned_bytes": 4 << 20, "in_place_files": 3}
-    numbers |= {"evicted_segments": 120, "evicted_bytes": 480 << 20, "refused_chunks": 1, "hits": 1203, "misses": 1}
+    numbers |= {
+        "evicted_segments": 120,
+        "evicted_bytes": 480 << 20,
+        "refused_chunks": 1,
+        "hits": 1203,
+        "misses": 1,
+        "coalesced": 0,
+    }
     region.answers[CACHE] = region.answers[CACHE] | numbers | {"refusals": [refusal]}
     result = bootplane("rack", "cache", "rack1")
     assert "up for 2:01:09; told 10:00 ago (2026-11-21T10:00:00Z), silent since." in result.stdout
-    assert "in 812 segments; 4.0 MiB evicted, but still being read.\n99 % of 1,204 transfers" in result.stdout
+    assert "in 812 segments; 4.0 MiB evicted, but still being read.\n99 % of 1,204 transfers found" in result.stdout
+    assert " everything here; 1 had to wait for the region.\n" in result.stdout
     assert "Evicted: 120 segments, 480.0 MiB. 1 chunk was refused for a wrong digest; no" in result.stdout
     assert "3 files served from the region's own directory" in result.stdout
     last = result.stdout.splitlines()[-1].split()
