@@ -38,9 +38,11 @@ cdef struct segment_t:
     blob_t* blob                     # borrowed; valid while the segment is in a slot
     uint32_t index                   # slot number in the blob
     void* cache                      # borrowed: the cache_t that charged it, NULL when not cached
-    segment_t* lru_prev              # LRU list, under the cache's mutex
+    segment_t* lru_prev              # the order it is in (lru_order), under the cache's mutex like all of lru_*
     segment_t* lru_next
-    uint64_t lru_stamp               # stamp when it was last moved to the front, under the cache's mutex
+    uint64_t lru_stamp               # its place in the order: `stamp` when it was last put there
+    uint64_t lru_filled              # when the last fill in it was begun, as `stamp`; 0: by an earlier run
+    uint8_t lru_class                # which order (lru_policy.class_t)
     segment_t* next_dead             # graveyard or pool link
     uint8_t doomed                   # not 0: to be removed once its fills have ended (lru_steps); under the cache's mutex
     void (*on_closed)(segment_t* seg) noexcept nogil   # NULL, or called by reap() after the close; seg.blob may be gone
@@ -56,6 +58,7 @@ cdef struct blob_t:
     uint8_t digest[32]
     uint8_t dynamic                  # 1: made for one request (boot configuration), never cached by name
     uint8_t registered               # 1: a cache's register holds one of refs, and keeps it while cached > 0
+    uint8_t protected                # 1: its segments are of the protected class (lru_policy); under the cache's mutex
     uint32_t cached                  # segments in slots that a cache charged; under the cache's mutex
     blob_t* next_dead
 

@@ -202,7 +202,8 @@ cdef segment_t* segment_new(blob_t* blob, uint32_t index, int fd, off_t base, of
     seg.index = index
     seg.cache = NULL
     seg.lru_prev = seg.lru_next = NULL
-    seg.lru_stamp = 0
+    seg.lru_stamp = seg.lru_filled = 0
+    seg.lru_class = 0
     seg.next_dead = NULL
     seg.doomed = 0
     seg.on_closed = NULL
@@ -502,21 +503,23 @@ cdef class Blob:
         check(status, f"blob {self.sha256}: {length} bytes from {offset}")
         return out
 
-    def span(self, off_t offset) -> int:
-        """Bytes that may be sent from *offset* in one call; 0 when the first of them is not here. Counts as a use."""
+    def span(self, off_t offset, int64_t now_ns=0) -> int:
+        """Bytes that may be sent from *offset* in one call; 0 when the first of them is not here. Counts as a use at
+        *now_ns* (monotonic; 0: now)."""
         cdef segment_t* seg
         cdef off_t run
-        cdef int status = blob_span(self.b, offset, monotonic_ns(), &seg, &run)
+        cdef int status = blob_span(self.b, offset, now_ns or monotonic_ns(), &seg, &run)
         if status == ST_ABSENT:
             return 0
         check(status, f"blob {self.sha256}: offset {offset} of {self.b.size} bytes")
         segment_release(seg)
         return run
 
-    def pin(self, off_t offset) -> Pin:
-        """A hold on the segment of *offset*, to send from its descriptor; counts as a use. CoreError when it is absent."""
+    def pin(self, off_t offset, int64_t now_ns=0) -> Pin:
+        """A hold on the segment of *offset*, to send from its descriptor; counts as a use, as span() does. CoreError when
+        it is absent."""
         cdef Pin pin = Pin.__new__(Pin)
-        cdef int status = blob_span(self.b, offset, monotonic_ns(), &pin.seg, &pin.length)
+        cdef int status = blob_span(self.b, offset, now_ns or monotonic_ns(), &pin.seg, &pin.length)
         check(status, f"blob {self.sha256}: offset {offset} of {self.b.size} bytes")
         pin.fd = pin.seg.fd
         pin.offset = offset - pin.seg.base

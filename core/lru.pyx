@@ -3,7 +3,7 @@
 Idea: this is the Python edge of lru_steps. It says which blob is which (one blob_t per digest, however often it is asked
 for, since two would share files), checks arguments with the GIL held, and turns a status into one sentence.
 
-Left to others: what a segment goes through and the locks (lru_steps), which one is evicted (lru_order), files
+Left to others: what a segment goes through and the locks (lru_steps), which one is evicted (lru_policy), files
 (segment_file), fetching and trying again (dataplane.fill), calling reap() now and then.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import os
 import pathlib
 import threading
+from typing import NamedTuple
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -23,12 +24,16 @@ from bootplane.core.blob cimport (
     CHUNK_BYTES, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap, digest_of,
     segment_t,
 )
-from bootplane.core.linux cimport bp_load_u8, close, off_t
+from bootplane.core.linux cimport bp_load_u8, close, monotonic_ns, off_t
+from bootplane.core.lru_evictions cimport (
+    EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
+)
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
+from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
 from bootplane.core.lru_steps cimport (
-    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_look, cache_new,
-    cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
+    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_evictions, cache_fill, cache_is_idle, cache_look,
+    cache_new, cache_protect, cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
@@ -36,7 +41,9 @@ from bootplane.core import kept_segments
 from bootplane.core.segment_file import CacheInUse, lock_directory
 from bootplane.core.status import CoreError, DigestMismatch
 
-__all__ = ["Cache", "CacheFull", "CacheInUse", "alive"]
+__all__ = ["Cache", "CacheFull", "CacheInUse", "Eviction", "alive"]
+
+_REASONS = ("", "room", "limit", "disk", "dropped", "rotten")            # by reason_t
 
 
 def alive() -> int:
@@ -48,10 +55,24 @@ class CacheFull(CoreError):
     """Nothing can be evicted: every segment is being filled or sent, or the limit is smaller than one segment."""
 
 
+class Eviction(NamedTuple):
+    """Segments of one blob that left one after another for one reason: another segment needed the *room*, a smaller *limit*,
+    a full *disk*, *dropped* (nothing names the blob any more), *rotten* (damaged on the disk)."""
+
+    sha256: str
+    segments: int
+    bytes: int                       # on the disk
+    reason: str
+    at: float                        # Unix seconds, of the last
+    idle_s: float                    # since the last use by anybody; the shortest of them
+    wanted_by: str                   # sha256 of the blob that needed the room, of the last; ""
+
+
 @cython.no_gc_clear                  # __dealloc__ needs `known`: it keeps the blobs of the segments in the list
 cdef class Cache:
     """The cache in *directory* (made when missing), of *limit_bytes*. Segment files of an earlier run are kept (`found`): they
-    count against the limit from the start, and belong to a blob once blob() is asked for its digest.
+    count against the limit from the start, and belong to a blob once blob() is asked for its digest. What is used *reuse_s*
+    after it was fetched outlives what is not (lru_policy).
 
     Raises CacheInUse when another Cache has the directory, OSError when it cannot be used. Thread-safe."""
 
@@ -59,10 +80,12 @@ cdef class Cache:
         self.c = NULL
         self.lock_fd = -1
 
-    def __init__(self, directory: str, limit_bytes: int) -> None:
+    def __init__(self, directory: str, limit_bytes: int, *, reuse_s: float = 60.0) -> None:
         if self.c != NULL:
             raise ValueError(f"cache {self.directory}: is open already")
         limit = checked_limit(limit_bytes)
+        if not 0 <= reuse_s <= 1e9:
+            raise ValueError(f"cache reuse_s: expected 0 to 1e9 seconds, got {reuse_s}")
         self.directory = os.fspath(directory)
         self.known = {}
         self.known_lock = threading.Lock()
@@ -74,7 +97,7 @@ cdef class Cache:
             dirfd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self.lock_fd = lock_directory(dirfd, self.directory)
             segments, self.foreign, self.found = kept_segments.find(dirfd, limit)
-            self.c = cache_new(dirfd, limit)
+            self.c = cache_new(dirfd, limit, <uint64_t>(reuse_s * 1e9))
             if self.c == NULL:
                 check(ST_NOMEM, f"cache {self.directory}")
             dirfd = -1               # the cache's now
@@ -100,7 +123,7 @@ cdef class Cache:
         cdef bytes digest, states
         cdef blob_t* b
         cdef int status, fd
-        cdef uint64_t stamp = 0
+        cdef uint64_t stamp = <uint64_t>monotonic_ns() - <uint64_t>len(segments)
         last = {}
         for segment in segments:
             last[segment.sha256] = max(segment.index, last.get(segment.sha256, 0))
@@ -127,7 +150,7 @@ cdef class Cache:
                 own, size, root = self.unclaimed[segment.sha256]
                 if (size, root) != (segment.size, segment.root):         # not of one record: none of it is trusted
                     self.unclaimed[segment.sha256] = own, -1, "-"
-                stamp += 1           # older than every use in this run
+                stamp += 1           # newer than the one before, older than every use in this run
                 status = cache_adopt(self.c, own.b, <uint32_t>segment.index, fd, segment.length,
                                      <const uint8_t*>PyBytes_AS_STRING(states), stamp)
             if status != ST_OK:
@@ -198,10 +221,11 @@ cdef class Cache:
         kept_segments.put_state(self.c.dirfd, [record for _, record in entries])
         return ""
 
-    def blob(self, str sha256 not None, off_t size, bytes chunks not None):
+    def blob(self, str sha256 not None, off_t size, bytes chunks not None, *, bint protected=False):
         """The Blob of this digest, to be filled by begin() and store(). The same blob_t for as long as anybody has it or
         a segment of it is cached. ValueError when *chunks* is not 32 bytes for each chunk of *size*, or when the blob is
-        known with another size or list."""
+        known with another size or list. What is *protected* (for good), or smaller than a segment, goes last while all that
+        is takes up no more than a quarter of the limit."""
         cdef bytes digest = digest_of(sha256)
         cdef Blob own, found
         cdef blob_t* b
@@ -218,12 +242,16 @@ cdef class Cache:
                         raise ValueError(f"blob {sha256}: known as {own.b.size} bytes, got {size} bytes or another chunk list")
                     own = None
                 if own is not None:
+                    if protected and not own.b.protected:
+                        with nogil:
+                            cache_protect(self.c, own.b)
                     blob_retain(own.b)               # before reap() may find it idle
                     return blob_wrap(own.b, sha256, own.chunks)
             b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
             if b == NULL:
                 check(ST_NOMEM, f"blob {sha256}")
             b.registered = 1
+            b.protected = protected or size < SEGMENT_BYTES
             own = blob_wrap(b, sha256, chunks)
             if sha256 in self.unclaimed:
                 found, found_size, root = self.unclaimed[sha256]
@@ -263,15 +291,16 @@ cdef class Cache:
         if status != ST_OK and status != ST_FULL:
             self.fail(status, &fault, 0)
 
-    def begin(self, Blob blob not None, int64_t chunk) -> bool:
+    def begin(self, Blob blob not None, int64_t chunk, int64_t now_ns=0) -> bool:
         """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is present, another's, or UNCHECKED.
 
-        Makes and charges the segment, evicting what is in the way. Raises CacheFull; OSError naming the file."""
+        Makes and charges the segment, evicting what is in the way. Counts as a use at *now_ns* (monotonic; 0: now).
+        Raises CacheFull; OSError naming the file."""
         cdef fault_t fault
         cdef int status
         self.check_mine(blob, chunk)
         with nogil:
-            status = cache_begin(self.c, blob.b, <uint64_t>chunk, &fault)
+            status = cache_begin(self.c, blob.b, <uint64_t>chunk, now_ns or monotonic_ns(), &fault)
         if status == ST_OK or status == ST_AGAIN:
             return status == ST_OK
         if status == ST_FULL:
@@ -429,16 +458,43 @@ cdef class Cache:
                 del self.known[sha256]
         return closed
 
+    def evictions(self) -> list:
+        """What left last, as Evictions: the newest last, at most 64."""
+        cdef evictions_t kept
+        cdef eviction_t* each
+        cdef uint64_t i
+        with nogil:
+            cache_evictions(self.c, &kept)
+        found = []
+        for i in range(kept.count - min(kept.count, <uint64_t>EVICTIONS), kept.count):
+            each = &kept.ring[i % EVICTIONS]
+            wanted_by = each.wanted_by[:32]
+            found.append(Eviction(
+                each.digest[:32].hex(), each.segments, each.bytes, _REASONS[each.reason], each.at_ns / 1e9, each.idle_ns / 1e9,
+                wanted_by.hex() if any(wanted_by) else ""))
+        return found
+
     def stats(self) -> dict:
         cdef cache_t now
         with nogil:
             cache_look(self.c, &now)
+        room = now.evicted_segments[REASON_ROOM]
+        lowered = now.evicted_segments[REASON_LIMIT]
+        disk = now.evicted_segments[REASON_DISK]
         return {
             "limit_bytes": now.limit,
             "charged_bytes": now.charged,
             "condemned_bytes": now.condemned,
             "segments": now.segments,
-            "evicted_segments": now.evicted_segments,
+            "protected_bytes": now.policy.orders[CLASS_PROTECTED].bytes,
+            "reused_bytes": now.policy.orders[CLASS_REUSED].bytes,
+            "made_segments": now.made_segments,
+            "ghost_double_segments": now.ghost_double_segments,
+            "ghost_quadruple_segments": now.ghost_quadruple_segments,
+            "evicted_segments": room + lowered + disk,
+            "evicted_room_segments": room,
+            "evicted_limit_segments": lowered,
+            "evicted_disk_segments": disk,
             "evicted_bytes": now.evicted_bytes,
             "filled_bytes": now.filled_bytes,
             "refused_chunks": now.refused_chunks,

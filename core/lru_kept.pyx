@@ -15,7 +15,8 @@ from bootplane.core.linux cimport (
     bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, off_t, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from bootplane.core.lru_busy cimport cache_wait, is_busy
-from bootplane.core.lru_order cimport order_insert, order_remove
+from bootplane.core.lru_evictions cimport REASON_NONE
+from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASSES, policy_add, policy_protect, policy_remove
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 
@@ -32,7 +33,9 @@ cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t len
     seg.stamp = seg.lru_stamp = stamp
     bp_add_int(&c.refs, 1)           # given back in segment_closed
     pthread_mutex_lock(&c.lock)
-    order_insert(&c.order, seg)
+    if index == 0 and length < SEGMENT_BYTES:    # a blob that ends in its first segment is a small one
+        blob.protected = 1
+    policy_add(&c.policy, seg, False)
     c.segments += 1
     c.kept_segments += 1
     c.charged += seg.charge
@@ -60,8 +63,8 @@ cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noex
             length = SEGMENT_BYTES
         if seg.length != length:
             misfits += 1
-            if cache_remove(c, seg, &fault) != ST_OK:            # its name is replaced when the segment is filled
-                order_remove(&c.order, seg)
+            if cache_remove(c, seg, REASON_NONE, NULL, &fault) != ST_OK:         # its name is replaced when it is filled
+                policy_remove(&c.policy, seg)
                 take_out(c, seg)
             continue
         if not trusted:
@@ -72,6 +75,8 @@ cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noex
         found.cached -= 1
         seg.blob = blob
         blob.cached += 1
+        if blob.protected and seg.lru_class != CLASS_PROTECTED:
+            policy_protect(&c.policy, seg)
         bp_store_ptr(&blob.segs[i], seg)
     pthread_mutex_unlock(&c.lock)
     return misfits
@@ -82,19 +87,20 @@ cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil:     # lock 
     cdef segment_t* seg
     cdef uint64_t n = 0
     cdef uint8_t state
-    cdef int i
+    cdef int group, i
     pthread_mutex_lock(&c.lock)
     kept = <kept_t*>calloc(c.segments + 1, sizeof(kept_t))
-    seg = c.order.oldest if kept != NULL else NULL
-    while seg != NULL:
-        kept[n].seg = seg
-        kept[n].stamp = bp_relaxed_u64(&seg.stamp)
-        for i in range(SEGMENT_CHUNKS):
-            state = bp_load_u8(&seg.state[i])
-            if seg.doomed != ROTTEN and state != CHUNK_FILLING:
-                kept[n].state[i] = state
-        n += 1
-        seg = seg.lru_next
+    for group in range(CLASSES):
+        seg = c.policy.orders[group].oldest if kept != NULL else NULL
+        while seg != NULL:
+            kept[n].seg = seg
+            kept[n].stamp = bp_relaxed_u64(&seg.stamp)
+            for i in range(SEGMENT_CHUNKS):
+                state = bp_load_u8(&seg.state[i])
+                if seg.doomed != ROTTEN and state != CHUNK_FILLING:
+                    kept[n].state[i] = state
+            n += 1
+            seg = seg.lru_next
     count[0] = n
     pthread_mutex_unlock(&c.lock)
     return kept

@@ -1,16 +1,18 @@
-"""The order of eviction: which segment was used least recently, and may go. A policy: no I/O, no lock of its own.
+"""An order of use: which of its segments was used least recently, and may go. A policy: no I/O, no clock, no lock.
 
 Idea: segments lie in a list by lru_stamp. Senders write `stamp` without a lock. The evictor looks from the oldest on: a
 segment whose stamp is newer than its lru_stamp is put where it belongs and passed over.
 
-Invariant: lru_stamp <= stamp, and the list is sorted. Therefore the first segment that was not used since it was placed is
+Invariant: the list is sorted by lru_stamp, which is no newer than stamp. Therefore the first segment that was not used since it was placed is
 the least recently used: every other one's stamp is at least its own lru_stamp, which is at least this one's.
 
 Never picked: a segment with a FILLING chunk (its filler would write into a file nobody can find), and one that a sender
 holds (its bytes would stay on the disk, condemned, and no room would be gained).
 
-Left to others: the cache's mutex (lru_steps), under which all of this runs. A protected class of segments (boot loaders)
-would be a second order_t.
+A segment may also be placed with an lru_stamp newer than its stamp: it lies where one lies that was used then.
+
+Left to others: which orders there are and which of them gives way (lru_policy), the mutex under which all of this runs
+(lru_steps).
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -32,6 +34,7 @@ cdef void order_remove(order_t* order, segment_t* seg) noexcept nogil:
     else:
         order.newest = seg.lru_prev
     seg.lru_prev = seg.lru_next = NULL
+    order.bytes -= seg.charge
 
 
 cdef void order_insert(order_t* order, segment_t* run) noexcept nogil:
@@ -53,6 +56,7 @@ cdef void order_insert(order_t* order, segment_t* run) noexcept nogil:
             order.newest = seg
         else:
             seg.lru_next.lru_prev = seg
+        order.bytes += seg.charge
 
 
 cdef segment_t* merge(segment_t* a, segment_t* b) noexcept nogil:
@@ -104,32 +108,64 @@ cdef bint is_evictable(segment_t* seg) noexcept nogil:
     return bp_load_int(&seg.refs) == 1 and not has_state(seg, CHUNK_FILLING)
 
 
-cdef segment_t* order_pick(order_t* order) noexcept nogil:
-    # The least recently used segment that may go, or NULL.
-    cdef segment_t* seg
+cdef segment_t* order_walk(order_t* order, segment_t** used) noexcept nogil:
+    cdef segment_t* seg = order.oldest
     cdef segment_t* following
-    cdef segment_t* used
-    cdef segment_t* victim
     cdef uint64_t stamp
-    cdef int _look
-    for _look in range(4):
-        used = victim = NULL
-        seg = order.oldest
-        while seg != NULL and victim == NULL:
-            following = seg.lru_next
-            stamp = bp_relaxed_u64(&seg.stamp)
-            if stamp > seg.lru_stamp:
-                order_remove(order, seg)
-                seg.lru_stamp = stamp
-                seg.lru_next = used
-                used = seg
-            elif is_evictable(seg):
-                victim = seg
-            seg = following
-        if used == NULL:
-            return victim
-        order_insert(order, sorted_run(used))
-    seg = order.oldest                   # used faster than looked at: the order is a matter of microseconds
+    used[0] = NULL
+    while seg != NULL:
+        following = seg.lru_next
+        stamp = bp_relaxed_u64(&seg.stamp)
+        if stamp > seg.lru_stamp:
+            order_remove(order, seg)
+            seg.lru_stamp = stamp
+            seg.lru_next = used[0]
+            used[0] = seg
+        elif is_evictable(seg):
+            return seg
+        seg = following
+    return NULL
+
+
+cdef segment_t* order_first_evictable(order_t* order) noexcept nogil:
+    cdef segment_t* seg = order.oldest
     while seg != NULL and not is_evictable(seg):
         seg = seg.lru_next
     return seg
+
+
+cdef segment_t* order_pick(order_t* order) noexcept nogil:
+    cdef segment_t* used
+    cdef segment_t* victim
+    cdef int _look
+    for _look in range(ORDER_LOOKS):
+        victim = order_walk(order, &used)
+        if used == NULL:
+            return victim
+        order_insert(order, sorted_run(used))
+    return order_first_evictable(order)      # used faster than looked at: the order is a matter of microseconds
+
+
+cdef segment_t* order_oldest(order_t* order) noexcept nogil:
+    cdef segment_t* seg
+    cdef segment_t* following
+    cdef segment_t* used
+    cdef uint64_t stamp
+    cdef int _look
+    for _look in range(ORDER_LOOKS):
+        used = NULL
+        seg = order.oldest
+        while seg != NULL:
+            following = seg.lru_next
+            stamp = bp_relaxed_u64(&seg.stamp)
+            if stamp <= seg.lru_stamp:
+                break
+            order_remove(order, seg)
+            seg.lru_stamp = stamp
+            seg.lru_next = used
+            used = seg
+            seg = following
+        if used == NULL:
+            break
+        order_insert(order, sorted_run(used))
+    return order.oldest

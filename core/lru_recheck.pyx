@@ -22,6 +22,7 @@ from bootplane.core.linux cimport (
 )
 from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_order cimport has_state
+from bootplane.core.lru_policy cimport CLASSES
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, fault_t
 from bootplane.core.sha256 cimport sha256_once
 from bootplane.core.status cimport ST_AGAIN, ST_MISMATCH, ST_NOMEM, ST_OK
@@ -85,7 +86,7 @@ cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* 
         seg.doomed = ROTTEN
         c.rotten_chunks += 1
     if not c.closed and seg.doomed and not has_state(seg, CHUNK_FILLING):
-        cache_remove(c, seg, fault)  # when that fails, begin() tries it again
+        cache_remove(c, seg, seg.doomed, NULL, fault)            # when that fails, begin() tries it again
         removed = True
     segment_release(seg)
     pthread_mutex_unlock(&c.lock)
@@ -109,7 +110,7 @@ cdef int cache_discard(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault)
     seg.doomed = ROTTEN
     c.rotten_chunks += 1
     if not has_state(seg, CHUNK_FILLING):                        # else its last fill removes it
-        status = cache_remove(c, seg, fault)                     # when that fails, begin() tries it again
+        status = cache_remove(c, seg, ROTTEN, NULL, fault)       # when that fails, begin() tries it again
     pthread_mutex_unlock(&c.lock)
     blob_reap()
     return status
@@ -119,18 +120,19 @@ cdef survey_t* cache_survey(cache_t* c, uint64_t* count) noexcept nogil:        
     cdef survey_t* found
     cdef segment_t* seg
     cdef uint64_t n = 0
-    cdef int i
+    cdef int group, i
     pthread_mutex_lock(&c.lock)
     found = <survey_t*>calloc(c.segments + 1, sizeof(survey_t))
-    seg = c.order.oldest if found != NULL else NULL
-    while seg != NULL:
-        memcpy(found[n].digest, seg.blob.digest, 32)
-        found[n].index = seg.index
-        found[n].length = seg.length
-        for i in range(SEGMENT_CHUNKS):
-            found[n].state[i] = bp_load_u8(&seg.state[i])
-        n += 1
-        seg = seg.lru_next
+    for group in range(CLASSES):
+        seg = c.policy.orders[group].oldest if found != NULL else NULL
+        while seg != NULL:
+            memcpy(found[n].digest, seg.blob.digest, 32)
+            found[n].index = seg.index
+            found[n].length = seg.length
+            for i in range(SEGMENT_CHUNKS):
+                found[n].state[i] = bp_load_u8(&seg.state[i])
+            n += 1
+            seg = seg.lru_next
     count[0] = n
     pthread_mutex_unlock(&c.lock)
     return found

@@ -15,7 +15,7 @@ Invariants
 
     segment     where it is                     counted in   moves on, by [I/O, without the lock]
     MAKING      busy list                       charged      begin [mkdir, open, ftruncate, mmap]: CACHED, or nothing
-    CACHED      slot and order                  charged      evict, drop, end of a fill that left nothing: LEAVING
+    CACHED      slot and policy                 charged      evict, drop, end of a fill that left nothing: LEAVING
     LEAVING     slot and busy list              charged      [unlink, rmdir]: CONDEMNED; failed: CACHED
     CONDEMNED   senders' hands, the graveyard   condemned    last release, blob_reap [munmap, close]: nothing
 
@@ -35,12 +35,12 @@ Locks, in this order: Cache.claiming, Cache.known_lock, blob's reap_lock, cache_
 never called under cache_t.lock: it calls segment_closed, which takes it. No thread waits for `changed` while it is in the
 busy list.
 
-Left to others: the order of eviction (lru_order), doubted chunks (lru_recheck), segments of an earlier run (lru_kept),
-files (segment_file), exceptions (lru), fetching again (dataplane.fill).
+Left to others: what is evicted first (lru_policy), what left and why (lru_evictions, lru_ghost), doubted chunks
+(lru_recheck), segments of an earlier run (lru_kept), files (segment_file), exceptions (lru), fetching again (dataplane.fill).
 """
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
@@ -49,12 +49,16 @@ from bootplane.core.blob cimport (
     blob_t, segment_acquire, segment_new, segment_release, segment_t,
 )
 from bootplane.core.linux cimport (
-    bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_store_ptr, bp_store_relaxed_u64,
-    bp_store_u8, close, monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
-    pthread_mutex_unlock,
+    bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_relaxed_u64, bp_store_ptr, bp_store_relaxed_u64, bp_store_u8,
+    close, monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from bootplane.core.lru_busy cimport busy_mark, busy_unmark, cache_wait, is_busy
-from bootplane.core.lru_order cimport has_state, order_insert, order_pick, order_remove
+from bootplane.core.lru_evictions cimport REASON_DISK, REASON_LIMIT, REASON_ROOM, evictions_add, evictions_t
+from bootplane.core.lru_ghost cimport ghost_put, ghost_take, ghosts_free, ghosts_init
+from bootplane.core.lru_order cimport has_state
+from bootplane.core.lru_policy cimport (
+    CLASS_PROTECTED, CLASSES, policy_add, policy_pick, policy_protect, policy_put_back, policy_remove,
+)
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
 from bootplane.core.sha256 cimport sha256_once
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK
@@ -76,14 +80,18 @@ cdef uint64_t charge_of(off_t length) noexcept nogil:
 
 # ---- the cache; cache_t.lock held unless said otherwise
 
-cdef cache_t* cache_new(int dirfd, uint64_t limit) noexcept nogil:
+cdef cache_t* cache_new(int dirfd, uint64_t limit, uint64_t reuse_ns) noexcept nogil:
     cdef cache_t* c = <cache_t*>calloc(1, sizeof(cache_t))
     if c == NULL:
+        return NULL
+    if not ghosts_init(&c.ghosts):
+        free(c)
         return NULL
     pthread_mutex_init(&c.lock, NULL)
     pthread_cond_init(&c.changed, NULL)
     c.refs = 1
     c.limit = limit
+    c.policy.reuse_ns = reuse_ns
     c.dirfd = dirfd
     bp_add_int(&alive, 1)
     return c
@@ -98,6 +106,7 @@ cdef void cache_put(cache_t* c) noexcept nogil:              # lock not held
         return
     pthread_cond_destroy(&c.changed)
     pthread_mutex_destroy(&c.lock)
+    ghosts_free(&c.ghosts)
     free(c)
     bp_add_int(&alive, -1)
 
@@ -121,13 +130,14 @@ cdef void take_out(cache_t* c, segment_t* seg) noexcept nogil:
     segment_release(seg)
 
 
-cdef int cache_remove(cache_t* c, segment_t* seg, fault_t* fault) noexcept nogil:
+cdef int cache_remove(cache_t* c, segment_t* seg, int reason, blob_t* wanted_by, fault_t* fault) noexcept nogil:
     # Unlinks and takes out a segment without FILLING chunk. Lets go of the lock meanwhile. ST_OK or -errno.
     cdef busy_t mark
     cdef blob_t* blob = seg.blob
     cdef bint last = blob.cached == 1
+    cdef int64_t idle_ns = monotonic_ns() - <int64_t>bp_relaxed_u64(&seg.stamp)
     cdef int status
-    order_remove(&c.order, seg)
+    policy_remove(&c.policy, seg)
     busy_mark(c, &mark, blob, seg.index)
     pthread_mutex_unlock(&c.lock)
     status = file_unlink(c.dirfd, blob.digest, seg.index, last)
@@ -139,15 +149,20 @@ cdef int cache_remove(cache_t* c, segment_t* seg, fault_t* fault) noexcept nogil
         fault.index = seg.index
         seg.lru_stamp = <uint64_t>monotonic_ns()
         bp_store_relaxed_u64(&seg.stamp, seg.lru_stamp)
-        order_insert(&c.order, seg)
+        policy_put_back(&c.policy, seg)
         return status
+    evictions_add(&c.evictions, blob.digest, reason, seg.charge, idle_ns if idle_ns > 0 else 0,
+                  NULL if wanted_by == NULL else wanted_by.digest)
     take_out(c, seg)
     return ST_OK
 
 
-cdef int cache_evict(cache_t* c, fault_t* fault) noexcept nogil:
-    # One step towards room; lets go of the lock. ST_OK: look again. ST_FULL, ST_CLOSED or -errno.
-    cdef uint64_t condemned = c.condemned, charge
+cdef int cache_evict(cache_t* c, int reason, blob_t* wanted_by, uint64_t wanted, fault_t* fault) noexcept nogil:
+    # One step towards room: *wanted* bytes of it for a segment of *wanted_by*, or for nobody (NULL, 0). Lets go of the lock.
+    # ST_OK: look again. ST_FULL, ST_CLOSED or -errno.
+    cdef uint64_t condemned = c.condemned, charge, filled
+    cdef uint32_t index
+    cdef uint8_t digest[32]
     cdef segment_t* victim
     cdef int status
     if condemned > 0:
@@ -158,22 +173,39 @@ cdef int cache_evict(cache_t* c, fault_t* fault) noexcept nogil:
             return ST_OK
     if c.closed:
         return ST_CLOSED
-    victim = order_pick(&c.order)
+    victim = policy_pick(&c.policy, c.limit, wanted if wanted_by != NULL and wanted_by.protected else 0)
     if victim == NULL:
         if c.busy == NULL:
             return ST_FULL
         cache_wait(c)                  # somebody else's eviction may be the room we need
         return ST_OK
-    charge = victim.charge
-    status = cache_remove(c, victim, fault)
+    charge, filled, index = victim.charge, victim.lru_filled, victim.index
+    memcpy(digest, victim.blob.digest, 32)
+    status = cache_remove(c, victim, reason, wanted_by, fault)
     if status == ST_OK:
-        c.evicted_segments += 1
+        c.evicted_segments[reason] += 1
         c.evicted_bytes += charge
+        if reason == REASON_ROOM:
+            ghost_put(&c.ghosts, digest, index, charge, filled)
     return status
 
 
-cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) noexcept nogil:   # lock not held
-    # ST_OK: the chunk is the caller's. ST_AGAIN: present, or somebody else's. ST_FULL, ST_CLOSED, ST_NOMEM or -errno.
+cdef bint was_here_lately(cache_t* c, segment_t* seg) noexcept nogil:
+    # Counts a new segment as what larger caches would have had. True: it is wanted again, and has proven it (lru_policy).
+    cdef uint64_t bytes, filled
+    c.made_segments += 1
+    if not ghost_take(&c.ghosts, seg.blob.digest, seg.index, &bytes, &filled) or bytes > 3 * c.limit:
+        return False
+    c.ghost_quadruple_segments += 1
+    if bytes > c.limit:
+        return False
+    c.ghost_double_segments += 1
+    return filled == 0 or seg.lru_filled >= filled + c.policy.reuse_ns
+
+
+cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fault_t* fault) noexcept nogil:
+    # ST_OK: the chunk is the caller's. ST_AGAIN: present, or somebody else's. ST_FULL, ST_CLOSED, ST_NOMEM or -errno. Lock
+    # not held.
     cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
     cdef int within = <int>(chunk % SEGMENT_CHUNKS)
     cdef off_t base = <off_t>index * SEGMENT_BYTES
@@ -195,14 +227,15 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) n
                 if has_state(seg, CHUNK_FILLING):
                     cache_wait(c)       # its last fill removes it
                 else:
-                    status = cache_remove(c, seg, fault)         # could not be removed before
+                    status = cache_remove(c, seg, ROTTEN, NULL, fault)    # could not be removed before
                 continue
             state = bp_load_u8(&seg.state[within])
             if state != CHUNK_ABSENT:
                 status = ST_AGAIN
             else:
                 bp_store_u8(&seg.state[within], CHUNK_FILLING)
-                bp_store_relaxed_u64(&seg.stamp, <uint64_t>monotonic_ns())
+                seg.lru_filled = <uint64_t>now_ns
+                bp_store_relaxed_u64(&seg.stamp, seg.lru_filled)
                 seg.doomed = 0       # somebody wants it after all
             pthread_mutex_unlock(&c.lock)
             return status
@@ -211,7 +244,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) n
         elif charge > c.limit:
             status = ST_FULL
         else:
-            status = cache_evict(c, fault)
+            status = cache_evict(c, REASON_ROOM, blob, charge, fault)
     if status != ST_OK:
         pthread_mutex_unlock(&c.lock)
         return status
@@ -244,8 +277,8 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault) n
     seg.on_closed = segment_closed
     bp_add_int(&c.refs, 1)           # given back in segment_closed
     seg.state[within] = CHUNK_FILLING
-    seg.stamp = seg.lru_stamp = <uint64_t>monotonic_ns()
-    order_insert(&c.order, seg)
+    seg.stamp = seg.lru_stamp = seg.lru_filled = <uint64_t>now_ns
+    policy_add(&c.policy, seg, was_here_lately(c, seg))
     c.segments += 1
     blob.cached += 1
     bp_store_ptr(&blob.segs[index], seg)
@@ -286,7 +319,7 @@ cdef int cache_end(cache_t* c, segment_t* seg, int within, int outcome, size_t n
         bp_store_u8(&seg.state[within], CHUNK_ABSENT)
         c.refused_chunks += outcome == ST_MISMATCH
     if not c.closed and not has_state(seg, CHUNK_FILLING) and (seg.doomed or not has_content(seg)):
-        status = cache_remove(c, seg, fault)
+        status = cache_remove(c, seg, seg.doomed, NULL, fault)
         removed = True
     segment_release(seg)
     pthread_mutex_unlock(&c.lock)
@@ -326,7 +359,7 @@ cdef int cache_drop(cache_t* c, blob_t* blob, uint64_t* dropped, fault_t* fault)
                 seg.doomed = DROPPED                             # cache_end removes it, unless begin() wants it again
             continue
         charge = seg.charge
-        status = cache_remove(c, seg, fault)
+        status = cache_remove(c, seg, DROPPED, NULL, fault)
         if status != ST_OK:
             break
         dropped[0] += charge
@@ -348,7 +381,7 @@ cdef int cache_shrink(cache_t* c, uint64_t wanted, const uint64_t* limit, fault_
     if target > c.limit:
         target = c.limit
     while status == ST_OK and c.charged + c.condemned > target:
-        status = cache_evict(c, fault)
+        status = cache_evict(c, REASON_DISK if limit == NULL else REASON_LIMIT, NULL, 0, fault)
     pthread_mutex_unlock(&c.lock)
     return status
 
@@ -364,17 +397,31 @@ cdef void cache_stop(cache_t* c) noexcept nogil:             # lock not held
 
 cdef void cache_close(cache_t* c) noexcept nogil:            # lock not held
     cdef segment_t* seg
+    cdef int i
     cache_stop(c)
     pthread_mutex_lock(&c.lock)
-    while c.order.oldest != NULL:
-        seg = c.order.oldest
-        order_remove(&c.order, seg)
-        take_out(c, seg)
+    for i in range(CLASSES):
+        while c.policy.orders[i].oldest != NULL:
+            seg = c.policy.orders[i].oldest
+            policy_remove(&c.policy, seg)
+            take_out(c, seg)
     if c.dirfd >= 0:
         close(c.dirfd)
         c.dirfd = -1
     pthread_mutex_unlock(&c.lock)
     blob_reap()
+
+
+cdef void cache_protect(cache_t* c, blob_t* blob) noexcept nogil:      # lock not held
+    cdef segment_t* seg
+    cdef uint32_t i
+    pthread_mutex_lock(&c.lock)
+    blob.protected = 1
+    for i in range(blob.nsegs):
+        seg = blob.segs[i]
+        if seg != NULL and seg.lru_class != CLASS_PROTECTED and not is_busy(c, blob, i):
+            policy_protect(&c.policy, seg)                      # one that is busy: if it stays after all
+    pthread_mutex_unlock(&c.lock)
 
 
 cdef bint cache_is_idle(cache_t* c, blob_t* blob) noexcept nogil:      # lock not held
@@ -394,10 +441,20 @@ cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil:   # lock not held
     out.condemned = c.condemned
     out.segments = c.segments
     out.evicted_segments = c.evicted_segments
+    out.made_segments = c.made_segments
+    out.ghost_double_segments = c.ghost_double_segments
+    out.ghost_quadruple_segments = c.ghost_quadruple_segments
+    out.policy = c.policy        # for its numbers: the segments are the cache's
     out.evicted_bytes = c.evicted_bytes
     out.filled_bytes = c.filled_bytes
     out.refused_chunks = c.refused_chunks
     out.kept_segments = c.kept_segments
     out.rechecked_chunks = c.rechecked_chunks
     out.rotten_chunks = c.rotten_chunks
+    pthread_mutex_unlock(&c.lock)
+
+
+cdef void cache_evictions(cache_t* c, evictions_t* out) noexcept nogil:          # lock not held
+    pthread_mutex_lock(&c.lock)
+    out[0] = c.evictions
     pthread_mutex_unlock(&c.lock)

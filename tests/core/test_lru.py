@@ -261,7 +261,15 @@ class TestLimit:
             "charged_bytes": 3 * 4096,
             "condemned_bytes": 0,
             "segments": 3,
+            "protected_bytes": 3 * 4096,
+            "reused_bytes": 0,
+            "made_segments": 4,
+            "ghost_double_segments": 0,
+            "ghost_quadruple_segments": 0,
             "evicted_segments": 1,
+            "evicted_room_segments": 1,
+            "evicted_limit_segments": 0,
+            "evicted_disk_segments": 0,
             "evicted_bytes": 4096,
             "filled_bytes": 4,
             "refused_chunks": 0,
@@ -272,13 +280,11 @@ class TestLimit:
         assert files(cache) == sorted(name for x in (a, c, d) for name in (f"{x.sha256}.d", f"{x.sha256}.d/0"))
 
     def test_beginning_a_chunk_of_a_cached_segment_is_a_use_of_it(self, cache: Cache) -> None:
-        cache.limit_bytes = SEGMENT + 4096
+        cache.limit_bytes = SEGMENT + MIB + 4096
         blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        fill(cache, blob, DATA, 0)
-        other = small(cache, b"other")
-        fill(cache, blob, DATA, 1)
+        fill(cache, blob, DATA, 0, 4, 1)
         small(cache, b"one more")
-        assert (other.complete, blob.present_bytes()) == (False, 2 * MIB)
+        assert blob.states(0, 6) == bytes([PRESENT, PRESENT, ABSENT, ABSENT, ABSENT, ABSENT])
 
     def test_half_a_file_stays_when_the_other_half_goes(self, cache: Cache) -> None:
         cache.limit_bytes = SEGMENT + MIB + 4096

@@ -1,0 +1,22 @@
+# What leaves first. Everything here runs under the mutex of the cache that owns the policy_t.
+from libc.stdint cimport uint64_t
+from bootplane.core.blob cimport segment_t
+from bootplane.core.lru_order cimport order_t
+
+cdef enum:                       # class_t, of segment_t.lru_class; in the order in which they give way while each has its share
+    CLASS_NEW = 0                # nobody has used it again, long after it was filled
+    CLASS_REUSED = 1
+    CLASS_PROTECTED = 2          # of a blob_t that is `protected`
+    CLASSES = 3
+
+cdef struct policy_t:
+    order_t orders[3]            # by class_t
+    uint64_t reuse_ns            # a use counts as "again" this long after the last fill
+
+cdef void policy_add(policy_t* p, segment_t* seg, bint reused) noexcept nogil    # a new one; charge, blob, stamps are set
+cdef void policy_put_back(policy_t* p, segment_t* seg) noexcept nogil            # after policy_remove; lru_stamp is set
+cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil
+cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil             # its blob has become protected
+# The segment to evict next for a cache of *limit* bytes; stays where it is. NULL when none may go. *incoming*: bytes of the
+# protected segment that the room is for; 0: for another.
+cdef segment_t* policy_pick(policy_t* p, uint64_t limit, uint64_t incoming) noexcept nogil
