@@ -12,8 +12,8 @@ matched; everybody who waits is woken in the end: present, or with the status wh
 A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
 quarantined.
 
-Left to others: what to fetch next (fillplan), whom to ask (sources), what to hash (rechecks), HTTP (upstream),
-eviction (core.lru).
+Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), what to hash (rechecks),
+HTTP (upstream), eviction (core.lru).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import NamedTuple, Protocol
 from bootplane.core.blob import Blob
 from bootplane.core.lru import CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
+from bootplane.dataplane.budget import Budget
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
 from bootplane.dataplane.damage import Examiner
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
@@ -42,6 +43,7 @@ ST_FULL = 3  # status.pxd
 ST_UPSTREAM = 13
 
 READ_AHEAD_BYTES = 32 << 20
+MAX_RUN_BYTES = 16 << 20  # one request
 CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
 FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
 RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
@@ -98,6 +100,7 @@ class FillStats:
     refused: int = 0  # chunks whose digest differed
     given_up: int = 0  # chunks whose waiters were told that they cannot be had
     damaged: int = 0  # chunks that were found damaged on this host's disk while they were sent
+    throttled_s: float = 0.0  # in which somebody waited and the upstream limit let nothing be asked for
     errors: Counter[str] = field(default_factory=Counter)  # by reason of UpstreamError, "disk" and "missing" besides
 
 
@@ -111,6 +114,7 @@ class Filler:
         *,
         threads: int = 3,
         park_limit_s: float = 20.0,
+        upstream_bytes_s: int = 0,
     ) -> None:
         self._cache = cache
         self._wake = wake
@@ -119,8 +123,10 @@ class Filler:
         self._work = threading.Condition(self._lock)
         self._check_work = threading.Condition(self._lock)
         self._stopping = threading.Event()
-        self._plan = Planner()
+        self._plan = Planner(longest_run=MAX_RUN_BYTES // CHUNK_BYTES)
         self._sources = Sources(threads)
+        self._budget = Budget(upstream_bytes_s)
+        self._throttled_at: float | None = None  # since when somebody waits for the budget
         self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
         self._rechecks = Rechecks()
@@ -150,6 +156,17 @@ class Filler:
     def set_sources(self, addresses: Iterable[tuple[str, int]]) -> None:
         with self._work:
             self._sources.replace(addresses)
+            self._work.notify_all()
+
+    @property
+    def upstream_limit_bytes_s(self) -> int:
+        """What all fetches together may take from the sources; 0: no limit. May be changed at any time."""
+        return self._budget.limit_bytes_s
+
+    @upstream_limit_bytes_s.setter
+    def upstream_limit_bytes_s(self, limit: int) -> None:
+        with self._work:
+            self._budget.change(limit, time.monotonic())
             self._work.notify_all()
 
     def source_keys(self) -> list[str]:
@@ -208,7 +225,8 @@ class Filler:
                     hopeless = self._hopeless_locked()
                     if found is None and check is None and probe is None and not hopeless:
                         waits = self._plan.oldest_demand() is not None
-                        self._work.wait(RETRY_S if waits else IDLE_S)
+                        pause = self._budget.wait_s(time.monotonic()) or IDLE_S
+                        self._work.wait(min(pause, RETRY_S if waits else IDLE_S))
                 try:
                     try:
                         self._tell(hopeless)
@@ -231,8 +249,8 @@ class Filler:
         while not self._stopping.is_set():
             with self._work:
                 check = self._rechecks.take()
-                if check is None:
-                    self._check_work.wait(IDLE_S)
+                if check is None and not self._stopping.is_set():
+                    self._check_work.wait()
             if check is not None:
                 try:
                     self._recheck(*check)
@@ -269,6 +287,8 @@ class Filler:
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()
+        if self._is_throttled_locked(now):
+            return None
         affordable = max(1, self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE)
         self._plan.read_ahead = min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable)
         self._plan.read_ahead_in_all = affordable
@@ -279,8 +299,8 @@ class Filler:
             if source is None:
                 return 0
             chosen[blob] = source
-            longest = max(1, self._sources.longest_run(source) // CHUNK_BYTES)
-            return min(longest, SHORT_RUN) if self._long_runs >= self._fill_threads - 1 else longest
+            longest = min(self._sources.longest_run(source), self._budget.longest_run() or MAX_RUN_BYTES) // CHUNK_BYTES
+            return max(1, min(longest, SHORT_RUN) if self._long_runs >= self._fill_threads - 1 else longest)
 
         run = self._plan.next(lambda blob, first, count: _must_fetch(self._blobs[blob], first, count), longest_run)
         if run is None:
@@ -289,7 +309,16 @@ class Filler:
         source.flights += 1
         self._long_runs += run.length > SHORT_RUN
         self.stats.runs += 1
-        return run, self._blobs[run.blob], source
+        blob = self._blobs[run.blob]
+        self._budget.spend(_span(blob, run.first, run.first + run.length), now)
+        return run, blob, source
+
+    def _is_throttled_locked(self, now: float) -> bool:
+        throttled = self._budget.wait_s(now) > 0
+        if self._throttled_at is not None:
+            self.stats.throttled_s += now - self._throttled_at
+        self._throttled_at = now if throttled and self._plan.demanding() else None
+        return throttled
 
     def _probe_locked(self) -> tuple[Source, Blob] | None:
         source = self._sources.is_due(time.monotonic())
@@ -340,13 +369,12 @@ class Filler:
 
     def _fetch(self, upstream: Upstream, buffer: memoryview, run: Run, blob: Blob, source: Source) -> None:
         """Carries out one run. Whatever happens, each of its chunks ends as landed, returned or failed."""
-        first, last = run.first, run.first + run.length - 1
-        offset = first * CHUNK_BYTES
-        length = last * CHUNK_BYTES + chunk_length(blob.size, last) - offset
-        chunk = first
+        chunk = paid = run.first
+        end = run.first + run.length
         try:
-            with upstream.open(source, blob.sha256, blob.size, offset, length) as body:
-                while chunk <= last and not self._stopping.is_set():
+            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, _span(blob, chunk, end)) as body:
+                while chunk < end and not self._stopping.is_set():
+                    paid = chunk + 1
                     self._fetch_chunk(body.readinto, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)
                     chunk += 1
         except BlobMissing as error:
@@ -363,7 +391,8 @@ class Filler:
             with self._work:
                 source.flights -= 1
                 self._long_runs -= run.length > SHORT_RUN
-                for left in range(chunk, last + 1):
+                self._budget.give_back(_span(blob, paid, end))
+                for left in range(chunk, end):
                     self._plan.returned(blob.id, left)
                 self._work.notify_all()
 
@@ -455,6 +484,11 @@ class Filler:
                 return
             self._last_reap = now
         self._cache.reap()
+
+
+def _span(blob: Blob, first: int, end: int) -> int:
+    """Bytes of the chunks from *first* to before *end*."""
+    return min(end * CHUNK_BYTES, blob.size) - first * CHUNK_BYTES if first < end else 0
 
 
 def _must_fetch(blob: Blob, first: int, count: int) -> bytes:

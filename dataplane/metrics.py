@@ -47,6 +47,7 @@ class Numbers:
     core: Mapping[str, int]
     cache: Mapping[str, int]
     fill: FillStats
+    upstream_limit_bytes_s: int
     questions: Mapping[str, int]
     control: Mapping[str, int]
     transfers: Mapping[tuple[str, str], int]  # (protocol, outcome)
@@ -73,6 +74,11 @@ class RackCollector(Collector):
         for key, text in CACHE_COUNTERS.items():
             yield CounterMetricFamily(f"{PREFIX}cache_{key}", text, value=numbers.cache[key])
         yield from self._fill(numbers.fill)
+        yield GaugeMetricFamily(
+            f"{PREFIX}fill_upstream_limit_bytes_per_second",
+            "Bytes a second that may be fetched from regions; 0 is no limit.",
+            value=numbers.upstream_limit_bytes_s,
+        )
         yield _labelled(
             "boot_questions", "Boot configurations asked for.", "outcome", QUESTION_OUTCOMES, numbers.questions
         )
@@ -116,6 +122,7 @@ class RackCollector(Collector):
             ("fill_refused_chunks", "Chunks from regions whose digest differed.", fill.refused),
             ("damaged_chunks", "Chunks found damaged on this host's disk while they were sent.", fill.damaged),
             ("fill_given_up_chunks", "Chunks whose waiters were told that they cannot be had.", fill.given_up),
+            ("fill_throttled_seconds", "Time in which somebody waited for the upstream limit.", fill.throttled_s),
         ):
             yield CounterMetricFamily(PREFIX + key, text, value=value)
         yield _labelled("fill_errors", "Fetches that failed.", "reason", FETCH_ERRORS, fill.errors)

@@ -28,7 +28,7 @@ from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
-from bootplane.dataplane.units import parse_size
+from bootplane.dataplane.units import parse_rate, parse_size
 
 DEFAULT_HTTP = ":5248"
 DEFAULT_TFTP = ":69"
@@ -79,6 +79,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--http", default=DEFAULT_HTTP, metavar="H:P", help="default: %(default)s")
     parser.add_argument("--tftp", default=DEFAULT_TFTP, metavar="H:P", help='default: %(default)s; "" for none')
     parser.add_argument("--cache-size", default=DEFAULT_CACHE, metavar="SIZE", help="default: %(default)s")
+    parser.add_argument(
+        "--upstream-limit", default="none", metavar="RATE", help="what it fetches from regions, 250Mbit/s"
+    )
     parser.add_argument("--shared-store", type=Path, metavar="DIR", help="a region's data directory on this host")
     parser.add_argument("--reactors", type=int, default=1, metavar="N", help="threads that serve; default: %(default)s")
     parser.add_argument("--park-limit", type=float, default=20.0, metavar="S", help=argparse.SUPPRESS)
@@ -90,6 +93,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> None:
     try:
         cache_bytes = parse_size(options.cache_size, "--cache-size")
+        upstream_bytes_s = parse_rate(options.upstream_limit, "--upstream-limit")
+        limits.checked(Limits(upstream_bytes_s=upstream_bytes_s))
         http_address = addresses.parse(options.http, "--http")
         tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
     except ValueError as error:
@@ -101,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     lock = lock_directory(options.data)
     try:
-        own, told = Limits(cache_bytes, 0), limits.kept(options.data)
+        own, told = Limits(cache_bytes, upstream_bytes_s), limits.kept(options.data)
         try:
             cache = Cache(str(options.data / "cache"), cache_bytes if told.cache_bytes is None else told.cache_bytes)
         except OSError as error:

@@ -93,7 +93,7 @@ class RackService:
         forwarder = Forwarder(lambda: self._client.urls, token.secret)
         self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
-        self._limits = Keeper(directory, own_limits, told_limits, cache)
+        self._limits = Keeper(directory, own_limits, told_limits, cache, self.filler)
         follower = self._follower
         self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
         self._explain = CacheReporter(
@@ -221,6 +221,7 @@ class RackService:
             core=self._reactors.counters(),
             cache=self._cache.stats(),
             fill=self.filler.stats,
+            upstream_limit_bytes_s=self.filler.upstream_limit_bytes_s,
             questions=self._dynamic.outcomes,
             control=self._control.outcomes,
             transfers=self._reporter.ended,

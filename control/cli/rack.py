@@ -44,6 +44,12 @@ def rack(
         str | None, typer.Option("--tftp", metavar="H:P", help="TFTP for machines. [default: every address, port 69]")
     ] = None,
     cache_size: CacheSize = None,
+    upstream_limit: Annotated[
+        str | None,
+        typer.Option(
+            "--upstream-limit", metavar="RATE", help="What it fetches from regions, 250Mbit/s. [default: none]"
+        ),
+    ] = None,
 ) -> None:
     ctx.obj = data
     if ctx.invoked_subcommand is not None:
@@ -61,6 +67,7 @@ def rack(
         "--http": http,
         "--tftp": tftp,
         "--cache-size": cache_size,
+        "--upstream-limit": upstream_limit,
     }
     arguments = [part for option, value in options.items() if value is not None for part in (option, value)]
     raise typer.Exit(run_rack(arguments))

@@ -108,8 +108,9 @@ def read_and_hash(sock: socket.socket, move: Any = lambda at: None) -> tuple[int
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("upstream_limit", ["none", "100MB/s"])
 def test_readers_who_start_one_after_the_other_share_one_fetch_of_a_file_that_the_cache_cannot_hold(
-    tmp_path: Path,
+    tmp_path: Path, upstream_limit: str
 ) -> None:
     limit, size, step = 32 * MIB, 112 * MIB, 1 * MIB
     data = GatedBytes(
@@ -119,7 +120,8 @@ def test_readers_who_start_one_after_the_other_share_one_fetch_of_a_file_that_th
     progress = Progress(READERS, apart=6 * MIB)
     with FakeRegion({NAME: data}) as region:
         data.progress = progress
-        with RackProcess(tmp_path / "rack", region, "--cache-size", "32MiB") as rack:
+        options = ("--cache-size", "32MiB", "--upstream-limit", upstream_limit)
+        with RackProcess(tmp_path / "rack", region, *options) as rack:
             directory = rack.directory / "data" / "cache"
             with Meter(directory) as meter, concurrent.futures.ThreadPoolExecutor(READERS + 1) as pool:
                 behind = connect(rack, 64 * 1024)  # reads nothing until the others are through

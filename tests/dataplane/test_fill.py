@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,11 +36,11 @@ def eventually(is_true: Callable[[], bool], timeout: float = 20) -> None:
 class Rack:
     """Filler, cache and waiters."""
 
-    def __init__(self, directory: Path, region: FakeRegion, limit: int = 64 * MIB, park_limit_s: float = 20.0) -> None:
+    def __init__(self, directory: Path, region: FakeRegion, limit: int = 64 * MIB, **options: Any) -> None:
         self.cache = Cache(str(directory), limit)
         self.told: list[tuple[str, int, int]] = []
         self.news = threading.Condition()
-        self.filler = Filler(self.cache, self.wake, park_limit_s=park_limit_s)
+        self.filler = Filler(self.cache, self.wake, **options)
         self.filler.set_sources([("127.0.0.1", region.bulk_port)])
         self.filler.start()
 
@@ -146,6 +147,65 @@ def test_a_kernel_comes_within_a_few_chunks_while_an_image_is_read_at_many_place
             reader.result()
     assert ahead <= 12, "of 192: two of each thread that has them in hand, and what lands while it comes"
     assert all(times == 1 for times in region.sent.values())
+
+
+def test_no_more_is_fetched_than_the_upstream_limit_allows(make: Callable[..., Rack], region: FakeRegion) -> None:
+    limit = 20 * MIB
+    rack = make(upstream_bytes_s=limit)
+    began = time.monotonic()
+    assert rack.read_whole(rack.blob()) == DATA
+    took = time.monotonic() - began
+    run = limit / 4
+    assert region.bulk_bytes <= limit * (took + 0.1) + run
+    assert rack.filler.stats.throttled_s > 0
+
+
+def test_the_upstream_limit_changes_while_machines_wait(make: Callable[..., Rack], region: FakeRegion) -> None:
+    rack = make(upstream_bytes_s=1000)
+    assert rack.wait_for(rack.blob(), 5) == 0
+    rack.filler.miss(rack.blob(), 8)  # to be paid for in 17 minutes
+    rack.filler.upstream_limit_bytes_s = 2000
+    assert rack.filler.upstream_limit_bytes_s == 2000
+    eventually(lambda: rack.filler.stats.throttled_s > 0)
+    assert set(region.sent) == {(SHA, 5)}
+    rack.filler.upstream_limit_bytes_s = 0
+    assert rack.status_of(rack.blob(), 8) == 0
+
+
+def test_blobs_share_the_upstream_limit_evenly_however_many_read_each(
+    make: Callable[..., Rack], region: FakeRegion
+) -> None:
+    image = DATA[: 8 * MIB] * 24
+    region.publish({"image": image, "squashfs": DATA})
+    rack = make(limit=512 * MIB, upstream_bytes_s=24 * MIB)
+    many, one = rack.blob(image), rack.blob()
+    ended = threading.Event()
+
+    def read(first: int) -> None:
+        for chunk in range(first, first + 24):
+            if not ended.is_set():
+                rack.read_chunk(many, chunk)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit(read, place * 24) for place in range(8)]
+        eventually(lambda: rack.filler.stats.chunks >= 8)
+        before = rack.filler.stats.chunks
+        assert rack.read_whole(one) == DATA
+        others = rack.filler.stats.chunks - before - COUNT
+        ended.set()
+        rack.filler.upstream_limit_bytes_s = 0
+        for reader in readers:
+            reader.result()
+    assert others <= 2 * COUNT, "a reader that has its chunk must first ask for the next one"
+
+
+def test_what_a_source_did_not_send_is_not_paid_for(make: Callable[..., Rack], region: FakeRegion) -> None:
+    region.stop()
+    rack = make(upstream_bytes_s=10_000)
+    rack.filler.miss(rack.blob(), 5)
+    eventually(lambda: rack.filler.stats.errors["unreachable"] >= 4)  # a chunk is two minutes' worth
+    region.start()
+    assert rack.status_of(rack.blob(), 5) == 0
 
 
 def test_a_range_fetches_what_it_needs(make: Callable[..., Rack], region: FakeRegion) -> None:

@@ -30,12 +30,14 @@ def numbers(start: int, real: Mapping[str, int] | None = None) -> Numbers:
     cache = {key: next(n) for key in (*CACHE_GAUGES, *CACHE_COUNTERS)}
     fill = FillStats(upstream_bytes=next(n), chunks=next(n), runs=next(n), refused=next(n), given_up=next(n))
     fill.damaged = next(n)
+    fill.throttled_s = next(n)
     for reason in FETCH_ERRORS:
         fill.errors[reason] = next(n)
     return Numbers(
         core=core,
         cache=real or cache,
         fill=fill,
+        upstream_limit_bytes_s=next(n),
         questions={outcome: next(n) for outcome in QUESTION_OUTCOMES},
         control={outcome: next(n) for outcome in CONTROL_OUTCOMES},
         transfers={(protocol, outcome): next(n) for protocol in PROTOCOLS for outcome in OUTCOMES},

@@ -238,6 +238,14 @@ def test_what_stops_the_start_is_one_sentence(tmp_path: Path, region: FakeRegion
             "rack token file /nowhere/token: expected a readable file, got No such file or directory",
         ),
         (["--data", "/proc/nowhere"], "/proc/nowhere: expected a writable directory, got No such file or directory"),
+        (
+            ["--upstream-limit", "250Mbit"],
+            "--upstream-limit: expected none, or a number with kbit/s, Mbit/s, Gbit/s, MB/s or MiB/s, got '250Mbit'",
+        ),
+        (
+            ["--upstream-limit", "9kbit/s"],
+            "upstream limit: expected 0 for none, or 125000 bytes a second (1 Mbit/s) or more, got 1125",
+        ),
         (["--reactors", "0"], "--reactors: expected 1 to 64, got 0"),
         (
             ["--http", "192.0.2.1:0"],
