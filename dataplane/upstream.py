@@ -1,22 +1,24 @@
-"""Ranges of a blob from a region's bulk port: http.client with every promise of the answer checked.
+"""Ranges of a blob from a region's bulk port: core's RangeClient with every promise of the answer checked.
 
 One Upstream belongs to one fill thread and keeps one connection for each source. Invariant: a body that is read is
 exactly the range that was asked for, of a blob of exactly the size the catalogue says; anything else is an
 UpstreamError with a reason, and its connection is closed.
 
-Left to others: whether the bytes are right (core.lru hashes them), whom to ask (sources), retries (fill).
+Left to others: receiving (core.range_client), whether the bytes are right (core.lru hashes them), whom to ask
+(sources), retries (fill).
 """
 
 from __future__ import annotations
 
-import http.client
+import socket
 
+from bootplane.core.range_client import RangeClient, Reply
+from bootplane.core.status import RemoteError, Timeout
 from bootplane.dataplane.sources import Source
 
+ST_BAD = 5  # status.pxd
 CONNECT_S = 3.0
 STALL_S = 5.0  # without one byte: another source, or another try, still fits into the time a machine is parked
-
-_STALE = (http.client.RemoteDisconnected, http.client.CannotSendRequest, BrokenPipeError, ConnectionResetError)
 
 
 class UpstreamError(Exception):
@@ -34,104 +36,98 @@ class BlobMissing(UpstreamError):
 class Body:
     """An answer being read. Used within ``with``: a body that was not read to its end closes its connection."""
 
-    def __init__(self, upstream: Upstream, source: Source, response: http.client.HTTPResponse, length: int) -> None:
+    def __init__(self, upstream: Upstream, source: Source, client: RangeClient, *, keeps: bool) -> None:
         self._upstream = upstream
         self._source = source
-        self._response = response
-        self._left = length
+        self._client = client
+        self._keeps = keeps
 
     def readinto(self, view: memoryview) -> None:
         """Fills *view*. Raises UpstreamError when the source stalls or cuts."""
-        done = 0
-        while done < len(view):
-            try:
-                n = self._response.readinto(view[done:])
-            except TimeoutError as error:
-                raise UpstreamError(f"{self._source.key}: sent nothing for {STALL_S:.0f} s", "stalled") from error
-            except (OSError, http.client.HTTPException) as error:
-                raise UpstreamError(f"{self._source.key}: {_text(error)}", "cut") from error
-            if n == 0:
-                raise UpstreamError(
-                    f"{self._source.key}: expected {self._left} more bytes, got the end of the answer", "cut"
-                )
-            done += n
-            self._left -= n
+        try:
+            self._client.receive(view)
+        except Timeout as error:
+            raise UpstreamError(f"{self._source.key}: sent nothing for {STALL_S:.0f} s", "stalled") from error
+        except RemoteError as error:
+            text = f"expected {self._client.left} more bytes, got the end of the answer"
+            raise UpstreamError(f"{self._source.key}: {text}", "cut") from error
+        except OSError as error:
+            raise UpstreamError(f"{self._source.key}: {_text(error)}", "cut") from error
 
     def __enter__(self) -> Body:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._left:
+        if self._client.left or not self._keeps:
             self._upstream.drop(self._source)
-        else:
-            self._response.read()  # lets http.client see the end, so that the connection can be used again
 
 
 class Upstream:
     """Not thread-safe."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, http.client.HTTPConnection] = {}
+        self._connections: dict[str, RangeClient] = {}
 
     def open(self, source: Source, sha256: str, size: int, offset: int, length: int) -> Body:
         """Asks *source* for *length* bytes of a blob of *size* bytes from *offset*. Raises UpstreamError."""
         path, last = f"/blob/{sha256}", offset + length - 1
+        head = f"GET {path} HTTP/1.1\r\nHost: {source.key}\r\nAccept-Encoding: identity\r\n"
         try:
-            response = self._request(source, path, {"Range": f"bytes={offset}-{last}"})
-        except TimeoutError as error:
+            client, reply = self._ask(source, f"{head}Range: bytes={offset}-{last}\r\n\r\n".encode())
+            _check(source, reply, path, size, offset, length)
+        except (Timeout, TimeoutError) as error:
             self.drop(source)
             raise UpstreamError(f"{source.key}: no answer for {STALL_S:.0f} s", "stalled") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, RemoteError) as error:
             self.drop(source)
-            raise UpstreamError(f"{source.key}: {_text(error)}", "unreachable") from error
-        try:
-            self._check(source, response, path, size, offset, length)
+            reason = "answer" if getattr(error, "status", 0) == ST_BAD else "unreachable"
+            raise UpstreamError(f"{source.key}: {_text(error)}", reason) from error
         except UpstreamError:
             self.drop(source)
             raise
-        return Body(self, source, response, length)
+        return Body(self, source, client, keeps=reply.keeps)
 
     def drop(self, source: Source) -> None:
         """Closes the connection: what is still on its way must not be taken for another answer."""
-        if connection := self._connections.pop(source.key, None):
-            connection.close()
+        if client := self._connections.pop(source.key, None):
+            client.close()
 
     def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
+        for client in self._connections.values():
+            client.close()
         self._connections.clear()
 
-    def _request(self, source: Source, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-        connection = self._connections.get(source.key)
-        if connection is not None:
+    def _ask(self, source: Source, request: bytes) -> tuple[RangeClient, Reply]:
+        client = self._connections.get(source.key)
+        if client is not None and client.is_fresh():
             try:
-                connection.request("GET", path, headers=headers)
-                return connection.getresponse()
-            except _STALE:
-                self.drop(source)  # kept alive too long: once more on a new one
-        connection = http.client.HTTPConnection(source.host, source.port, timeout=CONNECT_S)
-        self._connections[source.key] = connection
-        connection.connect()
-        connection.sock.settimeout(STALL_S)
-        connection.request("GET", path, headers=headers)
-        return connection.getresponse()
+                return client, client.ask(request)
+            except (OSError, RemoteError):
+                if client.begun:
+                    raise
+        self.drop(source)  # there is none, or it was kept too long: once more on a new one
+        sock = socket.create_connection((source.host, source.port), timeout=CONNECT_S)
+        self._connections[source.key] = client = RangeClient(sock, STALL_S)
+        return client, client.ask(request)
 
-    @staticmethod
-    def _check(
-        source: Source, response: http.client.HTTPResponse, path: str, size: int, offset: int, length: int
-    ) -> None:
-        status = response.status
-        if status in (404, 410):
-            raise BlobMissing(f"{source.key}: {path}: expected 206, got {status}", "answer")
-        expected_range = f"bytes {offset}-{offset + length - 1}/{size}"
-        whole = status == 200 and offset == 0 and length == size
-        got_range = response.getheader("Content-Range", "none")
-        if not whole and (status != 206 or got_range != expected_range):
-            got = f"{status} with range {got_range}"
-            raise UpstreamError(f"{source.key}: {path}: expected 206 with range {expected_range}, got {got}", "answer")
-        if response.length != length:
-            got_length = "no length" if response.length is None else f"{response.length} bytes"
-            raise UpstreamError(f"{source.key}: {path}: expected {length} bytes, got {got_length}", "answer")
+
+def _check(source: Source, reply: Reply, path: str, size: int, offset: int, length: int) -> None:
+    if reply.status in (404, 410):
+        raise BlobMissing(f"{source.key}: {path}: expected 206, got {reply.status}", "answer")
+    asked = offset, offset + length - 1, size
+    whole = reply.status == 200 and offset == 0 and length == size
+    if not whole and (reply.status != 206 or (reply.first, reply.last, reply.total) != asked):
+        expected, got = _range(*asked), _range(reply.first, reply.last, reply.total)
+        text = f"expected 206 with range {expected}, got {reply.status} with range {got}"
+        raise UpstreamError(f"{source.key}: {path}: {text}", "answer")
+    if reply.length != length:
+        got = "no length" if reply.length < 0 else f"{reply.length} bytes"
+        raise UpstreamError(f"{source.key}: {path}: expected {length} bytes, got {got}", "answer")
+
+
+def _range(first: int, last: int, total: int) -> str:
+    """As Content-Range has it; "none" without one."""
+    return "none" if first < 0 else f"bytes {first}-{last}/{'*' if total < 0 else total}"
 
 
 def _text(error: BaseException) -> str:

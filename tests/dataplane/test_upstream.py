@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bootplane.core.range_client import RangeClient
 from bootplane.dataplane import upstream
 from bootplane.dataplane.sources import Source
 from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
@@ -25,6 +28,20 @@ def fetch(up: Upstream, region: FakeRegion, offset: int, length: int, sha256: st
     with up.open(Source("127.0.0.1", region.bulk_port), sha256, len(DATA), offset, length) as body:
         body.readinto(memoryview(buffer))
     return bytes(buffer)
+
+
+class Late:
+    """A client whose connection was found good just before it was closed."""
+
+    def __init__(self, client: RangeClient) -> None:
+        self.ask, self.close, self._client = client.ask, client.close, client
+
+    def is_fresh(self) -> bool:
+        return True
+
+    @property
+    def begun(self) -> bool:
+        return self._client.begun
 
 
 def test_a_range_is_read_exactly(region: FakeRegion) -> None:
@@ -61,6 +78,33 @@ def test_a_connection_the_source_closed_is_replaced(region: FakeRegion) -> None:
     region.start()
     assert fetch(up, region, 10, 10) == DATA[10:20]
     up.close()
+
+
+def test_a_connection_that_dies_with_the_request_is_replaced(region: FakeRegion) -> None:
+    """Between the look at a kept connection and its answer a source may close it."""
+    up = Upstream()
+    fetch(up, region, 0, 10)
+    (client,) = up._connections.values()
+    region.stop()
+    region.start()
+    up._connections = {key: Late(client) for key in up._connections}  # type: ignore[misc]
+    assert fetch(up, region, 10, 10) == DATA[10:20]
+    up.close()
+
+
+def test_a_source_that_does_not_speak_http_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+
+        def speak() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-OpenSSH\r\n\r\n")
+                connection.recv(4096)
+
+        pool.submit(speak)
+        port = listener.getsockname()[1]
+        with pytest.raises(UpstreamError, match=f"127.0.0.1:{port}: expected the head of an HTTP/1 reply") as caught:
+            Upstream().open(Source("127.0.0.1", port), SHA, len(DATA), 0, 10)
+    assert caught.value.reason == "answer"
 
 
 def test_a_source_that_is_not_there_is_unreachable(region: FakeRegion) -> None:
