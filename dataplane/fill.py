@@ -224,9 +224,8 @@ class Filler:
                     probe = self._probe_locked() if check is None and found is None else None
                     hopeless = self._hopeless_locked()
                     if found is None and check is None and probe is None and not hopeless:
-                        waits = self._plan.oldest_demand() is not None
                         pause = self._budget.wait_s(time.monotonic()) or IDLE_S
-                        self._work.wait(min(pause, RETRY_S if waits else IDLE_S))
+                        self._work.wait(min(pause, RETRY_S if self._plan.is_starving() else IDLE_S))
                 try:
                     try:
                         self._tell(hopeless)

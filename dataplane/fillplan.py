@@ -172,9 +172,14 @@ class Planner:
         """Blobs somebody waits for."""
         return [blob for blob in self._active if self._wanted[blob].demand]
 
-    def oldest_demand(self) -> float | None:
-        """When the longest-waiting miss began."""
-        return min((since for blob in self._active for since, _ in self._wanted[blob].demand.values()), default=None)
+    def is_starving(self) -> bool:
+        """Whether somebody waits for a chunk that nobody has in hand. While all that is waited for is on its way nobody
+        need look: whoever ends a fetch looks for the next one."""
+        return any(
+            chunk not in wanted.flying
+            for wanted in (self._wanted[blob] for blob in self._active)
+            for chunk in wanted.demand
+        )
 
     def forget(self, blob: int) -> None:
         """The blob is nobody's any more."""

@@ -184,8 +184,20 @@ def test_a_failed_chunk_is_waited_for_no_more() -> None:
     assert take(plan, files) == Run(1, 50, 1)
     plan.failed(1, 50)
     assert plan.demanded(1) == []
-    assert plan.oldest_demand() is None
+    assert not plan.is_starving()
     assert take(plan, files) is None
+
+
+def test_nobody_starves_while_all_that_is_waited_for_is_on_its_way() -> None:
+    plan, files = Planner(), Files()
+    plan.miss(1, 100, 50, now=0)
+    assert plan.is_starving()
+    assert take(plan, files) == Run(1, 50, 1)
+    assert not plan.is_starving()
+    plan.returned(1, 50)
+    assert plan.is_starving()
+    plan.failed(1, 50)
+    assert not plan.is_starving()
 
 
 def test_a_blob_without_a_ready_source_is_passed_over() -> None:
@@ -204,7 +216,6 @@ def test_waits_are_reported_by_age() -> None:
     plan.miss(1, 100, 50, now=0)
     plan.miss(1, 100, 50, now=5)
     plan.miss(2, 100, 60, now=7)
-    assert plan.oldest_demand() == 0
     assert plan.overdue(before=1) == [(1, 50)]
     assert plan.overdue(before=7) == [(1, 50), (2, 60)]
     assert plan.demanding() == [1, 2]
