@@ -24,11 +24,12 @@ cdef enum chunk_state_t:
     CHUNK_FILLING = 1                # some fill thread has it; its bytes are nobody's yet
     CHUNK_PRESENT = 2                # digest matched and pwrite returned the full length: may be sent
     CHUNK_UNCHECKED = 3              # bytes are on disk from an earlier run; re-hash before use; senders see ABSENT
+    CHUNK_CLOSED = 4                 # verified, but its file is not open (lru_open); senders see ABSENT
 
-cdef struct segment_t:
+cdef struct segment_t:               # of a cache: what must outlive the closing of its file is copied in lru_open.succeed
     int refs                         # atomic; 0 = in the pool or in the graveyard
-    int fd                           # owned; -1 for a memory segment
-    uint8_t* map                     # owned read-only mapping of the whole segment; NULL only when length is 0
+    int fd                           # owned; -1 for a memory segment, and for a cached one whose file is not open
+    uint8_t* map                     # owned read-only mapping of the whole segment; NULL when length is 0 or it is not open
     off_t base                       # offset in the blob of this segment's first byte
     off_t length                     # bytes; the last segment of a blob may be short
     uint8_t complete                 # 1: every byte present for ever (store file, memory); state[] unused
@@ -46,6 +47,12 @@ cdef struct segment_t:
     segment_t* next_dead             # graveyard or pool link
     uint8_t doomed                   # not 0: to be removed once its fills have ended (lru_steps); under the cache's mutex
     void (*on_closed)(segment_t* seg) noexcept nogil   # NULL, or called by reap() after the close; seg.blob may be gone
+    segment_t* open_older            # the open files of a cache (lru_open), under the cache's mutex like all of open_*
+    segment_t* open_newer
+    uint64_t open_stamp              # `stamp` when it was last put there
+    uint8_t open_listed              # 1: in that list, that is: in a slot, its file open, nobody at work on it
+    uint8_t synced                   # 1: as an earlier run left it, on stable storage; nothing was written since
+    int64_t ctime_ns                 # of the file, when its bytes were last known to be ours; 0: never (lru_open)
 
 cdef struct blob_t:
     int refs                         # atomic; Blob objects, snapshots and transfers hold one each

@@ -207,6 +207,10 @@ cdef segment_t* segment_new(blob_t* blob, uint32_t index, int fd, off_t base, of
     seg.next_dead = NULL
     seg.doomed = 0
     seg.on_closed = NULL
+    seg.open_older = seg.open_newer = NULL
+    seg.open_stamp = 0
+    seg.open_listed = seg.synced = 0
+    seg.ctime_ns = 0
     bp_add_int(&segments_open, 1)
     bp_store_int(&seg.refs, 1)       # last: from here on a stale reader may add and drop references
     return seg
@@ -331,6 +335,7 @@ cdef int64_t blob_present(blob_t* blob) noexcept nogil:
     cdef int64_t total = 0
     cdef off_t at
     cdef uint32_t i
+    cdef uint8_t state
     cdef int chunk
     for i in range(blob.nsegs):
         seg = segment_acquire(blob, i)
@@ -341,7 +346,8 @@ cdef int64_t blob_present(blob_t* blob) noexcept nogil:
         else:
             at = 0
             for chunk in range(SEGMENT_CHUNKS):
-                if at < seg.length and bp_load_u8(&seg.state[chunk]) == CHUNK_PRESENT:
+                state = bp_load_u8(&seg.state[chunk])
+                if at < seg.length and (state == CHUNK_PRESENT or state == CHUNK_CLOSED):
                     total += CHUNK_BYTES if seg.length - at > CHUNK_BYTES else seg.length - at
                 at += CHUNK_BYTES
         segment_release(seg)
@@ -460,11 +466,11 @@ cdef class Blob:
 
     @property
     def complete(self) -> bool:
-        """Every byte may be sent now. A blob of no bytes is complete."""
+        """Every byte is here: see present_bytes(). A blob of no bytes is complete."""
         return self.present_bytes() == self.b.size
 
     def present_bytes(self) -> int:
-        """Bytes that a sender may have now."""
+        """Verified bytes that are here: a sender may have them now, or (CLOSED) once their file has been opened."""
         cdef int64_t total
         with nogil:
             total = blob_present(self.b)

@@ -11,7 +11,6 @@ renamed. What it says about a file counts only while size and ctime are those re
 Left to others: adopting what was found (lru, lru_kept), checking it at its first use (dataplane.fill).
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -49,6 +48,7 @@ class Segment(NamedTuple):
     root: str
     states: bytes
     length: int
+    ctime_ns: int                    # for which PRESENT in *states* counts; 0: nothing is known
 
 
 class Found(NamedTuple):
@@ -200,49 +200,23 @@ def judge(sha256: str, index: int, status, record):
     if not 0 < length <= SEGMENT_BYTES:
         return None, f"expected up to {SEGMENT_BYTES} bytes, got {length}"
     if record is None:
-        return Segment(sha256, index, -1, "-", cut(UNKNOWN, length), length), ""
+        return Segment(sha256, index, -1, "-", cut(UNKNOWN, length), length, 0), ""
     if length != record.length or (record.size >= 0 and length != min(SEGMENT_BYTES, record.size - index * SEGMENT_BYTES)):
         return None, f"expected {record.length} bytes of a blob of {record.size}, got {length}"
     states = cut(record.states, length)
     if not any(states):
         return None, "expected a chunk in it, got none"
-    if status.st_ctime_ns != record.ctime_ns:            # somebody was here: nothing in it is known any more
+    ctime_ns = record.ctime_ns
+    if status.st_ctime_ns != ctime_ns:                   # somebody was here: nothing in it is known any more
         states = bytes(CHUNK_UNCHECKED if state == CHUNK_PRESENT else state for state in states)
-    return Segment(sha256, index, record.size, record.root, states, length), ""
+        ctime_ns = 0
+    return Segment(sha256, index, record.size, record.root, states, length, ctime_ns), ""
 
 
 def cut(states: bytes, length: int) -> bytes:
     """Chunks beyond the end of the file are none."""
     chunks = (length + CHUNK_BYTES - 1) // CHUNK_BYTES
     return states[:chunks] + bytes([CHUNK_ABSENT]) * (SEGMENT_CHUNKS - chunks)
-
-
-def open_segment(int dirfd, segment) -> int:
-    """A descriptor of the file, if it is still the regular file of that length. OSError otherwise."""
-    sub = os.open(f"{segment.sha256}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-    try:
-        fd = os.open(str(segment.index), os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=sub)
-    finally:
-        os.close(sub)
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != segment.length:
-        os.close(fd)
-        raise OSError(f"expected {segment.length} bytes, got {status.st_size}")
-    return fd
-
-
-def with_data(int fd, states: bytes) -> bytes:
-    """*states* without the UNCHECKED chunks that are holes: nobody ever wrote them, so they are ABSENT and not wrong."""
-    out = bytearray(states)
-    for i, state in enumerate(states):
-        if state == CHUNK_UNCHECKED:
-            try:
-                if os.lseek(fd, i * CHUNK_BYTES, os.SEEK_DATA) >= (i + 1) * CHUNK_BYTES:
-                    out[i] = CHUNK_ABSENT
-            except OSError as error:
-                if error.errno == errno.ENXIO:           # no data from here to the end
-                    out[i] = CHUNK_ABSENT
-    return bytes(out)
 
 
 def remove(int dirfd, segment) -> None:

@@ -203,6 +203,9 @@ cdef extern from "<errno.h>" nogil:
     enum: ENOENT
     enum: EEXIST
     enum: ENOMEM
+    enum: ESTALE
+    enum: ENXIO
+    enum: EROFS
     enum: ENOSPC
     enum: EIO
     enum: EINVAL

@@ -21,21 +21,23 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from bootplane.core.blob cimport (
-    CHUNK_BYTES, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap, digest_of,
-    segment_t,
+    CHUNK_BYTES, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap,
+    digest_of, segment_t,
 )
-from bootplane.core.linux cimport bp_load_u8, close, monotonic_ns, off_t
+from bootplane.core.linux cimport ESTALE, bp_load_u8, close, monotonic_ns, off_t
 from bootplane.core.lru_evictions cimport (
     EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
 )
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
+from bootplane.core.lru_open cimport is_shortage
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
 from bootplane.core.lru_steps cimport (
     cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_evictions, cache_fill, cache_is_idle, cache_look,
     cache_new, cache_protect, cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
 )
-from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK, check
+from bootplane.core.segment_file cimport file_open
+from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
 from bootplane.core import kept_segments
 from bootplane.core.segment_file import CacheInUse, lock_directory
@@ -72,7 +74,8 @@ class Eviction(NamedTuple):
 cdef class Cache:
     """The cache in *directory* (made when missing), of *limit_bytes*. Segment files of an earlier run are kept (`found`): they
     count against the limit from the start, and belong to a blob once blob() is asked for its digest. What is used *reuse_s*
-    after it was fetched outlives what is not (lru_policy).
+    after it was fetched outlives what is not (lru_policy). At most *open_limit* segments have their file open and mapped (0:
+    any number); the others are opened by recheck() when they are missed.
 
     Raises CacheInUse when another Cache has the directory, OSError when it cannot be used. Thread-safe."""
 
@@ -80,12 +83,14 @@ cdef class Cache:
         self.c = NULL
         self.lock_fd = -1
 
-    def __init__(self, directory: str, limit_bytes: int, *, reuse_s: float = 60.0) -> None:
+    def __init__(self, directory: str, limit_bytes: int, *, reuse_s: float = 60.0, open_limit: int = 0) -> None:
         if self.c != NULL:
             raise ValueError(f"cache {self.directory}: is open already")
         limit = checked_limit(limit_bytes)
         if not 0 <= reuse_s <= 1e9:
             raise ValueError(f"cache reuse_s: expected 0 to 1e9 seconds, got {reuse_s}")
+        if open_limit < 0:
+            raise ValueError(f"cache open_limit: expected 0 files or more, got {open_limit}")
         self.directory = os.fspath(directory)
         self.known = {}
         self.known_lock = threading.Lock()
@@ -101,6 +106,7 @@ cdef class Cache:
             if self.c == NULL:
                 check(ST_NOMEM, f"cache {self.directory}")
             dirfd = -1               # the cache's now
+            self.c.open_limit = open_limit
             self.adopt(self.c.dirfd, segments)
         except OSError as error:
             raise OSError(error.errno, f"cache directory {self.directory}: cannot be used: {error.strerror}") from error
@@ -122,39 +128,32 @@ cdef class Cache:
         cdef Blob own
         cdef bytes digest, states
         cdef blob_t* b
-        cdef int status, fd
+        cdef bint is_to_open
+        cdef int status
         cdef uint64_t stamp = <uint64_t>monotonic_ns() - <uint64_t>len(segments)
         last = {}
         for segment in segments:
             last[segment.sha256] = max(segment.index, last.get(segment.sha256, 0))
         count = total = 0
-        for segment in segments:
-            try:
-                fd = kept_segments.open_segment(dirfd, segment)
-            except OSError:          # no descriptor left, or somebody is at work in here
-                kept_segments.remove(dirfd, segment)
-                continue
-            states = kept_segments.with_data(fd, segment.states)
-            status = ST_NOMEM
-            if any(states):
-                if segment.sha256 not in self.unclaimed:
-                    size = max(segment.size, (last[segment.sha256] + 1) * SEGMENT_BYTES)
-                    digest = digest_of(segment.sha256)
-                    b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
-                    if b == NULL:
-                        os.close(fd)
-                        check(ST_NOMEM, f"blob {segment.sha256}")
-                    b.registered = 1
-                    own = blob_wrap(b, segment.sha256, None)
-                    self.unclaimed[segment.sha256] = own, segment.size, segment.root
-                own, size, root = self.unclaimed[segment.sha256]
-                if (size, root) != (segment.size, segment.root):         # not of one record: none of it is trusted
-                    self.unclaimed[segment.sha256] = own, -1, "-"
-                stamp += 1           # newer than the one before, older than every use in this run
-                status = cache_adopt(self.c, own.b, <uint32_t>segment.index, fd, segment.length,
-                                     <const uint8_t*>PyBytes_AS_STRING(states), stamp)
-            if status != ST_OK:
-                os.close(fd)
+        for position, segment in enumerate(segments):
+            if segment.sha256 not in self.unclaimed:
+                size = max(segment.size, (last[segment.sha256] + 1) * SEGMENT_BYTES)
+                digest = digest_of(segment.sha256)
+                b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
+                if b == NULL:
+                    check(ST_NOMEM, f"blob {segment.sha256}")
+                b.registered = 1
+                own = blob_wrap(b, segment.sha256, None)
+                self.unclaimed[segment.sha256] = own, segment.size, segment.root
+            own, size, root = self.unclaimed[segment.sha256]
+            if (size, root) != (segment.size, segment.root):             # not of one record: none of it is trusted
+                self.unclaimed[segment.sha256] = own, -1, "-"
+            stamp += 1               # newer than the one before, older than every use in this run
+            states = segment.states
+            is_to_open = self.c.open_limit == 0 or len(segments) - position <= self.c.open_limit     # the newest ones
+            status = cache_adopt(self.c, own.b, <uint32_t>segment.index, segment.length,
+                                 <const uint8_t*>PyBytes_AS_STRING(states), segment.ctime_ns, stamp, is_to_open)
+            if status != ST_OK:      # empty, or somebody is at work in here
                 kept_segments.remove(dirfd, segment)
                 continue
             count += 1
@@ -211,8 +210,9 @@ cdef class Cache:
                 if not any(states):  # only claims that nobody ended, or rotten
                     kept_segments.remove(self.c.dirfd, record)
                     continue
-                os.fsync(seg.fd)
-                entries.append((kept[i].stamp, record._replace(ctime_ns=os.fstat(seg.fd).st_ctime_ns)))
+                if not self.sync(seg, record):
+                    continue
+                entries.append((kept[i].stamp, record._replace(ctime_ns=seg.ctime_ns)))
                 names.add(sha256)
         finally:
             free(kept)
@@ -220,6 +220,30 @@ cdef class Cache:
         entries.sort(key=lambda entry: entry[0])
         kept_segments.put_state(self.c.dirfd, [record for _, record in entries])
         return ""
+
+    cdef bint sync(self, segment_t* seg, object record) except -1:
+        # Puts the segment on stable storage, with the ctime for which its record is true. False: its file is gone.
+        cdef int64_t ctime_ns = 0
+        cdef const char* what = NULL
+        cdef int fd = seg.fd
+        if seg.synced:
+            return True              # and whoever has touched it since has changed its ctime
+        if fd < 0 and CHUNK_PRESENT not in record.states:
+            return True              # all of it will be checked
+        try:
+            if fd < 0:
+                fd = file_open(self.c.dirfd, seg.blob.digest, seg.index, seg.length, &ctime_ns, &what)
+                if fd < 0 and is_shortage(fd):
+                    raise OSError(-fd, os.strerror(-fd))
+                if fd < 0:
+                    return False
+            os.fsync(fd)
+            if seg.fd >= 0:
+                seg.ctime_ns = os.fstat(fd).st_ctime_ns          # while it was open, we wrote
+            return True
+        finally:
+            if fd >= 0 and seg.fd < 0:
+                os.close(fd)
 
     def blob(self, str sha256 not None, off_t size, bytes chunks not None, *, bint protected=False):
         """The Blob of this digest, to be filled by begin() and store(). The same blob_t for as long as anybody has it or
@@ -292,7 +316,8 @@ cdef class Cache:
             self.fail(status, &fault, 0)
 
     def begin(self, Blob blob not None, int64_t chunk, int64_t now_ns=0) -> bool:
-        """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is present, another's, or UNCHECKED.
+        """True: the chunk is the caller's, who ends that by store() or abandon(). False: it is here (PRESENT, CLOSED, UNCHECKED), or
+        another's.
 
         Makes and charges the segment, evicting what is in the way. Counts as a use at *now_ns* (monotonic; 0: now).
         Raises CacheFull; OSError naming the file."""
@@ -365,9 +390,11 @@ cdef class Cache:
             self.fail(status, &fault, 0)
 
     def recheck(self, Blob blob not None, int64_t chunk) -> bool:
-        """Checks an UNCHECKED chunk against the chunk list. True: it is PRESENT now. False: it was not UNCHECKED (any more).
+        """Checks an UNCHECKED chunk against the chunk list; opens the file of a CLOSED one, which nobody has written to since.
+        True: it is PRESENT now. False: it was neither (any more).
 
-        Raises DigestMismatch, or OSError when it cannot be read: its segment is gone, or goes with the fills in it."""
+        Raises DigestMismatch, or OSError when it cannot be read or its file is another one: its segment is gone, or goes with
+        the fills in it. But with no descriptor left (EMFILE, ENFILE, ENOMEM) it stays as it is."""
         cdef const uint8_t* expected
         cdef uint8_t got[32]
         cdef fault_t fault
@@ -379,13 +406,15 @@ cdef class Cache:
         if status == ST_MISMATCH:
             raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {expected[:32].hex()}, got {got[:32].hex()}",
                                  ST_MISMATCH)
+        if status == ST_GONE:
+            self.fail(-ESTALE, &fault, 0)
         if status != ST_OK and status != ST_AGAIN:
             self.fail(status, &fault, 0)
         return status == ST_OK
 
     def discard(self, Blob blob not None, int64_t chunk) -> bool:
-        """The bytes of a PRESENT chunk are wrong on the disk, or cannot be read: its segment leaves, with its other chunks.
-        False: it is not PRESENT (any more). Raises OSError when the file cannot be removed; it is sent to nobody all the same."""
+        """The bytes of a PRESENT or CLOSED chunk are wrong on the disk, or cannot be read: its segment leaves, with its other chunks.
+        False: it is neither (any more). Raises OSError when the file cannot be removed; it is sent to nobody all the same."""
         cdef fault_t fault
         cdef int status
         self.check_mine(blob, chunk)
@@ -501,6 +530,8 @@ cdef class Cache:
             "kept_segments": now.kept_segments,
             "rechecked_chunks": now.rechecked_chunks,
             "rotten_chunks": now.rotten_chunks,
+            "open_segments": now.open_segments,
+            "reopened_segments": now.reopened_segments,
         }
 
     cdef bint is_idle(self, Blob own):

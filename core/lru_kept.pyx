@@ -3,39 +3,78 @@
 Left to others: the files and the record of them (kept_segments), the states and the locks (lru_steps).
 """
 
-from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.errno cimport ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
 from bootplane.core.blob cimport (
-    CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_t, segment_new, segment_t,
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS,
+    blob_t, segment_new, segment_t,
 )
 from bootplane.core.linux cimport (
-    bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, off_t, pthread_mutex_lock, pthread_mutex_unlock,
+    bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, close, off_t, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_evictions cimport REASON_NONE
+from bootplane.core.lru_open cimport is_shortage, open_list
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASSES, policy_add, policy_protect, policy_remove
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
-from bootplane.core.status cimport ST_NOMEM, ST_OK
+from bootplane.core.segment_file cimport file_has_data, file_open
+from bootplane.core.status cimport ST_GONE, ST_OK
 
 
-cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, int fd, off_t length, const uint8_t* states,
-                     uint64_t stamp) noexcept nogil:                                             # lock not held
-    cdef segment_t* seg = segment_new(blob, index, fd, <off_t>index * SEGMENT_BYTES, length)
+cdef bint adopt_states(int fd, const uint8_t* states, bint is_untouched, uint8_t* out) noexcept nogil:
+    # What the record says, as far as it holds. False: there is nothing in the file.
+    cdef bint has_content = False
+    cdef int i
+    for i in range(SEGMENT_CHUNKS):
+        out[i] = states[i]
+        if states[i] == CHUNK_PRESENT:
+            out[i] = CHUNK_UNCHECKED if not is_untouched else CHUNK_CLOSED if fd < 0 else CHUNK_PRESENT
+        elif fd >= 0 and states[i] == CHUNK_UNCHECKED and not file_has_data(fd, <off_t>i * CHUNK_BYTES, CHUNK_BYTES):
+            out[i] = CHUNK_ABSENT    # nobody ever wrote there: not wrong
+        has_content |= out[i] != CHUNK_ABSENT
+    return has_content
+
+
+cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, const uint8_t* states, int64_t ctime_ns,
+                     uint64_t stamp, bint is_to_open) noexcept nogil:                            # lock not held
+    cdef segment_t* seg = NULL
+    cdef const char* what = NULL
+    cdef uint8_t known[4]
+    cdef int64_t now_ns = ctime_ns
+    cdef int fd = -1, status
+    if is_to_open:
+        fd = file_open(c.dirfd, blob.digest, index, length, &now_ns, &what)
+        if fd < 0 and not is_shortage(fd):
+            return fd
+    if not adopt_states(fd, states, now_ns == ctime_ns, known):
+        if fd >= 0:
+            close(fd)
+        return ST_GONE
+    seg = segment_new(blob, index, fd, <off_t>index * SEGMENT_BYTES, length)
     if seg == NULL:
-        return -errno if errno else ST_NOMEM
+        status = -errno if errno else -ENOMEM
+        if fd < 0:
+            return status
+        close(fd)                    # no mapping left
+        return cache_adopt(c, blob, index, length, states, ctime_ns, stamp, False)
     seg.charge = charge_of(length)
     seg.cache = c
     seg.on_closed = segment_closed
-    memcpy(seg.state, states, SEGMENT_CHUNKS)
+    memcpy(seg.state, known, SEGMENT_CHUNKS)
     seg.stamp = seg.lru_stamp = stamp
+    seg.ctime_ns = ctime_ns
+    seg.synced = ctime_ns != 0 and now_ns == ctime_ns
     bp_add_int(&c.refs, 1)           # given back in segment_closed
     pthread_mutex_lock(&c.lock)
     if index == 0 and length < SEGMENT_BYTES:    # a blob that ends in its first segment is a small one
         blob.protected = 1
     policy_add(&c.policy, seg, False)
+    if fd >= 0:
+        c.open_files += 1
+        open_list(c, seg)
     c.segments += 1
     c.kept_segments += 1
     c.charged += seg.charge
@@ -69,7 +108,7 @@ cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noex
             continue
         if not trusted:
             for within in range(SEGMENT_CHUNKS):
-                if seg.state[within] == CHUNK_PRESENT:
+                if seg.state[within] == CHUNK_PRESENT or seg.state[within] == CHUNK_CLOSED:
                     seg.state[within] = CHUNK_UNCHECKED
         found.segs[i] = NULL
         found.cached -= 1
@@ -98,7 +137,7 @@ cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil:     # lock 
             for i in range(SEGMENT_CHUNKS):
                 state = bp_load_u8(&seg.state[i])
                 if seg.doomed != ROTTEN and state != CHUNK_FILLING:
-                    kept[n].state[i] = state
+                    kept[n].state[i] = CHUNK_PRESENT if state == CHUNK_CLOSED else state
             n += 1
             seg = seg.lru_next
     count[0] = n

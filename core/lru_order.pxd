@@ -19,4 +19,5 @@ cdef segment_t* order_pick(order_t* order) noexcept nogil                # the o
 cdef segment_t* order_oldest(order_t* order) noexcept nogil              # whether it may go or not; NULL: empty
 cdef segment_t* order_first_evictable(order_t* order) noexcept nogil     # as last placed, uses since then not looked at
 cdef segment_t* sorted_run(segment_t* run) noexcept nogil                # linked by lru_next; newest first
+cdef void order_replace(order_t* order, segment_t* seg, segment_t* successor) noexcept nogil     # in the same place
 cdef bint has_state(segment_t* seg, uint8_t state) noexcept nogil        # any chunk of the segment

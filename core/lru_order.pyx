@@ -59,6 +59,21 @@ cdef void order_insert(order_t* order, segment_t* run) noexcept nogil:
         order.bytes += seg.charge
 
 
+cdef void order_replace(order_t* order, segment_t* seg, segment_t* successor) noexcept nogil:
+    # *successor* has lru_stamp and stamp of *seg* or a newer stamp.
+    successor.lru_prev = seg.lru_prev
+    successor.lru_next = seg.lru_next
+    if seg.lru_prev != NULL:
+        seg.lru_prev.lru_next = successor
+    else:
+        order.oldest = successor
+    if seg.lru_next != NULL:
+        seg.lru_next.lru_prev = successor
+    else:
+        order.newest = successor
+    seg.lru_prev = seg.lru_next = NULL
+
+
 cdef segment_t* merge(segment_t* a, segment_t* b) noexcept nogil:
     cdef segment_t* head = NULL
     cdef segment_t** tail = &head

@@ -13,19 +13,20 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
 from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap, blob_t,
-    segment_acquire, segment_release, segment_t,
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap,
+    blob_t, segment_acquire, segment_release, segment_t,
 )
 from bootplane.core.linux cimport (
     EINTR, bp_load_u8, bp_store_relaxed_u64, bp_store_u8, monotonic_ns, off_t, pread, pthread_mutex_lock,
     pthread_mutex_unlock, ssize_t,
 )
 from bootplane.core.lru_busy cimport cache_wait, is_busy
+from bootplane.core.lru_open cimport segment_open
 from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport CLASSES
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, fault_t
 from bootplane.core.sha256 cimport sha256_once
-from bootplane.core.status cimport ST_AGAIN, ST_MISMATCH, ST_NOMEM, ST_OK
+from bootplane.core.status cimport ST_AGAIN, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK
 
 
 cdef int chunk_check(segment_t* seg, int within, const uint8_t* expected, uint8_t* got) noexcept nogil:
@@ -53,21 +54,52 @@ cdef int chunk_check(segment_t* seg, int within, const uint8_t* expected, uint8_
     return status
 
 
+cdef bint is_present(blob_t* blob, uint32_t index, int within) noexcept nogil:
+    return blob.segs[index] != NULL and bp_load_u8(&blob.segs[index].state[within]) == CHUNK_PRESENT
+
+
+cdef int chunk_open(cache_t* c, blob_t* blob, uint32_t index, int within, bint* was_closed,
+                    fault_t* fault) noexcept nogil:                                              # lock held
+    # ST_OK: it is UNCHECKED, its file open, and nobody at work on it. ST_AGAIN: it was neither UNCHECKED nor CLOSED, or is
+    # no more. ST_GONE: its file was another one; its segment is gone. -errno: no descriptor was left.
+    cdef segment_t* seg
+    cdef uint8_t state
+    cdef bint tried = False
+    cdef int status = ST_OK
+    while status == ST_OK:
+        while is_busy(c, blob, index):           # being evicted or opened; if that fails, it is here still
+            cache_wait(c)
+        seg = NULL if c.closed else blob.segs[index]
+        if seg == NULL or seg.doomed == ROTTEN:
+            return ST_AGAIN
+        state = bp_load_u8(&seg.state[within])
+        if state != CHUNK_UNCHECKED and state != CHUNK_CLOSED:
+            return ST_AGAIN
+        if seg.fd >= 0:
+            return ST_OK
+        was_closed[0] = state == CHUNK_CLOSED
+        status = segment_open(c, seg, &tried, fault)
+    if status == ST_GONE:
+        cache_remove(c, seg, ROTTEN, NULL, fault)                # when that fails, begin() tries it again
+    return status
+
+
 cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* expected, uint8_t* got,
                        fault_t* fault) noexcept nogil:                                           # lock not held
     cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
     cdef int within = <int>(chunk % SEGMENT_CHUNKS), status
     cdef segment_t* seg
-    cdef bint removed = False
+    cdef bint removed = False, was_closed = False
     pthread_mutex_lock(&c.lock)
-    while is_busy(c, blob, index):   # being evicted; if that fails, it is here still
-        cache_wait(c)
-    seg = NULL if c.closed else segment_acquire(blob, index)
-    if seg == NULL or seg.doomed == ROTTEN or bp_load_u8(&seg.state[within]) != CHUNK_UNCHECKED:
-        if seg != NULL:
-            segment_release(seg)
+    status = chunk_open(c, blob, index, within, &was_closed, fault)
+    if status != ST_OK:
+        if was_closed and status == ST_AGAIN and is_present(blob, index, within):
+            status = ST_OK
         pthread_mutex_unlock(&c.lock)
-        return ST_AGAIN
+        if status == ST_GONE:
+            blob_reap()
+        return status
+    seg = segment_acquire(blob, index)
     bp_store_u8(&seg.state[within], CHUNK_FILLING)
     pthread_mutex_unlock(&c.lock)
     memcpy(fault.digest, blob.digest, 32)
@@ -99,11 +131,13 @@ cdef int cache_discard(cache_t* c, blob_t* blob, uint64_t chunk, fault_t* fault)
     cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
     cdef int within = <int>(chunk % SEGMENT_CHUNKS), status = ST_OK
     cdef segment_t* seg
+    cdef uint8_t state
     pthread_mutex_lock(&c.lock)
     while is_busy(c, blob, index):
         cache_wait(c)
     seg = NULL if c.closed else blob.segs[index]
-    if seg == NULL or bp_load_u8(&seg.state[within]) != CHUNK_PRESENT:
+    state = CHUNK_ABSENT if seg == NULL else bp_load_u8(&seg.state[within])
+    if state != CHUNK_PRESENT and state != CHUNK_CLOSED:
         pthread_mutex_unlock(&c.lock)
         return ST_AGAIN
     bp_store_u8(&seg.state[within], CHUNK_ABSENT)

@@ -39,6 +39,12 @@ cdef struct cache_t:             # malloc'd: outlives the Cache while a condemne
     uint64_t rechecked_chunks    # UNCHECKED ones whose digest was right
     uint64_t rotten_chunks       # UNCHECKED ones that were wrong, or could not be read
     int dirfd                    # owned; closed by cache_close
+    uint64_t open_limit          # segments whose file may be open; 0: any number
+    uint64_t open_files          # descriptors of segments: reserved, in slots, and not yet closed
+    uint64_t open_segments       # in the list
+    uint64_t reopened_segments   # since start
+    segment_t* open_oldest       # list of the segments whose file is open (lru_open)
+    segment_t* open_newest
 
 cdef struct fault_t:             # what a nogil function could not do, for the message
     const char* what             # static text
@@ -51,7 +57,7 @@ cdef cache_t* cache_new(int dirfd, uint64_t limit, uint64_t reuse_ns) noexcept n
 cdef void cache_stop(cache_t* c) noexcept nogil                          # no new work from here on; waits for busy threads
 cdef void cache_close(cache_t* c) noexcept nogil                         # lets go of every segment; files stay; idempotent
 cdef void cache_put(cache_t* c) noexcept nogil                           # drops the Cache's reference
-# *now_ns*: monotonic. ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, another's, or UNCHECKED
+# *now_ns*: monotonic. ST_OK: the chunk is FILLING and the caller's. ST_AGAIN: it is PRESENT, CLOSED, another's, or UNCHECKED
 # (see lru_recheck).
 cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fault_t* fault) noexcept nogil
 # The segment of a FILLING chunk with a reference, which cache_end or cache_fill drops; NULL when it is not FILLING.

@@ -23,6 +23,7 @@ Invariants
                                    ^---store failed, abandon---|
                                 UNCHECKED --recheck--> FILLING --digest right--> PRESENT
                                                           '------wrong: ABSENT, and the segment is ROTTEN
+                                PRESENT --its file is closed--> CLOSED --opened again--> PRESENT      (lru_open)
 
  - An UNCHECKED chunk (of an earlier run's file) is not written over: sockets of that run may still owe its pages. A ROTTEN
    segment takes no new claim, and leaves as soon as its fills have ended; who wants a chunk of it waits for that.
@@ -35,8 +36,9 @@ Locks, in this order: Cache.claiming, Cache.known_lock, blob's reap_lock, cache_
 never called under cache_t.lock: it calls segment_closed, which takes it. No thread waits for `changed` while it is in the
 busy list.
 
-Left to others: what is evicted first (lru_policy), what left and why (lru_evictions, lru_ghost), doubted chunks
-(lru_recheck), segments of an earlier run (lru_kept), files (segment_file), exceptions (lru), fetching again (dataplane.fill).
+Left to others: what is evicted first (lru_policy), what left and why (lru_evictions, lru_ghost), which files are open
+(lru_open), doubted chunks (lru_recheck), segments of an earlier run (lru_kept), files (segment_file), exceptions (lru),
+fetching again (dataplane.fill).
 """
 
 from libc.errno cimport errno
@@ -55,13 +57,14 @@ from bootplane.core.linux cimport (
 from bootplane.core.lru_busy cimport busy_mark, busy_unmark, cache_wait, is_busy
 from bootplane.core.lru_evictions cimport REASON_DISK, REASON_LIMIT, REASON_ROOM, evictions_add, evictions_t
 from bootplane.core.lru_ghost cimport ghost_put, ghost_take, ghosts_free, ghosts_init
+from bootplane.core.lru_open cimport is_shortage, open_list, open_room, open_spare, open_unlist, segment_open
 from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport (
     CLASS_PROTECTED, CLASSES, policy_add, policy_pick, policy_protect, policy_put_back, policy_remove,
 )
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
 from bootplane.core.sha256 cimport sha256_once
-from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_MISMATCH, ST_NOMEM, ST_OK
+from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_cond_init(pthread_cond_t* cond, void* attr)
@@ -115,6 +118,7 @@ cdef void segment_closed(segment_t* seg) noexcept nogil:     # on_closed; lock n
     cdef cache_t* c = <cache_t*>seg.cache
     pthread_mutex_lock(&c.lock)
     c.condemned -= seg.charge
+    c.open_files -= seg.fd >= 0
     pthread_mutex_unlock(&c.lock)
     cache_put(c)
 
@@ -122,6 +126,7 @@ cdef void segment_closed(segment_t* seg) noexcept nogil:     # on_closed; lock n
 cdef void take_out(cache_t* c, segment_t* seg) noexcept nogil:
     # Out of its slot; off the list already. Buried under the lock: whoever sees it condemned can reap it.
     cdef blob_t* blob = seg.blob
+    open_unlist(c, seg)
     bp_store_ptr(&blob.segs[seg.index], NULL)
     blob.cached -= 1
     c.segments -= 1
@@ -138,6 +143,7 @@ cdef int cache_remove(cache_t* c, segment_t* seg, int reason, blob_t* wanted_by,
     cdef int64_t idle_ns = monotonic_ns() - <int64_t>bp_relaxed_u64(&seg.stamp)
     cdef int status
     policy_remove(&c.policy, seg)
+    open_unlist(c, seg)
     busy_mark(c, &mark, blob, seg.index)
     pthread_mutex_unlock(&c.lock)
     status = file_unlink(c.dirfd, blob.digest, seg.index, last)
@@ -150,6 +156,8 @@ cdef int cache_remove(cache_t* c, segment_t* seg, int reason, blob_t* wanted_by,
         seg.lru_stamp = <uint64_t>monotonic_ns()
         bp_store_relaxed_u64(&seg.stamp, seg.lru_stamp)
         policy_put_back(&c.policy, seg)
+        if seg.fd >= 0:
+            open_list(c, seg)
         return status
     evictions_add(&c.evictions, blob.digest, reason, seg.charge, idle_ns if idle_ns > 0 else 0,
                   NULL if wanted_by == NULL else wanted_by.digest)
@@ -204,8 +212,20 @@ cdef bint was_here_lately(cache_t* c, segment_t* seg) noexcept nogil:
 
 
 cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fault_t* fault) noexcept nogil:
-    # ST_OK: the chunk is the caller's. ST_AGAIN: present, or somebody else's. ST_FULL, ST_CLOSED, ST_NOMEM or -errno. Lock
+    # ST_OK: the chunk is the caller's. ST_AGAIN: it is here, or somebody else's. ST_FULL, ST_CLOSED, ST_NOMEM or -errno. Lock
     # not held.
+    cdef int status = begin_once(c, blob, chunk, now_ns, fault)
+    cdef bint has_spare = True
+    while is_shortage(status) and has_spare:     # of descriptors or mappings, which are the whole process's
+        pthread_mutex_lock(&c.lock)
+        has_spare = open_spare(c)
+        pthread_mutex_unlock(&c.lock)
+        if has_spare:
+            status = begin_once(c, blob, chunk, now_ns, fault)
+    return status
+
+
+cdef int begin_once(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fault_t* fault) noexcept nogil:
     cdef uint32_t index = <uint32_t>(chunk // SEGMENT_CHUNKS)
     cdef int within = <int>(chunk % SEGMENT_CHUNKS)
     cdef off_t base = <off_t>index * SEGMENT_BYTES
@@ -214,6 +234,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, f
     cdef segment_t* seg = NULL
     cdef busy_t mark
     cdef uint8_t state
+    cdef bint tried = False
     cdef int status = ST_OK, fd
     pthread_mutex_lock(&c.lock)
     while status == ST_OK:
@@ -232,15 +253,22 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, f
             state = bp_load_u8(&seg.state[within])
             if state != CHUNK_ABSENT:
                 status = ST_AGAIN
+            elif seg.fd < 0:
+                status = segment_open(c, seg, &tried, fault)
+                if status == ST_GONE:
+                    status = ST_OK   # and ROTTEN now
+                continue
             else:
                 bp_store_u8(&seg.state[within], CHUNK_FILLING)
                 seg.lru_filled = <uint64_t>now_ns
                 bp_store_relaxed_u64(&seg.stamp, seg.lru_filled)
                 seg.doomed = 0       # somebody wants it after all
+                seg.synced = 0
             pthread_mutex_unlock(&c.lock)
             return status
         elif c.charged + c.condemned + charge <= c.limit:
-            break
+            if open_room(c, &tried):
+                break
         elif charge > c.limit:
             status = ST_FULL
         else:
@@ -249,6 +277,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, f
         pthread_mutex_unlock(&c.lock)
         return status
     c.charged += charge              # the reservation: before anything is on the disk
+    c.open_files += 1
     busy_mark(c, &mark, blob, index)
     pthread_mutex_unlock(&c.lock)
 
@@ -270,6 +299,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, f
     busy_unmark(c, &mark)
     if status != ST_OK:
         c.charged -= charge
+        c.open_files -= 1
         pthread_mutex_unlock(&c.lock)
         return status
     seg.charge = charge
@@ -279,6 +309,7 @@ cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, f
     seg.state[within] = CHUNK_FILLING
     seg.stamp = seg.lru_stamp = seg.lru_filled = <uint64_t>now_ns
     policy_add(&c.policy, seg, was_here_lately(c, seg))
+    open_list(c, seg)
     c.segments += 1
     blob.cached += 1
     bp_store_ptr(&blob.segs[index], seg)
@@ -451,6 +482,8 @@ cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil:   # lock not held
     out.kept_segments = c.kept_segments
     out.rechecked_chunks = c.rechecked_chunks
     out.rotten_chunks = c.rotten_chunks
+    out.open_segments = c.open_segments
+    out.reopened_segments = c.reopened_segments
     pthread_mutex_unlock(&c.lock)
 
 

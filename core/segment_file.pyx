@@ -11,23 +11,34 @@ import fcntl
 import os
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
 from bootplane.core.linux cimport (
-    EEXIST, EINTR, ENOENT, ENOSPC, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, close, ftruncate, off_t,
-    openat, pwrite, ssize_t, unlinkat,
+    EEXIST, EINTR, ENOENT, ENOSPC, ENXIO, EROFS, ESTALE, O_CLOEXEC, O_CREAT, O_EXCL, O_NOFOLLOW, O_RDONLY, O_RDWR, close,
+    ftruncate, off_t, openat, pwrite, ssize_t, timespec, unlinkat,
 )
 from bootplane.core.status cimport ST_FULL, ST_OK
 
 from bootplane.core.status import CoreError
 
 cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_t "stat":
+        unsigned int st_mode
+        off_t st_size
+        timespec st_ctim
     int mkdirat(int dirfd, const char* path, unsigned int mode)
+    int fstat(int fd, stat_t* status)
+    bint S_ISREG(unsigned int mode)
+
+cdef extern from "<unistd.h>" nogil:
+    off_t lseek(int fd, off_t offset, int whence)
+    enum: SEEK_DATA
 
 cdef extern from "<fcntl.h>" nogil:
     enum: O_DIRECTORY
+    enum: O_NONBLOCK
     enum: AT_REMOVEDIR
 
 cdef enum:
@@ -78,6 +89,52 @@ cdef int file_make(int dirfd, const uint8_t* digest, uint32_t index, off_t lengt
         close(sub)
         return -error                # the caller cleans up with file_unlink
     return -error if error else -ENOENT
+
+
+cdef int file_ctime(int fd, int64_t* ctime_ns) noexcept nogil:
+    cdef stat_t status
+    if fstat(fd, &status) != 0:
+        return -errno
+    ctime_ns[0] = <int64_t>status.st_ctim.tv_sec * 1000000000 + status.st_ctim.tv_nsec
+    return ST_OK
+
+
+cdef int file_open(int dirfd, const uint8_t* digest, uint32_t index, off_t length, int64_t* ctime_ns,
+                   const char** what) noexcept nogil:
+    cdef char directory[72]
+    cdef char name[16]
+    cdef stat_t status
+    cdef int sub, fd, error
+    dir_name(digest, directory)
+    snprintf(name, sizeof(name), b"%u", index)
+    what[0] = b"file cannot be opened"
+    sub = openat(dirfd, directory, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    if sub < 0:
+        return -errno
+    fd = openat(sub, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)     # not blocked by a pipe put in its place
+    if fd < 0 and errno == EROFS:    # since remounted: good for reading still
+        fd = openat(sub, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+    error = errno
+    close(sub)
+    if fd < 0:
+        return -error
+    if fstat(fd, &status) != 0:
+        error = errno
+    elif not S_ISREG(status.st_mode) or status.st_size != length:
+        what[0] = b"file is not the one that was left here"
+        error = ESTALE
+    else:
+        ctime_ns[0] = <int64_t>status.st_ctim.tv_sec * 1000000000 + status.st_ctim.tv_nsec
+        return fd
+    close(fd)
+    return -error
+
+
+cdef bint file_has_data(int fd, off_t offset, off_t length) noexcept nogil:
+    cdef off_t data = lseek(fd, offset, SEEK_DATA)
+    if data < 0:
+        return errno != ENXIO        # no data from here to the end; any other error says nothing
+    return data < offset + length
 
 
 cdef int file_unlink(int dirfd, const uint8_t* digest, uint32_t index, bint last) noexcept nogil:

@@ -276,6 +276,8 @@ class TestLimit:
             "kept_segments": 0,
             "rechecked_chunks": 0,
             "rotten_chunks": 0,
+            "open_segments": 3,
+            "reopened_segments": 0,
         }
         assert files(cache) == sorted(name for x in (a, c, d) for name in (f"{x.sha256}.d", f"{x.sha256}.d/0"))
 
