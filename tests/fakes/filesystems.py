@@ -93,10 +93,11 @@ class Disk:
 
 
 @contextlib.contextmanager
-def attached(kind: str, image: Path, point: Path, options: str = "defaults") -> Iterator[Disk]:
-    """The file system that *image* holds, mounted at *point*, which is made. Raises CannotMountError."""
+def attached(kind: str, image: Path, point: Path, options: str = "defaults", *, direct: bool = True) -> Iterator[Disk]:
+    """The file system that *image* holds, mounted at *point*, a new directory. A clone cannot be read by *direct* I/O
+    in the sectors of 512 bytes that its file system was made for. Raises CannotMountError."""
     with contextlib.ExitStack() as undo:
-        device = _run("losetup", "--find", "--show", "--direct-io=on", str(image))
+        device = _run("losetup", "--find", "--show", f"--direct-io={'on' if direct else 'off'}", str(image))
         undo.callback(_run, "losetup", "--detach", device)
         point.mkdir()
         undo.callback(point.rmdir)
