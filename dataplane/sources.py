@@ -25,7 +25,7 @@ FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 2.0
 PROBE_S = 5.0  # between tries of a source that failed, while others do its work
 RUN_S = 1.0  # a run is no longer than what its source delivers in about this time
-FIRST_RUN_BYTES = 4 << 20  # the run of a source nobody has measured
+FIRST_RUN_BYTES = 2 << 20  # the run of a source nobody has measured
 FORGET_S = 10.0  # a measured speed is believed to have doubled after so long: what was slow gets another chance
 TOO_SLOW = 4.0  # times slower than the best: then a busy best one is waited for
 

@@ -102,6 +102,8 @@ class FakeRegion:
         self.cut_after: int | None = None  # body bytes of a bulk answer, then the connection is closed
         self.cut_times = 0
         self.lie_about_length = 0  # added to Content-Range's total
+        self.lie_about_start = 0  # added to Content-Range's first
+        self.lie_about_body = 0  # added to Content-Length
         self.ignore_range = False
         self.bulk_status: int | None = None
         self.api_status: int | None = None
@@ -335,11 +337,12 @@ class _Bulk(_Handler):
         wanted = self.headers.get("Range")
         if wanted and not region.ignore_range:
             first, last = (int(n) for n in wanted.removeprefix("bytes=").split("-"))
+            total = len(data) + region.lie_about_length
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{last}/{len(data) + region.lie_about_length}")
+            self.send_header("Content-Range", f"bytes {first + region.lie_about_start}-{last}/{total}")
         else:
             self.send_response(200)
-        self.send_header("Content-Length", str(last + 1 - first))
+        self.send_header("Content-Length", str(last + 1 - first + region.lie_about_body))
         self.end_headers()
         while region.stall.is_set() and not region.stopping.wait(0.01):
             pass
