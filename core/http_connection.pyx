@@ -13,11 +13,12 @@ from libc.string cimport memset
 from bootplane.core.blob cimport blob_release
 from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
-from bootplane.core.http_exchange cimport exchange_drop, exchange_record
+from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
 from bootplane.core.http_record cimport journal_free
 from bootplane.core.linux cimport close
 from bootplane.core.loop cimport NEVER, loop_unpark
 from bootplane.core.records cimport OUTCOME_CUT
+from bootplane.core.sender cimport socket_reset
 
 cdef enum:
     SLAB = 128                       # connections per allocation: 30 KiB
@@ -81,7 +82,10 @@ cdef void connections_free(http_t* http) noexcept nogil:
     while slab != NULL:              # first all connections: freeing one touches its neighbours in the lists
         for i in range(SLAB):
             if slab.items[i].fd >= 0:
-                close(slab.items[i].fd)
+                if slab.items[i].x.state == EXCHANGE_HEAD or slab.items[i].x.state == EXCHANGE_ENDED:
+                    close(slab.items[i].fd)
+                else:                # it is owed bytes: an orderly end would pass for the end of them
+                    socket_reset(slab.items[i].fd)
                 running(http, &slab.items[i])
                 exchange_record(&slab.items[i].x, &http.scene, OUTCOME_CUT)
                 count(http.loop.counters, C_HTTP_CLOSED)

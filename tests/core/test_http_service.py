@@ -523,6 +523,21 @@ def test_stopping_in_the_middle_of_everything_gives_every_reference_back(cache: 
         client.socket.close()
 
 
+def test_stopping_cuts_a_body_with_a_reset_and_ends_what_is_idle_in_order(cache: Cache) -> None:
+    large = Blob.memory(os.urandom(24 << 20), dynamic=False)
+    with rack({"large": large, "small": small()}) as it:
+        clients = [it.client(receive_buffer=4096) for _ in range(2)]
+        idle, busy = clients
+        assert idle.get("/small").body == SMALL
+        busy.send(b"GET /large" + HOST)
+        assert busy.head().status == 200
+    assert idle.end() == "closed"
+    got, end = busy.rest()
+    assert got < large.size and end == "reset"
+    for client in clients:
+        client.socket.close()
+
+
 def test_an_unknown_option_is_named() -> None:
     with pytest.raises(ValueError, match="unknown option turn_byts"):
         Rack({}, turn_byts=1)
