@@ -1,15 +1,17 @@
 # make run    sets everything up and shows the main job: a signed source, a region, a rack, 64 machines
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
+# make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
 # The rest: build, check, lint, bench-smoke, bench-api, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 RUN_ARGS ?=
+SOAK_ARGS ?=
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test vm vm-storm build check lint bench-smoke bench-api clean
+.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-api clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -29,6 +31,10 @@ vm:
 vm-storm:
 	@.ci/setup vm
 	@.ci/timed "sixteen machines at once" $(PYTHON) -m pytest -q -m storm tests/vm $(PYTEST_ARGS)
+
+soak:
+	@.ci/setup test
+	@.ci/timed "soak" $(PYTHON) -m tests.soak $(SOAK_ARGS)
 
 build:
 	@.ci/setup run
