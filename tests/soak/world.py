@@ -79,6 +79,7 @@ class World:
         self._life: Life | None = None
         self._gave_up: deque[tuple[float, str]] = deque()
         self._rotten: set[tuple[str, int]] = set()  # segments that were damaged
+        self._wanted_limit = profile.cache_bytes
         self._torn: dict[int, int] = {}  # life -> chunks found half-written
         self._kills_before: dict[int, bool] = {}
         self._totals: dict[int, dict[str, float]] = {}
@@ -246,7 +247,8 @@ class World:
     def _limit(self, limit: int) -> None:
         life = self._life
         assert life is not None
-        life.limits.append((time.monotonic(), max(limit, life.limits[-1][1])))
+        life.limits.append((time.monotonic(), max(limit, life.limits[-1][1])))  # it is not known when it is taken
+        self._wanted_limit = limit
         self.control.settings = {"cache_bytes": limit}
         self.count("limit changes")
 
@@ -263,7 +265,11 @@ class World:
     def _start(self, cache_bytes: int, killed: bool = False) -> None:
         self._kills_before[self.rack.lives + 1] = killed
         life = self.rack.start(cache_bytes)
-        life.metrics()  # what it imports and opens for the first one is there from now on
+        numbers = life.metrics()  # what it imports and opens for the first one is there from now on
+        self._wanted_limit = cache_bytes
+        life.limits = [
+            (0.0, max(cache_bytes, int(numbers["bootplane_cache_limit_bytes"])))
+        ]  # it keeps one that was set
         with life.still():
             self._base[life.number] = rack.look(life, self.rack.cache)
         with self._turn:
@@ -388,11 +394,6 @@ class World:
             except RackFailed as error:
                 self.fail(str(error))
                 return
-            beat = self.control.last_beat.get("cache", {}) if life is self._life else {}
-            if beat.get("limit_bytes", life.limits[-1][1]) != life.limits[-1][1] and self.control.last_beat.get(
-                "http"
-            ) == str(life.http):
-                life.limits.append((now, beat["limit_bytes"]))
             limit = life.limit(now)
             self.count("samples")
             self._note("bytes on the disk", numbers.disk)
@@ -410,7 +411,9 @@ class World:
             total, full = rack.queues(self.host, f"{self.net}.")
             if total >= 8 and not self._paused:
                 self.ratios.append(full / total)
-            self._scrape(life)
+            told = int(self._scrape(life).get("bootplane_cache_limit_bytes", self._wanted_limit))
+            if told == self._wanted_limit != life.limits[-1][1]:
+                life.limits.append((time.monotonic(), told))
 
     def _note(self, key: str, value: float) -> None:
         self.most[key] = max(self.most.get(key, 0.0), value)
@@ -485,8 +488,10 @@ class World:
             return f"expected {base.threads} threads, got {now.threads}"
         if now.charge != charged:
             return f"expected {charged:.0f} bytes charged on the disk, got {now.charge} by the lengths of the files"
-        if not charged <= stats["bootplane_cache_limit_bytes"]:
-            return f"expected at most {stats['bootplane_cache_limit_bytes']:.0f} bytes charged, got {charged:.0f}"
+        if stats["bootplane_cache_limit_bytes"] != self._wanted_limit:
+            return f"expected a limit of {self._wanted_limit}, got {stats['bootplane_cache_limit_bytes']:.0f}"
+        if charged > self._wanted_limit:
+            return f"expected at most {self._wanted_limit} bytes charged, got {charged:.0f}"
         if now.disk > charged + rack.BLOCK * now.disk_files:
             return f"expected {charged:.0f} bytes on the disk, got {now.disk}"
         return ""
