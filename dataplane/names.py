@@ -17,6 +17,7 @@ from bootplane.core.lru import Cache
 from bootplane.core.status import CoreError
 from bootplane.core.table import Table
 from bootplane.dataplane.catalogue import BlobEntry, Catalogue
+from bootplane.dataplane.namespace import LOADER_PREFIX
 from bootplane.dataplane.store import Store
 
 OWN = 1  # reference: the Blob object in this registry
@@ -28,6 +29,8 @@ class Registry:
     """*chunks(sha256, entry)* gives a verified chunk list, or None when it cannot be had (now).
 
     One thread calls apply() and release(); by_id() and blobs() are for any.
+
+    What a boot loader's name means is protected in the cache (core.lru), however large it is.
 
     With *store*, blobs that are complete there are opened in place, read-only, and never filled.
     """
@@ -55,12 +58,15 @@ class Registry:
         """The table of this catalogue, and the digests it lacks because their chunk lists could not be had."""
         current: dict[str, Blob] = {}
         lacking: list[str] = []
+        loaders = {sha256 for name, sha256 in catalogue.names.items() if name.startswith(LOADER_PREFIX)}
         for sha256, entry in catalogue.blobs.items():
             blob = self._usable(sha256, entry) or self._open(sha256, entry)
             if blob is None:
                 lacking.append(sha256)
             else:
                 current[sha256] = blob
+                if sha256 in loaders and blob.chunks is not None:
+                    self._cache.blob(sha256, blob.size, blob.chunks, protected=True)
         self._lacking = lacking
         live = {blob.id: blob for blob in current.values()}
         known = {**self._retired, **{blob.id: blob for blob in self._current.values()}}

@@ -19,6 +19,7 @@ from bootplane.dataplane.retry import split_again
 
 PREFIX_HEX = 16  # of the digest in a name: longer names broke ARM64 boots, and 64 bits do not collide by accident
 
+LOADER_PREFIX = "bootloader/"  # every file of a boot loader has a name under it
 BIOS_PREFIX = "bios/"  # PXELINUX glues the directory of its loader before every name, even before a leading slash
 BIOS_ARCHES = frozenset({"i386", "amd64"})
 
@@ -89,7 +90,7 @@ def tree_name(os: str, arch: str, subarch: str, release: str, label: str, file: 
 
 def bootloader_name(kind: str, arch: str, file: str) -> str:
     """``bootloader/<type>/<arch>/<file>``."""
-    return "/".join(("bootloader", *_segments(kind, arch, file)))
+    return LOADER_PREFIX + "/".join(_segments(kind, arch, file))
 
 
 def wire_names(item: ImageFile | LoaderFile) -> Iterator[str]:

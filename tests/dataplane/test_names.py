@@ -58,6 +58,22 @@ def test_a_blob_that_stays_is_the_same_blob(cache: Cache) -> None:
     assert names.by_id(before.id) is before
 
 
+def test_a_boot_loader_is_protected_in_the_cache_however_large_it_is(cache: Cache) -> None:
+    data = bytes(5 << 20)
+    names = Registry(cache, lambda sha256, entry: chunks_of(data), None)
+
+    def protected_bytes() -> int:
+        blob = names._current[digest(data)]
+        if cache.begin(blob, 0):
+            cache.store(blob, 0, data[: 1 << 20])
+        return cache.stats()["protected_bytes"]
+
+    names.apply(catalogue_of({"images/0123/kernel": data}))
+    assert protected_bytes() == 0
+    names.apply(catalogue_of({"bootloader/uefi/amd64/huge.efi": data}, version=2))  # what is there already, too
+    assert protected_bytes() == 4 << 20
+
+
 def test_a_blob_without_a_chunk_list_is_left_out_and_named(cache: Cache) -> None:
     names = registry(cache)
     stranger = b"no list for me" * 200_000
