@@ -18,7 +18,7 @@ from bootplane.core.linux cimport (
 from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_evictions cimport REASON_NONE
 from bootplane.core.lru_open cimport is_shortage, open_list
-from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASSES, policy_add, policy_protect, policy_remove
+from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_protect, policy_remove
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
 from bootplane.core.segment_file cimport file_has_data, file_open
 from bootplane.core.status cimport ST_GONE, ST_OK
@@ -114,7 +114,7 @@ cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noex
         found.cached -= 1
         seg.blob = blob
         blob.cached += 1
-        if blob.protected and seg.lru_class != CLASS_PROTECTED:
+        if blob.protected:
             policy_protect(&c.policy, seg)
         bp_store_ptr(&blob.segs[i], seg)
     pthread_mutex_unlock(&c.lock)

@@ -46,6 +46,8 @@ cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil:
 
 
 cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil:
+    if seg.lru_class == CLASS_PROTECTED or (seg.lru_prev == NULL and p.orders[seg.lru_class].oldest != seg):
+        return                           # it is on its way out: policy_put_back, if it stays after all
     policy_remove(p, seg)
     policy_put_back(p, seg)
 

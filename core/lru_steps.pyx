@@ -60,7 +60,7 @@ from bootplane.core.lru_ghost cimport ghost_put, ghost_take, ghosts_free, ghosts
 from bootplane.core.lru_open cimport is_shortage, open_list, open_room, open_spare, open_unlist, segment_open
 from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport (
-    CLASS_PROTECTED, CLASSES, policy_add, policy_pick, policy_protect, policy_put_back, policy_remove,
+    CLASSES, policy_add, policy_pick, policy_protect, policy_put_back, policy_remove,
 )
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
 from bootplane.core.sha256 cimport sha256_once
@@ -450,8 +450,8 @@ cdef void cache_protect(cache_t* c, blob_t* blob) noexcept nogil:      # lock no
     blob.protected = 1
     for i in range(blob.nsegs):
         seg = blob.segs[i]
-        if seg != NULL and seg.lru_class != CLASS_PROTECTED and not is_busy(c, blob, i):
-            policy_protect(&c.policy, seg)                      # one that is busy: if it stays after all
+        if seg != NULL:
+            policy_protect(&c.policy, seg)
     pthread_mutex_unlock(&c.lock)
 
 
