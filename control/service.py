@@ -32,7 +32,7 @@ from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.timeline import Timeline
-from bootplane.dataplane.cachereport import CacheReport
+from bootplane.dataplane.cachereport import CacheReport, Evicted, RefusedChunk
 from bootplane.dataplane.limits import disk_warning
 from bootplane.dataplane.namespace import LoaderFile, wire_names
 from bootplane.dataplane.store import Store
@@ -432,19 +432,26 @@ def _rack_cache(rack: RackRecord, heard: Heard, report: CacheReport) -> dict[str
         "coalesced": report.coalesced,
         "in_place_files": report.in_place_files,
         "upstream_limit_bytes_s": report.upstream_limit_bytes_s,
+        "throttled_s": report.throttled_s,
         "disk_bytes": report.disk_bytes,
         "disk_free_bytes": report.disk_free_bytes,
+        "scrub_passes": report.scrub_passes,
+        "scrub_chunks": report.scrub_chunks,
+        "scrub_damaged": report.scrub_damaged,
+        "scrub_last_pass_s": report.scrub_last_pass_s,
         "files": [
             file._asdict() | {"percent": 100 * file.present_bytes // file.size if file.size else 100}
             for file in report.files
         ],
         "files_total": report.files_total,
         "files_age_s": report.files_age_s,
-        "refusals": [
-            refusal._asdict() | {"at": datetime.fromtimestamp(refusal.at, UTC).isoformat()[:19] + "Z"}
-            for refusal in reversed(report.refusals)
-        ],
+        "evictions": [_at_rack(each) for each in reversed(report.evictions)],
+        "refusals": [_at_rack(each) for each in reversed(report.refusals)],
     }
+
+
+def _at_rack(event: Evicted | RefusedChunk) -> dict[str, Any]:
+    return event._asdict() | {"at": datetime.fromtimestamp(event.at, UTC).isoformat()[:19] + "Z"}
 
 
 def _time(text: str | None) -> str | None:

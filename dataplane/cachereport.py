@@ -3,7 +3,10 @@
     beat = {..., "cache": Cache.stats(), "upstream_bytes": int, "events": [refusals],
             "cache_report": {"up_s", "hits", "misses", "coalesced", "served_bytes", "present_bytes", "in_place_files",
                              "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s",
-                             "upstream_limit_bytes_s", "disk_bytes", "disk_free_bytes"}}
+                             "evictions": [{"at", "sha256", "name", "segments", "bytes", "reason", "idle_s",
+                                            "wanted_by", "wanted_name"}, ...],
+                             "upstream_limit_bytes_s", "throttled_s", "disk_bytes", "disk_free_bytes",
+                             "scrub_passes", "scrub_chunks", "scrub_damaged", "scrub_last_pass_s"}}
 
 Counts are since this start of the rack; ages are seconds, so that no two clocks are compared. The list of files is made
 anew for each beat, and at most each WALK_S where there are very many.
@@ -18,15 +21,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bootplane.core.blob import Blob
+from bootplane.core.lru import Eviction
 from bootplane.dataplane.catalogue import Catalogue
 
 FILES = 50  # told with a beat
 REFUSALS = 32
+EVICTIONS = 24
+FORMER_NAMES = 1000  # of files that have left the catalogue; to say what was dropped
 NAME_CHARACTERS = 120
 TEXT_CHARACTERS = 256
 MANY_BLOBS = 1000
@@ -37,10 +43,23 @@ CACHE_NUMBERS = (
     "charged_bytes",
     "condemned_bytes",
     "segments",
+    "open_segments",
+    "reopened_segments",
+    "protected_bytes",
+    "reused_bytes",
+    "made_segments",
+    "ghost_double_segments",
+    "ghost_quadruple_segments",
     "evicted_segments",
+    "evicted_room_segments",
+    "evicted_limit_segments",
+    "evicted_disk_segments",
     "evicted_bytes",
     "filled_bytes",
     "refused_chunks",
+    "kept_segments",
+    "rechecked_chunks",
+    "rotten_chunks",
 )
 _OWN_NUMBERS = (
     "hits",
@@ -53,7 +72,11 @@ _OWN_NUMBERS = (
     "upstream_limit_bytes_s",
     "disk_bytes",
     "disk_free_bytes",
+    "scrub_passes",
+    "scrub_chunks",
+    "scrub_damaged",
 )
+REASONS = ("room", "limit", "disk", "dropped", "rotten")
 _MAX = (1 << 63) - 1
 _MAX_S = 1e10
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
@@ -71,6 +94,20 @@ class CachedFile(NamedTuple):
     sha256: str
     size: int
     present_bytes: int
+
+
+class Evicted(NamedTuple):
+    """core.lru.Eviction with names: what the files are called, or were while the catalogue had them; else ""."""
+
+    at: float  # Unix s, by the rack's clock
+    sha256: str
+    name: str
+    segments: int
+    bytes: int
+    reason: str
+    idle_s: float
+    wanted_by: str  # sha256, or ""
+    wanted_name: str
 
 
 class RefusedChunk(NamedTuple):
@@ -101,29 +138,37 @@ class CacheReport:
     files_total: int  # with bytes here
     files_age_s: float  # how much older than the beat the list of files is
     refusals: tuple[RefusedChunk, ...]
+    evictions: tuple[Evicted, ...]  # newest last
     upstream_limit_bytes_s: int  # in force; 0: none
+    throttled_s: float  # in which somebody waited for the upstream limit
     disk_bytes: int  # of the file system under the cache; 0: it did not say
     disk_free_bytes: int
+    scrub_passes: int  # whole ones
+    scrub_chunks: int  # read again
+    scrub_damaged: int
+    scrub_last_pass_s: float  # how long the last whole one took
 
 
 class CacheReporter:
-    """Makes a rack's side of it. One thread (the beat's) calls report(); *now* is monotonic seconds. *limits* are those
-    in force, as limits.Keeper.in_force() has them."""
+    """Makes a rack's side of it. One thread (the beat's) calls report(); *now* is monotonic seconds. *rest*: the
+    limits in force and the numbers of the scrub."""
 
     def __init__(
         self,
         blobs: Callable[[], Iterable[Blob]],
         catalogue: Callable[[], Catalogue | None],
         counters: Callable[[], Mapping[str, int]],
-        limits: Callable[[], Mapping[str, int]] = dict,
+        evictions: Callable[[], Sequence[Eviction]] = tuple,
+        rest: Callable[[], Mapping[str, float]] = dict,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs, self._catalogue, self._counters = blobs, catalogue, counters
-        self._limits, self._now = limits, now
+        self._evictions, self._rest, self._now = evictions, rest, now
         self._began = now()
         self._walked: dict[str, Any] = {}
         self._walked_at = 0.0
         self._again_after = 0.0
+        self._former: dict[str, str] = {}
         self._named: tuple[Catalogue | None, dict[str, str]] = (None, {})
 
     def report(self) -> dict[str, Any]:
@@ -137,7 +182,8 @@ class CacheReporter:
             "misses": counters["misses"],
             "coalesced": counters["coalesced"],
             "served_bytes": counters["http_body_bytes"] + counters["tftp_data_bytes"],
-            **self._limits(),
+            **self._rest(),
+            "evictions": [self._evicted(eviction) for eviction in self._evictions()[-EVICTIONS:]],
             **self._walked,
             "files_age_s": round(now - self._walked_at, 3),
         }
@@ -165,10 +211,24 @@ class CacheReporter:
             "files_total": len(here),
         }
 
+    def _evicted(self, eviction: Eviction) -> dict[str, Any]:
+        names, former = self._names(), self._former
+
+        def name_of(sha256: str) -> str:
+            return names.get(sha256) or former.get(sha256, "")
+
+        times = {"at": round(eviction.at, 3), "idle_s": round(max(eviction.idle_s, 0.0), 3)}
+        named = {"name": name_of(eviction.sha256), "wanted_name": name_of(eviction.wanted_by)}
+        return {**eviction._asdict(), **times, **named}
+
     def _names(self) -> dict[str, str]:
         catalogue = self._catalogue()
-        if catalogue is not self._named[0]:
+        before, names = self._named
+        if catalogue is not before:
             self._named = (catalogue, names_of_blobs(catalogue.names) if catalogue else {})
+            gone = {sha256: name for sha256, name in names.items() if sha256 not in self._named[1]}
+            kept = list((self._former | gone).items())[-FORMER_NAMES:]
+            self._former = {sha256: name for sha256, name in kept if sha256 not in self._named[1]}
         return self._named[1]
 
 
@@ -211,6 +271,9 @@ def parse(beat: Mapping[str, Any]) -> CacheReport | None:
         up_s=_seconds(said, "up_s"),
         files=files,
         files_age_s=_seconds(said, "files_age_s"),
+        throttled_s=_seconds(said, "throttled_s"),
+        scrub_last_pass_s=_seconds(said, "scrub_last_pass_s"),
+        evictions=tuple(_eviction(each) for each in _items(said, "evictions", EVICTIONS)),
         refusals=tuple(_refusal(each) for each in _items(beat, "events", REFUSALS)),
         **own,
     )
@@ -228,6 +291,23 @@ def _file(document: Mapping[str, Any]) -> CachedFile:
     if present > size:
         raise ReportError(f"cache report: expected at most {size} bytes of a file of {size} bytes, got {present}")
     return CachedFile(_text(document, "name", NAME_CHARACTERS), _digest(document, "sha256"), size, present)
+
+
+def _eviction(document: Mapping[str, Any]) -> Evicted:
+    reason = _text(document, "reason", TEXT_CHARACTERS)
+    if reason not in REASONS:
+        raise ReportError(f"cache report: expected one of {', '.join(REASONS)} as reason, got {reason[:40]!r}")
+    return Evicted(
+        at=_seconds(document, "at"),
+        sha256=_digest(document, "sha256"),
+        name=_text(document, "name", NAME_CHARACTERS),
+        segments=_number(document, "segments"),
+        bytes=_number(document, "bytes"),
+        reason=reason,
+        idle_s=_seconds(document, "idle_s"),
+        wanted_by=_digest(document, "wanted_by") if document.get("wanted_by") else "",
+        wanted_name=_text(document, "wanted_name", NAME_CHARACTERS),
+    )
 
 
 def _refusal(document: Mapping[str, Any]) -> RefusedChunk:

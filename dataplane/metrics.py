@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from bootplane.core.counters import COUNTERS
 from bootplane.dataplane.fill import FillStats
+from bootplane.dataplane.scrub import ScrubStats
 from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 
 PREFIX = "bootplane_"
@@ -28,12 +29,32 @@ CACHE_GAUGES = {
     "charged_bytes": "Bytes charged to the cache, reservations of fills included.",
     "condemned_bytes": "Bytes of evicted segments that somebody still reads.",
     "segments": "Segments in the cache.",
+    "open_segments": "Segments whose file is open; the others are opened at their next use.",
+    "protected_bytes": "Bytes of boot loaders and other small files, which leave last.",
+    "reused_bytes": "Bytes of segments that were used again long after they were fetched.",
 }
 CACHE_COUNTERS = {
-    "evicted_segments": "Segments evicted.",
+    "reopened_segments": "Times that the file of a segment was opened again.",
+    "made_segments": "Segments made for what was fetched.",
+    "ghost_double_segments": "Segments made that a cache of twice the limit would still have had.",
+    "ghost_quadruple_segments": "Segments made that a cache of four times the limit would still have had.",
+    "evicted_segments": "Segments evicted: for room, by a lower limit, for a full disk.",
+    "evicted_room_segments": "Segments evicted because another one needed the room.",
+    "evicted_limit_segments": "Segments evicted because the limit was lowered.",
+    "evicted_disk_segments": "Segments evicted because the disk was full before the cache was.",
     "evicted_bytes": "Bytes of evicted segments.",
     "filled_bytes": "Bytes verified and written to the cache.",
     "refused_chunks": "Chunks refused because their digest differed.",
+    "kept_segments": "Segments of an earlier run that were taken over at the start.",
+    "rechecked_chunks": "Chunks of an earlier run that were hashed before their first use.",
+    "rotten_chunks": "Chunks that were no longer right on the disk; their segments are removed.",
+}
+SCRUB_COUNTERS = {
+    "passes": "Whole passes over the cache.",
+    "chunks": "Chunks read again from the disk.",
+    "bytes": "Bytes read again from the disk.",
+    "hashed": "Chunks hashed with SHA-256: first looks, and confirmations.",
+    "damaged": "Chunks found damaged on the disk.",
 }
 FETCH_ERRORS = ("unreachable", "stalled", "cut", "answer", "missing", "disk")
 QUESTION_OUTCOMES = ("text", "unknown", "retry", "refused")
@@ -48,6 +69,7 @@ class Numbers:
     cache: Mapping[str, int]
     fill: FillStats
     upstream_limit_bytes_s: int
+    scrub: ScrubStats
     questions: Mapping[str, int]
     control: Mapping[str, int]
     transfers: Mapping[tuple[str, str], int]  # (protocol, outcome)
@@ -78,6 +100,11 @@ class RackCollector(Collector):
             f"{PREFIX}fill_upstream_limit_bytes_per_second",
             "Bytes a second that may be fetched from regions; 0 is no limit.",
             value=numbers.upstream_limit_bytes_s,
+        )
+        for key, text in SCRUB_COUNTERS.items():
+            yield CounterMetricFamily(f"{PREFIX}scrub_{key}", text, value=getattr(numbers.scrub, key))
+        yield GaugeMetricFamily(
+            f"{PREFIX}scrub_last_pass_seconds", "How long the last whole pass took.", value=numbers.scrub.last_pass_s
         )
         yield _labelled(
             "boot_questions", "Boot configurations asked for.", "outcome", QUESTION_OUTCOMES, numbers.questions

@@ -97,7 +97,11 @@ class RackService:
         follower = self._follower
         self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
         self._explain = CacheReporter(
-            lambda: follower.registry.blobs(), lambda: follower.catalogue, reactors.counters, self._limits.in_force
+            lambda: follower.registry.blobs(),
+            lambda: follower.catalogue,
+            reactors.counters,
+            cache.evictions,
+            self._rest,
         )
         self._exposition: Exposition | None = None
         self._region_reachable = False
@@ -196,6 +200,16 @@ class RackService:
             self._limits.settle()
             self._stopping.wait(BEAT_S)
 
+    def _rest(self) -> dict[str, float]:
+        scrub = self.scrubber.stats
+        told = {key: getattr(scrub, key) for key in ("passes", "chunks", "damaged", "last_pass_s")}
+        throttled_s = self.filler.stats.throttled_s
+        return {
+            **self._limits.in_force(),
+            "throttled_s": round(throttled_s, 3),
+            **{f"scrub_{key}": value for key, value in told.items()},
+        }
+
     def _report(self) -> dict[str, Any]:
         events = [dict(event._asdict(), text=event.sentence()) for event in list(self.filler.events)[-RECENT_EVENTS:]]
         return {
@@ -222,6 +236,7 @@ class RackService:
             cache=self._cache.stats(),
             fill=self.filler.stats,
             upstream_limit_bytes_s=self.filler.upstream_limit_bytes_s,
+            scrub=self.scrubber.stats,
             questions=self._dynamic.outcomes,
             control=self._control.outcomes,
             transfers=self._reporter.ended,

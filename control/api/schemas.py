@@ -151,6 +151,18 @@ class RefusedChunk(_Out):
     got: str
 
 
+class Eviction(_Out):
+    at: str
+    sha256: str
+    name: str
+    segments: int
+    bytes: int
+    reason: str
+    idle_s: float
+    wanted_by: str
+    wanted_name: str
+
+
 class RackCache(_Out):
     rack: str
     name: str
@@ -161,10 +173,23 @@ class RackCache(_Out):
     charged_bytes: int
     condemned_bytes: int
     segments: int
+    open_segments: int
+    reopened_segments: int
+    protected_bytes: int
+    reused_bytes: int
+    made_segments: int
+    ghost_double_segments: int
+    ghost_quadruple_segments: int
     evicted_segments: int
+    evicted_room_segments: int
+    evicted_limit_segments: int
+    evicted_disk_segments: int
     evicted_bytes: int
     filled_bytes: int
     refused_chunks: int
+    kept_segments: int
+    rechecked_chunks: int
+    rotten_chunks: int
     present_bytes: int
     upstream_bytes: int
     served_bytes: int
@@ -174,11 +199,17 @@ class RackCache(_Out):
     coalesced: int
     in_place_files: int
     upstream_limit_bytes_s: int
+    throttled_s: float
     disk_bytes: int
     disk_free_bytes: int
+    scrub_passes: int
+    scrub_chunks: int
+    scrub_damaged: int
+    scrub_last_pass_s: float
     files: list[CachedFile]
     files_total: int
     files_age_s: float
+    evictions: list[Eviction]
     refusals: list[RefusedChunk]
 
 

@@ -149,6 +149,7 @@ def show_cache(
     for sentence in cache_sentences(document):
         typer.echo(output.clean(sentence))
     _print_files(document)
+    _print_evictions(document["evictions"])
     _print_refusals(document["refusals"])
 
 
@@ -211,16 +212,27 @@ def cache_sentences(cache: dict[str, Any]) -> list[str]:
     if cache["limit_bytes"]:
         used += f" ({100 * cache['charged_bytes'] // cache['limit_bytes']} %)"
     used += f" in {count(cache['segments'], 'segment')}"
+    if cache["protected_bytes"] or cache["reused_bytes"]:
+        used += f": {size(cache['protected_bytes'])} protected, {size(cache['reused_bytes'])} in lasting use"
     if cache["condemned_bytes"]:
         used += f"; {size(cache['condemned_bytes'])} evicted, but still being read"
     evicted = "Nothing was evicted."
     if cache["evicted_segments"]:
-        evicted = f"Evicted: {count(cache['evicted_segments'], 'segment')}, {size(cache['evicted_bytes'])}."
+        reasons = (("room", "for room"), ("limit", "by a lower limit"), ("disk", "for a full disk"))
+        why = ", ".join(
+            f"{cache[f'evicted_{key}_segments']} {words}" for key, words in reasons if cache[f"evicted_{key}_segments"]
+        )
+        evicted = f"Evicted: {count(cache['evicted_segments'], 'segment')}, {size(cache['evicted_bytes'])} ({why})."
     refused = "No chunk was refused."
     if cache["refused_chunks"]:
         was = "was" if cache["refused_chunks"] == 1 else "were"
         refused = f"{count(cache['refused_chunks'], 'chunk')} {was} refused for a wrong digest; no machine saw them."
     sentences = [f"{told}.", f"{used}.", _hits(cache), _upstream(cache), f"{evicted} {refused}"]
+    sentences += [
+        sentence
+        for sentence in (_open(cache), _ghost(cache), _throttled(cache), _kept(cache), _scrub(cache))
+        if sentence
+    ]
     if cache["in_place_files"]:
         files = count(cache["in_place_files"], "file")
         sentences.append(f"{files} served from the region's own directory: not in the cache, and not counted as used.")
@@ -236,6 +248,55 @@ def _hits(cache: dict[str, Any]) -> str:
     if cache["coalesced"]:
         waited += f", {cache['coalesced']:,} for what others had asked for already"
     return f"{percent} % of {cache['transfers']:,} {noun} found everything here; {waited}."
+
+
+def _open(cache: dict[str, Any]) -> str:
+    if not cache["reopened_segments"]:
+        return ""
+    files = f"{cache['open_segments']} of {cache['segments']} files are open"
+    return f"{files}; one was opened again {figures.count(cache['reopened_segments'], 'time')}."
+
+
+def _ghost(cache: dict[str, Any]) -> str:
+    """What a larger cache would have been good for."""
+    if not cache["evicted_segments"] or not cache["made_segments"]:
+        return ""
+    shares = [100 * cache[f"ghost_{times}_segments"] // cache["made_segments"] for times in ("double", "quadruple")]
+    twice, four_times = (figures.size(times * cache["limit_bytes"]) for times in (2, 4))
+    made = figures.count(cache["made_segments"], "segment")
+    return (
+        f"Of {made} fetched, a cache of {twice} would still have had {shares[0]} %, one of {four_times} {shares[1]} %."
+    )
+
+
+def _throttled(cache: dict[str, Any]) -> str:
+    if not cache["upstream_limit_bytes_s"]:
+        return ""
+    limit = units.rate(cache["upstream_limit_bytes_s"])
+    return f"Upstream is limited to {limit}; somebody has waited for that for {figures.duration(cache['throttled_s'])}."
+
+
+def _kept(cache: dict[str, Any]) -> str:
+    """What an earlier run left, and what became of it."""
+    if not cache["kept_segments"]:
+        return ""
+    said = f"{figures.count(cache['kept_segments'], 'segment')} kept from the run before"
+    if cache["rechecked_chunks"] or cache["rotten_chunks"]:
+        looked = figures.count(cache["rechecked_chunks"], "chunk")
+        said += f"; {looked} hashed before the first use, {cache['rotten_chunks'] or 'none'} found rotten"
+    return f"{said}."
+
+
+def _scrub(cache: dict[str, Any]) -> str:
+    if not cache["scrub_chunks"]:
+        return ""
+    looked = figures.count(cache["scrub_chunks"], "chunk")
+    said = f"Scrub: {looked} read again from the disk, {cache['scrub_damaged'] or 'none'} damaged"
+    if cache["scrub_passes"]:
+        last = figures.duration(cache["scrub_last_pass_s"])
+        passes = "1 whole pass" if cache["scrub_passes"] == 1 else f"{cache['scrub_passes']} whole passes"
+        said += f"; {passes}, the last in {last}"
+    return f"{said}."
 
 
 def _upstream(cache: dict[str, Any]) -> str:
@@ -268,6 +329,30 @@ def _print_files(cache: dict[str, Any]) -> None:
         output.say(f"The {len(cache['files'])} with most bytes here, of {cache['files_total']}.")
     if cache["files_age_s"] > LATE_S:
         output.say(f"The list of files is {figures.duration(cache['files_age_s'])} older than the rest.")
+
+
+def _print_evictions(evictions: Sequence[dict[str, Any]]) -> None:
+    if not evictions:
+        return
+    typer.echo("\nLeft last:")
+    for eviction in evictions:
+        typer.echo(output.clean(f"  {eviction['at']}  {eviction_sentence(eviction)}"))
+
+
+def eviction_sentence(eviction: dict[str, Any]) -> str:
+    """Which file lost how much, why, for whom, and how long that had not been used."""
+    file = eviction["name"] or f"{eviction['sha256'][:16]} (withdrawn)"
+    lost = f"{figures.count(eviction['segments'], 'segment')} ({figures.size(eviction['bytes'])}) of {file}"
+    wanted = eviction["wanted_name"] or eviction["wanted_by"][:16]
+    unused = f", unused for {figures.duration(eviction['idle_s'])}"
+    why = {
+        "room": f"made room for {wanted or 'others'}{unused}",
+        "limit": f"left as the limit was lowered{unused}",
+        "disk": f"left as the disk was full{unused}",
+        "dropped": "left as no catalogue names it any more",
+        "rotten": "left as it was damaged on the disk",
+    }
+    return f"{lost} {why.get(eviction['reason'], eviction['reason'])}."
 
 
 def _print_refusals(refusals: Sequence[dict[str, Any]]) -> None:

@@ -89,6 +89,11 @@ def test_a_cache_shrinks_while_it_serves_and_grows_again(site: Site) -> None:
         )
         assert worst[0] <= SMALL
         assert "Cache limit: 9.0 MiB, as set here." in site.run("rack", "show", "local")
+        told = site.json("rack", "cache")
+        lowered = next(eviction for eviction in told["evictions"] if eviction["reason"] == "limit")
+        assert lowered["name"] == "ubuntu/noble/amd64/ga-24.04/squashfs" and told["evicted_limit_segments"] >= 4
+        assert lowered["segments"] == told["evicted_limit_segments"]
+        assert " of ubuntu/noble/amd64/ga-24.04/squashfs left as the limit was lowered, " in site.run("rack", "cache")
         site.run("rack", "set", "local", "--cache-size", "default")
         site.eventually(lambda: in_force(site), lambda limit: limit == LARGE)
         site.eventually(lambda: on_disk(site), lambda found: found >= ROOT_BYTES)

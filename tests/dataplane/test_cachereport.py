@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from bootplane.core.blob import Blob
-from bootplane.core.lru import Cache
+from bootplane.core.lru import Cache, Eviction
 from bootplane.dataplane import cachereport, catalogue
-from bootplane.dataplane.cachereport import FILES, MANY_BLOBS, REFUSALS, WALK_S, CachedFile, CacheReporter, ReportError
+from bootplane.dataplane.cachereport import (
+    EVICTIONS,
+    FILES,
+    MANY_BLOBS,
+    REFUSALS,
+    WALK_S,
+    CachedFile,
+    CacheReporter,
+    ReportError,
+)
 from bootplane.dataplane.catalogue import CHUNK_BYTES, BlobEntry, Catalogue
 from bootplane.dataplane.fill import Refusal
 from tests.fakes.region import chunks_of
@@ -128,6 +137,53 @@ def test_a_file_has_the_name_people_know_it_by() -> None:
     }
 
 
+def test_what_left_is_told_by_name_also_when_the_catalogue_has_it_no_more(cache: Cache) -> None:
+    squashfs, loader, stranger = (each * 64 for each in "abc")
+    table = {"ubuntu/amd64/ga-24.04/noble/stable/squashfs": squashfs, "bootx64.efi": loader}
+    catalogues = [catalogue_of(table), catalogue_of({"bootx64.efi": loader})]
+    left = [
+        Eviction(squashfs, 12, 48 << 20, "room", 1763719200.1234567, 17.25, loader),
+        Eviction(stranger, 1, 4096, "dropped", 1763719201.0, -1e-9, ""),
+    ]
+    reporter = CacheReporter(list, lambda: catalogues[0], lambda: CORE, lambda: left)
+    room, dropped = reporter.report()["evictions"]
+    assert room == {
+        "at": 1763719200.123, "sha256": squashfs, "name": "ubuntu/noble/amd64/ga-24.04/squashfs", "segments": 12,
+        "bytes": 48 << 20, "reason": "room", "idle_s": 17.25, "wanted_by": loader, "wanted_name": "bootx64.efi",
+    }  # fmt: skip
+    assert (dropped["name"], dropped["wanted_by"], dropped["wanted_name"], dropped["idle_s"]) == ("", "", "", 0)
+    del catalogues[0]
+    found = cachereport.parse(beat(cache, reporter))
+    assert found is not None and found.evictions[0].name == "ubuntu/noble/amd64/ga-24.04/squashfs"
+    assert found.evictions[1] == (1763719201.0, stranger, "", 1, 4096, "dropped", 0.0, "", "")
+    left += [Eviction(loader, 1, n, "limit", 1.0, 0.0, "") for n in range(100)]
+    assert [each["bytes"] for each in reporter.report()["evictions"]] == list(range(100 - EVICTIONS, 100))
+
+
+def test_a_real_cache_that_makes_room_says_for_whom(tmp_path: Path) -> None:
+    old, new = b"o" * (8 << 20), b"n" * (8 << 20)
+    cache = Cache(str(tmp_path / "tight"), 8 << 20)
+    blobs = [blob_of(cache, data) for data in (old, new)]
+    fill(cache, blobs[0], old, *range(8))
+    fill(cache, blobs[1], new, *range(8))
+    names = {"old": blobs[0].sha256, "new": blobs[1].sha256}
+    reporter = CacheReporter(lambda: blobs, lambda: catalogue_of(names), lambda: CORE, cache.evictions)
+    found = cachereport.parse(beat(cache, reporter))
+    assert found is not None
+    (eviction,) = found.evictions
+    assert (eviction.name, eviction.segments, eviction.bytes) == ("old", 2, 8 << 20)
+    assert (eviction.reason, eviction.wanted_name) == ("room", "new")
+    assert found.numbers["evicted_room_segments"] == found.numbers["evicted_segments"] == 2
+    cache.close()
+
+
+def test_numbers_of_other_parts_are_told_as_they_are(cache: Cache) -> None:
+    rest = {"upstream_limit_bytes_s": 7, "throttled_s": 1.5, "disk_bytes": 9, "disk_free_bytes": 8, "scrub_passes": 1}
+    rest |= {"scrub_chunks": 4, "scrub_damaged": 2, "scrub_last_pass_s": 3.5}
+    found = cachereport.parse(beat(cache, CacheReporter(list, lambda: None, lambda: CORE, rest=lambda: rest)))
+    assert found is not None and {key: getattr(found, key) for key in rest} == rest
+
+
 class FakeBlob:
     """A blob of which everything is here, and how often it was looked at."""
 
@@ -167,7 +223,13 @@ def test_a_beat_stays_under_its_limit_whatever_the_files_are_called(cache: Cache
     blobs = [FakeBlob(number) for number in range(200)]
     names = {f"{number:03}" + "\U0001f600" * 127: blob.sha256 for number, blob in enumerate(blobs)}
     names |= {"\\" * 509 + f"{number:03}": blob.sha256 for number, blob in enumerate(blobs[:100])}
-    reporter = CacheReporter(lambda: blobs, lambda: catalogue_of(names), lambda: CORE)  # type: ignore[arg-type, return-value]
+    left = [Eviction(blob.sha256, 1 << 40, 1 << 60, "dropped", 1e9 + 0.1, 1e9, blob.sha256) for blob in blobs[:64]]
+    reporter = CacheReporter(
+        lambda: blobs,  # type: ignore[arg-type, return-value]
+        lambda: catalogue_of(names),
+        lambda: CORE,
+        lambda: left,
+    )
     refusal = Refusal(
         "a" * 64, 1 << 40, "[fe80:1234:1234:1234:1234:1234:1234:1234]:65535", "b" * 64, "c" * 64, 1e9 + 0.1
     )
@@ -176,6 +238,7 @@ def test_a_beat_stays_under_its_limit_whatever_the_files_are_called(cache: Cache
     assert len(body) < BEAT_BYTES * 3 // 4
     found = cachereport.parse(json.loads(body))
     assert found is not None and (len(found.files), found.files_total, len(found.refusals)) == (FILES, 200, REFUSALS)
+    assert len(found.evictions) == EVICTIONS
 
 
 def test_a_beat_without_a_report_has_none() -> None:
@@ -183,6 +246,7 @@ def test_a_beat_without_a_report_has_none() -> None:
 
 
 FILE = {"name": "n", "sha256": "a" * 64, "size": 2, "present_bytes": 1}
+LEFT = {"at": 1.0, "sha256": "a" * 64, "segments": 1, "bytes": 2, "reason": "room", "idle_s": 0}
 EVENT = {"at": 1.0, "blob": "a" * 64, "chunk": 0, "source": "s", "expected": "e", "got": "g"}
 
 
@@ -207,6 +271,11 @@ EVENT = {"at": 1.0, "blob": "a" * 64, "chunk": 0, "source": "s", "expected": "e"
         ({"cache_report": {"files": [FILE | {"name": "\x1b[2J"}]}}, "printable characters as name"),
         ({"cache_report": {"files": [FILE | {"name": "\ud800"}]}}, "printable characters as name"),
         ({"cache_report": {"files": [FILE | {"sha256": "A" * 64}]}}, "a sha256 as sha256"),
+        ({"cache_report": {"evictions": [LEFT] * (EVICTIONS + 1)}}, f"at most {EVICTIONS} objects as evictions"),
+        ({"cache_report": {"evictions": [LEFT | {"reason": "boredom"}]}}, "expected one of room, limit, disk, dropped"),
+        ({"cache_report": {"evictions": [LEFT | {"wanted_by": "x"}]}}, "a sha256 as wanted_by"),
+        ({"cache_report": {"evictions": [LEFT | {"idle_s": -1}]}}, "seconds as idle_s"),
+        ({"cache_report": {"scrub_last_pass_s": -1}}, "seconds as scrub_last_pass_s"),
         ({"events": [EVENT] * (REFUSALS + 1)}, f"at most {REFUSALS} objects as events"),
         ({"events": [EVENT | {"at": 1e10}]}, "seconds as at"),
         ({"events": [EVENT | {"blob": None}]}, "a sha256 as blob"),
@@ -214,7 +283,7 @@ EVENT = {"at": 1.0, "blob": "a" * 64, "chunk": 0, "source": "s", "expected": "e"
     ],
 )
 def test_what_no_rack_of_ours_says_is_refused_in_one_sentence(change: dict[str, Any], words: str) -> None:
-    good = {"cache": {}, "cache_report": {"files": [FILE]}, "events": [EVENT]}
+    good = {"cache": {}, "cache_report": {"files": [FILE], "evictions": [LEFT]}, "events": [EVENT]}
     assert cachereport.parse(good) is not None
     with pytest.raises(ReportError) as error:
         cachereport.parse(good | change)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bootplane.core.blob import Blob
 from bootplane.core.counters import COUNTERS
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
@@ -17,26 +18,34 @@ from bootplane.dataplane.metrics import (
     CONTROL_OUTCOMES,
     FETCH_ERRORS,
     QUESTION_OUTCOMES,
+    SCRUB_COUNTERS,
     Exposition,
     Numbers,
 )
+from bootplane.dataplane.scrub import Scrubber, ScrubStats
 from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
+from tests.fakes.region import chunks_of
+
+MIB = 1 << 20
+PAGE = 4096
 
 
-def numbers(start: int, real: Mapping[str, int] | None = None) -> Numbers:
-    """Every number a different one, counted up from *start*; those of the cache are *real* ones when given."""
+def numbers(start: int, real: Mapping[str, int] | None = None, scrub: ScrubStats | None = None) -> Numbers:
+    """Every number a different one, counted up from *start*; those of cache and scrub are *real* ones when given."""
     n = iter(range(start, start + 1000))
     core = {counter.name: next(n) for counter in COUNTERS}
     cache = {key: next(n) for key in (*CACHE_GAUGES, *CACHE_COUNTERS)}
     fill = FillStats(upstream_bytes=next(n), chunks=next(n), runs=next(n), refused=next(n), given_up=next(n))
     fill.damaged = next(n)
     fill.throttled_s = next(n)
+    scrubbed = ScrubStats(**{key: next(n) for key in SCRUB_COUNTERS}, last_pass_s=next(n))
     for reason in FETCH_ERRORS:
         fill.errors[reason] = next(n)
     return Numbers(
         core=core,
         cache=real or cache,
         fill=fill,
+        scrub=scrub or scrubbed,
         upstream_limit_bytes_s=next(n),
         questions={outcome: next(n) for outcome in QUESTION_OUTCOMES},
         control={outcome: next(n) for outcome in CONTROL_OUTCOMES},
@@ -51,8 +60,8 @@ def numbers(start: int, real: Mapping[str, int] | None = None) -> Numbers:
     )
 
 
-def samples(start: int, real: Mapping[str, int] | None = None) -> dict[str, float]:
-    text = Exposition(lambda: numbers(start, real), "1.2.3").text().decode()
+def samples(start: int, real: Mapping[str, int] | None = None, scrub: ScrubStats | None = None) -> dict[str, float]:
+    text = Exposition(lambda: numbers(start, real, scrub), "1.2.3").text().decode()
     return {
         sample.name + "".join(f"|{v}" for v in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(text)
@@ -84,40 +93,164 @@ def test_every_name_begins_with_ours_and_no_label_is_unbounded() -> None:
     assert len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES)
 
 
+def cache_series(cache: Cache) -> dict[str, int]:
+    """Every series of the cache, by its name without what all have."""
+    return {
+        name.removeprefix("bootplane_cache_").removesuffix("_total"): int(value)
+        for name, value in samples(0, cache.stats()).items()
+        if "_cache_" in name
+    }
+
+
+def moved(cache: Cache, before: dict[str, int]) -> dict[str, int]:
+    """By how much each series has moved since; those that have not are left out."""
+    return {name: value - before[name] for name, value in cache_series(cache).items() if value != before[name]}
+
+
+def blob_of(cache: Cache, data: bytes) -> Blob:
+    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunks_of(data))
+
+
+def fill(cache: Cache, data: bytes) -> Blob:
+    blob = blob_of(cache, data)
+    for chunk in range(-(-len(data) // MIB)):
+        assert cache.begin(blob, chunk)
+        cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
+    return blob
+
+
 def test_every_series_of_the_cache_moves_with_what_a_cache_does(tmp_path: Path) -> None:
-    cache = Cache(str(tmp_path), 1 << 20)
-
-    def series() -> dict[str, float]:
-        found = samples(0, cache.stats())
-        return {name.removeprefix("bootplane_cache_"): value for name, value in found.items() if "_cache_" in name}
-
-    digest = hashlib.sha256(b"x" * 100)
-    blob = cache.blob(digest.hexdigest(), 100, digest.digest())
-    new = dict.fromkeys([*CACHE_GAUGES, *(f"{key}_total" for key in CACHE_COUNTERS)], 0) | {"limit_bytes": 1 << 20}
-    assert series() == new
+    cache = Cache(str(tmp_path), MIB)
+    blob = blob_of(cache, b"x" * 100)
+    before = cache_series(cache)
+    assert before == dict.fromkeys([*CACHE_GAUGES, *CACHE_COUNTERS], 0) | {"limit_bytes": MIB}
     assert cache.begin(blob, 0)
-    filling = new | {"charged_bytes": 4096, "segments": 1}
-    assert series() == filling
+    made = {"charged_bytes": 4096, "protected_bytes": 4096, "segments": 1, "open_segments": 1, "made_segments": 1}
+    assert moved(cache, before) == made
     with pytest.raises(DigestMismatch):
         cache.store(blob, 0, b"y" * 100)
+    assert moved(cache, before) == {"made_segments": 1, "refused_chunks": 1}
     assert cache.begin(blob, 0)
     cache.store(blob, 0, b"x" * 100)
-    full = filling | {"refused_chunks_total": 1, "filled_bytes_total": 100}
-    assert series() == full
+    assert moved(cache, before) == made | {"made_segments": 2, "refused_chunks": 1, "filled_bytes": 100}
+    before = cache_series(cache)
     pin = blob.pin(0)
     cache.drop(blob)
-    condemned = full | {"charged_bytes": 0, "segments": 0, "condemned_bytes": 4096}
-    assert {key: value for key, value in series().items() if not key.startswith("evicted")} == {
-        key: value for key, value in condemned.items() if not key.startswith("evicted")
-    }
+    gone = {"charged_bytes": -4096, "protected_bytes": -4096, "segments": -1, "open_segments": -1}
+    assert moved(cache, before) == gone | {"condemned_bytes": 4096}
     pin.release()
     cache.reap()
-    assert cache.begin(blob, 0)
-    cache.store(blob, 0, b"x" * 100)
-    before = series()
-    cache.limit_bytes = 0
-    after = series()
-    assert after["evicted_segments_total"] == before["evicted_segments_total"] + 1
-    assert after["evicted_bytes_total"] == before["evicted_bytes_total"] + 4096
-    assert (after["limit_bytes"], after["charged_bytes"], after["segments"], after["condemned_bytes"]) == (0, 0, 0, 0)
+    assert moved(cache, before) == gone
+    cache.close()
+
+
+def test_every_reason_of_an_eviction_moves_its_series_and_so_does_what_a_larger_cache_would_have_had(
+    tmp_path: Path,
+) -> None:
+    cache = Cache(str(tmp_path), 2 * PAGE)
+    files = [bytes([n]) * 100 for n in range(8)]
+    for data in files[:2]:
+        fill(cache, data)
+    before = cache_series(cache)
+    fill(cache, files[2])
+    out = {"evicted_segments": 1, "evicted_room_segments": 1, "evicted_bytes": PAGE}
+    assert moved(cache, before) == out | {"made_segments": 1, "filled_bytes": 100}
+    before = cache_series(cache)
+    fill(cache, files[0])  # one page has left since it did
+    wanted = out | {"made_segments": 1, "filled_bytes": 100, "ghost_quadruple_segments": 1}
+    assert moved(cache, before) == wanted | {"ghost_double_segments": 1}
+    for data in files[3:7]:
+        fill(cache, data)
+    before = cache_series(cache)
+    fill(cache, files[0])  # four pages: a cache of twice the limit would not have it any more
+    assert moved(cache, before) == wanted
+    before = cache_series(cache)
+    cache.limit_bytes = PAGE
+    less = {
+        "charged_bytes": -PAGE,
+        "protected_bytes": -PAGE,
+        "segments": -1,
+        "open_segments": -1,
+        "evicted_segments": 1,
+        "evicted_bytes": PAGE,
+    }
+    assert moved(cache, before) == less | {"limit_bytes": -PAGE, "evicted_limit_segments": 1}
+    before = cache_series(cache)
+    assert cache.evict(1) == PAGE
+    assert moved(cache, before) == less | {"evicted_disk_segments": 1}
+    assert [eviction.reason for eviction in cache.evictions()][-2:] == ["limit", "disk"]
+    cache.close()
+
+
+def test_what_is_used_long_after_it_was_fetched_moves_its_series(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 12 * MIB, reuse_s=0)
+    used = fill(cache, b"u" * (8 * MIB))
+    for segment in range(2):
+        used.span(segment * 4 * MIB)
+    before = cache_series(cache)
+    fill(cache, b"n" * (8 * MIB))
+    assert moved(cache, before)["reused_bytes"] > 0
+    cache.close()
+
+
+def test_a_file_that_is_closed_and_opened_again_moves_its_series(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 64 * MIB, open_limit=2)
+    blobs = [fill(cache, bytes([n]) * 100) for n in range(4)]
+    cache.reap()
+    before = cache_series(cache)
+    assert before["open_segments"] <= 2 and before["segments"] == 4
+    closed = next(blob for blob in blobs if blob.states(0, 1) == b"\4")
+    assert cache.recheck(closed, 0)
+    assert moved(cache, before)["reopened_segments"] == 1
+    cache.close()
+
+
+def test_what_an_earlier_run_left_moves_its_series(tmp_path: Path) -> None:
+    data = b"".join(bytes([n]) * MIB for n in range(6))
+    cache = Cache(str(tmp_path), 64 * MIB)
+    fill(cache, data)
+    cache.close()
+    (tmp_path / "state").unlink()  # as after a kill: every chunk is unchecked
+    path = tmp_path / f"{hashlib.sha256(data).hexdigest()}.d" / "1"
+    path.write_bytes(bytes(2 * MIB))
+    cache = Cache(str(tmp_path), 64 * MIB)
+    blob = blob_of(cache, data)
+    assert cache_series(cache)["kept_segments"] == 2
+    before = cache_series(cache)
+    assert cache.recheck(blob, 0)
+    assert moved(cache, before) == {"rechecked_chunks": 1}
+    with pytest.raises(DigestMismatch):
+        cache.recheck(blob, 4)
+    assert moved(cache, before)["rotten_chunks"] == 1
+    cache.close()
+
+
+def test_every_series_of_the_scrub_moves_with_what_a_scrub_does(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), 64 * MIB)
+    data = b"s" * (MIB + 100)
+    blob = fill(cache, data)
+    scrubber = Scrubber(cache, lambda: [blob])
+
+    def series() -> dict[str, float]:
+        return {key.removeprefix("bootplane_scrub_"): value for key, value in samples(0, scrub=scrubber.stats).items()
+                if "_scrub_" in key}  # fmt: skip
+
+    keys = [*(f"{key}_total" for key in SCRUB_COUNTERS), "last_pass_seconds"]
+    assert series() == dict.fromkeys(keys, 0)
+    for _ in range(2):
+        scrubber.step()
+    once = series()
+    assert once.pop("last_pass_seconds") > 0
+    assert once == {
+        "passes_total": 1,
+        "chunks_total": 2,
+        "bytes_total": len(data),
+        "hashed_total": 2,
+        "damaged_total": 0,
+    }
+    path = tmp_path / f"{blob.sha256}.d" / "0"
+    path.write_bytes(bytes(len(data)))
+    for _ in range(2):
+        scrubber.step()
+    assert series()["damaged_total"] >= 1
     cache.close()

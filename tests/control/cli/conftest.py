@@ -77,6 +77,11 @@ RACK = {
 CACHE = {
     "rack": "rack1", "name": "a07", "heard": "2026-11-21T10:00:00Z", "age_s": 3.4, "up_s": 7269.2,
     "limit_bytes": 4 << 30, "charged_bytes": 3328599654, "condemned_bytes": 0, "segments": 812,
+    "open_segments": 812, "reopened_segments": 0,
+    "protected_bytes": 4 << 20, "reused_bytes": 1 << 30, "made_segments": 812, "ghost_double_segments": 0,
+    "ghost_quadruple_segments": 0, "evicted_room_segments": 0, "evicted_limit_segments": 0, "evicted_disk_segments": 0,
+    "kept_segments": 0, "rechecked_chunks": 0, "rotten_chunks": 0, "throttled_s": 0.0,
+    "scrub_passes": 0, "scrub_chunks": 0, "scrub_damaged": 0, "scrub_last_pass_s": 0.0,
     "evicted_segments": 0, "evicted_bytes": 0, "filled_bytes": 404 << 20, "refused_chunks": 0,
     "present_bytes": 404 << 20, "upstream_bytes": 404 << 20, "served_bytes": 64 * (404 << 20),
     "transfers": 1204, "hits": 1168, "misses": 30, "coalesced": 6, "in_place_files": 0,
@@ -86,7 +91,7 @@ CACHE = {
          "present_bytes": 403 << 20, "percent": 80},
         {"name": "", "sha256": "b" * 64, "size": 1 << 20, "present_bytes": 1 << 20, "percent": 100},
     ],
-    "files_total": 2, "files_age_s": 0.0, "refusals": [],
+    "files_total": 2, "files_age_s": 0.0, "evictions": [], "refusals": [],
 }  # fmt: skip
 STATUS = {
     "version": "0.1.0",

@@ -157,7 +157,7 @@ def test_rack_set_refuses_what_it_cannot_read_and_passes_on_what_the_region_refu
 def test_rack_cache_says_in_sentences_how_far_it_carries_and_what_is_in_it(bootplane, region) -> None:
     whole = """\
 Rack a07, up for 2:01:09.
-3.1 GiB of 4.0 GiB used (77 %) in 812 segments.
+3.1 GiB of 4.0 GiB used (77 %) in 812 segments: 4.0 MiB protected, 1.0 GiB in lasting use.
 97 % of 1,204 transfers found everything here; 30 had to wait for the region, 6 for what others had asked for already.
 Upstream gave 404.0 MiB for 25.2 GiB served (64 x).
 Nothing was evicted. No chunk was refused.
@@ -185,6 +185,7 @@ def test_rack_cache_says_what_went_wrong_and_how_old_it_is(bootplane, region) ->
     numbers = {"age_s": 600.0, "files_age_s": 28.0, "files_total": 51, "condemned_bytes": 4 << 20, "in_place_files": 3}
     numbers |= {
         "evicted_segments": 120,
+        "evicted_room_segments": 120,
         "evicted_bytes": 480 << 20,
         "refused_chunks": 1,
         "hits": 1203,
@@ -194,13 +195,71 @@ def test_rack_cache_says_what_went_wrong_and_how_old_it_is(bootplane, region) ->
     region.answers[CACHE] = region.answers[CACHE] | numbers | {"refusals": [refusal]}
     result = bootplane("rack", "cache", "rack1")
     assert "up for 2:01:09; told 10:00 ago (2026-11-21T10:00:00Z), silent since." in result.stdout
-    assert "in 812 segments; 4.0 MiB evicted, but still being read.\n99 % of 1,204 transfers found" in result.stdout
+    assert "lasting use; 4.0 MiB evicted, but still being read.\n99 % of 1,204 transfers found" in result.stdout
     assert " everything here; 1 had to wait for the region.\n" in result.stdout
-    assert "Evicted: 120 segments, 480.0 MiB. 1 chunk was refused for a wrong digest; no" in result.stdout
+    assert (
+        "Evicted: 120 segments, 480.0 MiB (120 for room). 1 chunk was refused for a wrong digest; no" in result.stdout
+    )
     assert "3 files served from the region's own directory" in result.stdout
     last = result.stdout.splitlines()[-1].split()
     assert last == ["2026-11-21T09:59:00Z", "c" * 16, "7", "10.0.0.1:5241", "d" * 16, "e" * 16]
     assert result.stderr == "The 2 with most bytes here, of 51.\nThe list of files is 28 s older than the rest.\n"
+
+
+def test_rack_cache_says_what_left_last_why_and_for_whom(bootplane, region) -> None:
+    eviction = {
+        "at": "2026-11-21T09:59:00Z", "sha256": "c" * 64, "name": "ubuntu/noble/amd64/ga-24.04/squashfs",
+        "segments": 12, "bytes": 48 << 20, "reason": "room", "idle_s": 7269.2,
+        "wanted_by": "d" * 64, "wanted_name": "centos/8/root-tgz",
+    }  # fmt: skip
+    unnamed = eviction | {"name": "", "wanted_name": "", "segments": 1, "bytes": 4096, "idle_s": 42}
+    region.answers[CACHE] = region.answers[CACHE] | {
+        "evictions": [
+            eviction,
+            unnamed,
+            *(eviction | {"reason": reason, "wanted_by": ""} for reason in ("limit", "disk", "dropped", "rotten")),
+        ]
+    }
+    shown = bootplane("rack", "cache").stdout
+    whole = "12 segments (48.0 MiB) of ubuntu/noble/amd64/ga-24.04/squashfs"
+    assert shown.partition("Left last:\n")[2].splitlines() == [
+        f"  2026-11-21T09:59:00Z  {sentence}"
+        for sentence in (
+            f"{whole} made room for centos/8/root-tgz, unused for 2:01:09.",
+            f"1 segment (4.0 KiB) of {'c' * 16} (withdrawn) made room for {'d' * 16}, unused for 42 s.",
+            f"{whole} left as the limit was lowered, unused for 2:01:09.",
+            f"{whole} left as the disk was full, unused for 2:01:09.",
+            f"{whole} left as no catalogue names it any more.",
+            f"{whole} left as it was damaged on the disk.",
+        )
+    ]
+
+
+def test_rack_cache_says_what_a_larger_one_is_good_for_and_what_the_disk_has_shown(bootplane, region) -> None:
+    numbers = {"made_segments": 1000, "ghost_double_segments": 129, "ghost_quadruple_segments": 300}
+    numbers |= {
+        "evicted_segments": 9,
+        "evicted_room_segments": 4,
+        "evicted_limit_segments": 3,
+        "evicted_disk_segments": 2,
+    }
+    numbers |= {"kept_segments": 812, "rechecked_chunks": 96, "rotten_chunks": 1, "throttled_s": 187.4}
+    numbers |= {"scrub_passes": 2, "scrub_chunks": 1204, "scrub_damaged": 0, "scrub_last_pass_s": 187.0}
+    numbers |= {"upstream_limit_bytes_s": 31_250_000}
+    region.answers[CACHE] = region.answers[CACHE] | numbers
+    numbers |= {"open_segments": 512, "reopened_segments": 96}
+    region.answers[CACHE] = region.answers[CACHE] | numbers
+    assert bootplane("rack", "cache").stdout.splitlines()[4:10] == [
+        "Evicted: 9 segments, 0 B (4 for room, 3 by a lower limit, 2 for a full disk). No chunk was refused.",
+        "512 of 812 files are open; one was opened again 96 times.",
+        "Of 1000 segments fetched, a cache of 8.0 GiB would still have had 12 %, one of 16.0 GiB 30 %.",
+        "Upstream is limited to 250 Mbit/s; somebody has waited for that for 3:07.",
+        "812 segments kept from the run before; 96 chunks hashed before the first use, 1 found rotten.",
+        "Scrub: 1204 chunks read again from the disk, none damaged; 2 whole passes, the last in 3:07.",
+    ]
+    region.answers[CACHE] = region.answers[CACHE] | {"rechecked_chunks": 0, "rotten_chunks": 0, "scrub_passes": 1}
+    shown = bootplane("rack", "cache").stdout
+    assert "\n812 segments kept from the run before.\n" in shown and "; 1 whole pass, the last" in shown
 
 
 def test_rack_cache_of_a_rack_nobody_has_asked_divides_by_nothing(bootplane, region) -> None:

@@ -35,7 +35,7 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     [
         schemas.Source, schemas.SourceIn, schemas.Selection, schemas.Sync, schemas.SyncFile, schemas.Image,
         schemas.ImageFile, schemas.Machine, schemas.BootTimeline, schemas.BootEvent,
-        schemas.Rack, schemas.RackLimits, schemas.RackCache, schemas.CachedFile, schemas.RefusedChunk,
+        schemas.Rack, schemas.RackLimits, schemas.RackCache, schemas.CachedFile, schemas.RefusedChunk, schemas.Eviction,
         schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
     ],
 )  # fmt: skip
