@@ -4,6 +4,7 @@
        ▲                                  │ cache.begin, readinto 1 MiB, cache.store (hash, pwrite, PRESENT)
        └──────────── wake ◀───────────────┘
 
+A chunk whose file is not open (CLOSED) is opened again, and nobody is asked for it (core.lru_open, rechecks).
 A chunk of an earlier run's file (UNCHECKED) is hashed where it lies before anybody is asked for it (rechecks). Right:
 present. Wrong: its segment leaves the cache, and it is fetched like any other. The same goes for unreadable ones.
 
@@ -46,15 +47,17 @@ READ_AHEAD_BYTES = 32 << 20
 MAX_RUN_BYTES = 16 << 20  # one request
 CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
 FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
+SHORTAGE_S = 0.5  # before a file is opened again when no descriptor was left
 RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
 DISK_STEP_BYTES = 16 << 20  # evicted at a time when the disk is full
 IDLE_S = 0.5  # between looks at the graveyard
 EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
-# chunk_state_t -> must it be fetched? ABSENT yes, FILLING and PRESENT no, UNCHECKED not before it was checked
+# chunk_state_t -> must it be fetched? ABSENT yes, FILLING, PRESENT and CLOSED no, UNCHECKED not before it was checked
 _MUST_FETCH = bytes(state == 0 for state in range(256))
-PRESENT = b"\2"
+HERE = (b"\2", b"\4")  # PRESENT, CLOSED
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 log = logging.getLogger("bootplane.fill")
 
@@ -259,6 +262,7 @@ class Filler:
     def _recheck(self, blob: Blob, chunk: int) -> None:
         """Whatever happens, who waits for the chunk is woken, or it is demanded of the sources."""
         status = OK
+        is_short = False
         try:
             if blob.chunks is not None:  # else a file of the shared store
                 self._cache.recheck(blob, chunk)
@@ -267,11 +271,14 @@ class Filler:
         except DigestMismatch as error:
             log.error("rotten in the cache, removed: %s", error)
         except (CoreError, OSError, ValueError) as error:  # ValueError: the cache has been closed
+            is_short = isinstance(error, OSError) and error.errno in SHORTAGES  # it lies where it lay
             log.error("chunk %d of blob %s cannot be checked: %s", chunk, blob.sha256, error)
+            if is_short:
+                self._stopping.wait(SHORTAGE_S)
         finally:
             with self._work:
                 awaited = self._rechecks.done(blob, chunk)
-                is_present = blob.states(chunk, 1) == PRESENT
+                is_present = is_short or blob.states(chunk, 1) in HERE  # if not (any more), the reader asks again
                 if awaited and not is_present:
                     self._blobs[blob.id] = blob
                     self._plan.miss(blob.id, chunk_count(blob.size), chunk, time.monotonic())

@@ -15,7 +15,6 @@ import argparse
 import fcntl
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from bootplane.core.lru import Cache
 from bootplane.dataplane import addresses, limits, racktoken
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.limits import Limits
+from bootplane.dataplane.openfiles import mappings_allowed, open_segments, raise_file_limit
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
 from bootplane.dataplane.units import parse_rate, parse_size
@@ -36,6 +36,8 @@ DEFAULT_CACHE = "4GiB"
 SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
+
+SEGMENT_BYTES = 4 << 20  # blob.pxd
 
 log = logging.getLogger("bootplane.rack")
 
@@ -102,16 +104,20 @@ def _run(options: argparse.Namespace) -> None:
     if not 1 <= options.reactors <= 64:
         raise RackError(f"--reactors: expected 1 to 64, got {options.reactors}")
     token = racktoken.read(options.token_file)
-    raise_file_limit()
+    files = raise_file_limit()
+    open_limit = open_segments(files, mappings_allowed())
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     lock = lock_directory(options.data)
     try:
         own, told = Limits(cache_bytes, upstream_bytes_s), limits.kept(options.data)
+        cache_bytes = cache_bytes if told.cache_bytes is None else told.cache_bytes
         try:
-            cache = Cache(str(options.data / "cache"), cache_bytes if told.cache_bytes is None else told.cache_bytes)
+            cache = Cache(str(options.data / "cache"), cache_bytes, open_limit=open_limit)
         except OSError as error:
             raise RackError(str(error)) from error
         _tell_found(cache)
+        if open_limit < max(cache.found.segments, cache_bytes // SEGMENT_BYTES):
+            log.info("cache: at most %d segments open, %d descriptors allowed", open_limit, files)
         http = open_http(http_address, options.reactors)
         tftp = open_tftp(tftp_address, options.reactors) if tftp_address else []
         reactors = Reactors(http, tftp, park_limit_s=options.park_limit)
@@ -201,12 +207,6 @@ def lock_directory(directory: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
-
-
-def raise_file_limit() -> None:
-    """Segments, connections and transfers are descriptors: as many as this process may have."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 if __name__ == "__main__":

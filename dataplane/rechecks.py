@@ -1,4 +1,5 @@
-"""What is to be hashed where it lies: chunks of an earlier run's files, and those that a reader could not read.
+"""What is to be looked at where it lies: chunks of an earlier run's files, to be hashed; files to be opened again; and
+what a reader could not read.
 
 A queue in two parts: chunks somebody waits for, and the ones behind them, to which their readers come next. Who takes
 from it is whoever is free: fill threads, and one thread of its own, since fill threads may all hang in a source that
@@ -18,8 +19,11 @@ from bootplane.core.blob import Blob
 
 AHEAD = 3  # chunks after the one that was asked for
 
-# chunk_state_t of what is not PRESENT until a thread has looked at it: UNCHECKED, CLOSED
-_UNSEEN = frozenset((3, 4))
+SEGMENT_CHUNKS = 4  # of one file, which is opened for all of them
+
+# chunk_state_t of what is not PRESENT until a thread has looked at it
+UNCHECKED = 3
+CLOSED = 4
 
 
 class Rechecks:
@@ -35,14 +39,16 @@ class Rechecks:
     def ask(self, blob: Blob, chunk: int) -> bool:
         """Whether *chunk* is being looked at, or is to be from now on. Who asks then waits for it."""
         key = blob.id, chunk
-        states = blob.states(chunk, 1 + AHEAD)
-        if key not in self._awaited and states[0] not in _UNSEEN:
+        states = blob.states(chunk, 1 + SEGMENT_CHUNKS)
+        if key not in self._awaited and states[0] not in (UNCHECKED, CLOSED):
             return False
         if not self._awaited.get(key, False):
             self._awaited[key] = True
             self._first.append((blob, chunk))
         for ahead, state in enumerate(states[1:], chunk + 1):
-            if state in _UNSEEN and (blob.id, ahead) not in self._awaited:
+            is_next_file = state == CLOSED and ahead % SEGMENT_CHUNKS == 0
+            is_soon = state == UNCHECKED and ahead <= chunk + AHEAD
+            if (is_next_file or is_soon) and (blob.id, ahead) not in self._awaited:
                 self._awaited[blob.id, ahead] = False
                 self._later.append((blob, ahead))
         return True

@@ -69,3 +69,15 @@ def test_a_chunk_in_any_other_state_is_nobodys_business_here() -> None:
     blob = FakeBlob(1, bytes([ABSENT, FILLING, PRESENT, CLOSED, PRESENT]))
     assert [checks.ask(blob, chunk) for chunk in range(5)] == [False, False, False, True, False]  # type: ignore[arg-type]
     assert taken(checks) == [3]
+
+
+def test_a_file_is_opened_once_for_all_its_chunks_and_with_it_the_one_after() -> None:
+    checks, blob = Rechecks(), FakeBlob(1, bytes([CLOSED] * 12))
+    assert checks.ask(blob, 5)  # type: ignore[arg-type]
+    assert taken(checks) == [5, 8]
+
+
+def test_read_ahead_goes_on_into_a_file_that_is_not_open() -> None:
+    checks, blob = Rechecks(), FakeBlob(1, bytes([UNCHECKED] * 4 + [CLOSED] * 4))
+    assert checks.ask(blob, 2)  # type: ignore[arg-type]
+    assert taken(checks) == [2, 3, 4]
