@@ -14,7 +14,7 @@ A wrong chunk is refused in one sentence that names blob, chunk, source, expecte
 quarantined.
 
 Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), what to hash (rechecks),
-HTTP (upstream), eviction (core.lru).
+HTTP (upstream), a disk that is full or refuses (storing), eviction (core.lru).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from bootplane.dataplane.damage import Examiner
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.sources import Source, Sources
+from bootplane.dataplane.storing import PATIENCE_S, DiskHealth, Storer
 from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
 
 OK = 0
@@ -46,10 +47,8 @@ ST_UPSTREAM = 13
 READ_AHEAD_BYTES = 32 << 20
 MAX_RUN_BYTES = 16 << 20  # one request
 CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
-FULL_WAIT_S = 2.0  # for room in a cache of which every segment is being sent
 SHORTAGE_S = 0.5  # before a file is opened again when no descriptor was left
-RETRY_S = 0.05  # between looks at sources that back off, and at a full cache
-DISK_STEP_BYTES = 16 << 20  # evicted at a time when the disk is full
+RETRY_S = 0.05  # between looks at sources that back off
 IDLE_S = 0.5  # between looks at the graveyard
 EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
@@ -133,9 +132,13 @@ class Filler:
         self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
         self._rechecks = Rechecks()
+        self._storer = Storer(cache, self._stopping)
+        self._disk = DiskHealth()
+        self._runs_in_hand = 0
         self._examiner = Examiner(cache, self._met_damage)
         self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
         self._last_error = "no bulk address is known yet"
+        self._disk_error = ""
         self._last_reap = 0.0
         self._fill_threads = threads
         self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
@@ -227,7 +230,8 @@ class Filler:
                     probe = self._probe_locked() if check is None and found is None else None
                     hopeless = self._hopeless_locked()
                     if found is None and check is None and probe is None and not hopeless:
-                        pause = self._budget.wait_s(time.monotonic()) or IDLE_S
+                        now = time.monotonic()
+                        pause = max(self._budget.wait_s(now), self._disk.wait_s(now)) or IDLE_S
                         self._work.wait(min(pause, RETRY_S if self._plan.is_starving() else IDLE_S))
                 try:
                     try:
@@ -293,8 +297,10 @@ class Filler:
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()
-        if self._is_throttled_locked(now):
+        if self._is_throttled_locked(now) or self._disk.wait_s(now):
             return None
+        if self._disk.failures and self._runs_in_hand:
+            return None  # one tries for all
         affordable = max(1, self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE)
         self._plan.read_ahead = min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable)
         self._plan.read_ahead_in_all = affordable
@@ -305,6 +311,8 @@ class Filler:
             if source is None:
                 return 0
             chosen[blob] = source
+            if self._disk.failures:
+                return 1
             longest = min(self._sources.longest_run(source), self._budget.longest_run() or MAX_RUN_BYTES) // CHUNK_BYTES
             return max(1, min(longest, SHORT_RUN) if self._long_runs >= self._fill_threads - 1 else longest)
 
@@ -313,6 +321,7 @@ class Filler:
             return None
         source = chosen[run.blob]
         source.flights += 1
+        self._runs_in_hand += 1
         self._long_runs += run.length > SHORT_RUN
         self.stats.runs += 1
         blob = self._blobs[run.blob]
@@ -353,25 +362,30 @@ class Filler:
                 source.flights -= 1
                 self._work.notify_all()
 
-    def _hopeless_locked(self) -> list[tuple[Blob, int]]:
-        """Chunks nobody can get, or that were waited for too long: their waiters are told."""
+    def _hopeless_locked(self) -> list[tuple[Blob, int, int]]:
+        """(blob, chunk, status): what nobody can get, or what was waited for too long. Its waiters are told."""
         now = time.monotonic()
-        lost = self._plan.overdue(now - self._park_limit_s)
+        lost = dict.fromkeys(self._plan.overdue(now - self._park_limit_s), ST_UPSTREAM)
         for blob in self._plan.demanding():
             if self._sources.is_hopeless(self._blobs[blob].sha256, now):
-                lost += [(blob, chunk) for chunk in self._plan.demanded(blob) if (blob, chunk) not in lost]
+                lost |= dict.fromkeys(((blob, chunk) for chunk in self._plan.demanded(blob)), ST_UPSTREAM)
+        if self._disk.is_given_up(now):
+            lost |= dict.fromkeys(self._plan.overdue(now - PATIENCE_S), ST_FULL)
         found = []
-        for blob, chunk in lost:
+        for (blob, chunk), status in lost.items():
             if chunk not in self._plan.flying(blob):
                 self._plan.failed(blob, chunk)
                 self.stats.given_up += 1
-                found.append((self._blobs[blob], chunk))
+                found.append((self._blobs[blob], chunk, status))
         return found
 
-    def _tell(self, lost: list[tuple[Blob, int]]) -> None:
-        for blob, chunk in lost:
-            log.warning("gave up chunk %d of blob %s: %s", chunk, blob.sha256, self._last_error)
-            self._wake(blob, chunk, ST_UPSTREAM)
+    def _tell(self, lost: list[tuple[Blob, int, int]]) -> None:
+        for blob, chunk, status in lost:
+            if status == ST_FULL:
+                log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, self._disk_error)
+            else:
+                log.warning("gave up chunk %d of blob %s: %s", chunk, blob.sha256, self._last_error)
+            self._wake(blob, chunk, status)
 
     def _fetch(self, upstream: Upstream, buffer: memoryview, run: Run, blob: Blob, source: Source) -> None:
         """Carries out one run. Whatever happens, each of its chunks ends as landed, returned or failed."""
@@ -389,13 +403,15 @@ class Filler:
             self._source_failed(source, blob, error)
         except DigestMismatch as error:
             self._refused(source, blob, chunk, error)
-        except (CacheFull, OSError) as error:
-            if not self._made_room(error):
-                self._no_room(blob, chunk, error)
-                chunk += 1
+        except CacheFull as error:
+            self._no_room(blob, chunk, error)
+            chunk += 1
+        except OSError as error:
+            self._disk_failed(error)
         finally:
             with self._work:
                 source.flights -= 1
+                self._runs_in_hand -= 1
                 self._long_runs -= run.length > SHORT_RUN
                 self._budget.give_back(_span(blob, paid, end))
                 for left in range(chunk, end):
@@ -405,7 +421,7 @@ class Filler:
     def _fetch_chunk(
         self, readinto: Callable[[memoryview], None], view: memoryview, blob: Blob, chunk: int, source: Source
     ) -> None:
-        mine = self._begin(blob, chunk)
+        mine = self._storer.claim(blob, chunk)
         try:
             began = time.monotonic()
             readinto(view)
@@ -415,7 +431,7 @@ class Filler:
                 self._sources.measured(source, len(view), now - began, now)
                 self._sources.succeeded(source)
             if mine:
-                self._cache.store(blob, chunk, view)
+                self._storer.put(blob, chunk, view)
         except BaseException:
             if mine:
                 self._cache.abandon(blob, chunk)
@@ -423,18 +439,10 @@ class Filler:
         with self._lock:
             self._plan.landed(blob.id, chunk)
             self.stats.chunks += mine
+            disk_is_back = mine and self._disk.succeeded()
+        if disk_is_back:
+            log.info("the cache's disk takes chunks again")
         self._wake(blob, chunk, OK)
-
-    def _begin(self, blob: Blob, chunk: int) -> bool:
-        """cache.begin, waiting a while for senders to let go of segments. Raises CacheFull."""
-        deadline = time.monotonic() + FULL_WAIT_S
-        while True:
-            try:
-                return self._cache.begin(blob, chunk)
-            except CacheFull:
-                if time.monotonic() >= deadline or self._stopping.wait(RETRY_S):
-                    raise
-                self._cache.reap()
 
     def _source_failed(self, source: Source, blob: Blob, error: UpstreamError, *, missing: bool = False) -> None:
         now = time.monotonic()
@@ -468,19 +476,23 @@ class Filler:
         if first_time:
             log.error("%s", refusal.sentence())
 
-    def _made_room(self, error: CoreError | OSError) -> bool:
-        """The disk was full before the cache was: evicting gives room, and the chunk is tried again."""
-        is_disk = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return is_disk and self._cache.evict(DISK_STEP_BYTES) > 0
-
-    def _no_room(self, blob: Blob, chunk: int, error: CoreError | OSError) -> None:
+    def _no_room(self, blob: Blob, chunk: int, error: CacheFull) -> None:
         with self._lock:
-            self._last_error = str(error)
             self.stats.errors["disk"] += 1
             self.stats.given_up += 1
             self._plan.failed(blob.id, chunk)
         log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, error)
         self._wake(blob, chunk, ST_FULL)
+
+    def _disk_failed(self, error: OSError) -> None:
+        """The chunk is tried again: nothing is fetched for a while, and who has waited for long is told."""
+        with self._lock:
+            self.stats.errors["disk"] += 1
+            is_news = not self._disk.failures
+            self._disk_error = str(error)
+            self._disk.failed(time.monotonic())
+        if is_news:
+            log.error("the cache's disk refuses chunks; it is tried again until it takes them: %s", error)
 
     def _reap(self) -> None:
         """Closes and unmaps what nobody uses any more, here and not on a reactor."""

@@ -449,3 +449,4 @@ def test_a_file_larger_than_the_disk_streams_through_a_cache_whose_limit_is_a_li
     )
     assert now["evicted_bytes"] >= len(data) - ROOM - 4 * MIB, "the disk was full, and eviction gave room"
     assert filler.stats.given_up == 0
+    assert region.bulk_bytes <= 1.1 * len(data), "what had come when the disk was full is written once there is room"

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootplane.core.blob import Blob
-from bootplane.core.lru import Cache
-from bootplane.dataplane import fill
+from bootplane.dataplane import storing
 from bootplane.dataplane.fill import ST_FULL, ST_UPSTREAM
 from tests.fakes.filling import COUNT, DATA, MIB, SHA, Rack, eventually
 from tests.fakes.region import FakeRegion, Link
@@ -284,49 +283,10 @@ def test_a_file_larger_than_the_cache_streams_through_it(make: Callable[..., Rac
 def test_a_cache_without_room_says_so(
     make: Callable[..., Rack], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(fill, "FULL_WAIT_S", 0.1)
+    monkeypatch.setattr(storing, "FULL_WAIT_S", 0.1)
     rack = make(limit=MIB)
     assert rack.wait_for(rack.blob(), 0) == ST_FULL
     assert any(f"no room for chunk 0 of blob {SHA}: " in record.message for record in caplog.records)
-
-
-class FullDisk:
-    """A cache whose disk has no room until something was evicted."""
-
-    def __init__(self, cache: Cache, evictable: int) -> None:
-        self.real = cache
-        self.evictable = evictable
-        self.full = True
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.real, name)
-
-    def store(self, blob: Blob, chunk: int, data: memoryview) -> None:
-        if self.full:
-            raise OSError(28, "segment 0: pwrite (1048576 bytes needed): No space left on device")
-        self.real.store(blob, chunk, data)
-
-    def evict(self, wanted: int) -> int:
-        self.full = self.evictable == 0
-        return self.evictable
-
-
-def test_a_full_disk_evicts_and_goes_on(make: Callable[..., Rack], region: FakeRegion) -> None:
-    rack = make()
-    rack.filler._cache = FullDisk(rack.cache, evictable=4 * MIB)  # type: ignore[assignment]
-    assert rack.read_whole(rack.blob()) == DATA
-
-
-def test_a_disk_that_stays_full_is_a_sentence_and_a_status(
-    make: Callable[..., Rack], caplog: pytest.LogCaptureFixture
-) -> None:
-    rack = make()
-    rack.filler._cache = FullDisk(rack.cache, evictable=0)  # type: ignore[assignment]
-    blob = rack.blob()
-    assert rack.wait_for(blob, 0) == ST_FULL
-    assert blob.states(0, 1) == b"\0"
-    sentence = f"no room for chunk 0 of blob {SHA}: [Errno 28] segment 0: pwrite"
-    assert any(record.message.startswith(sentence) for record in caplog.records)
 
 
 def test_a_blob_that_is_being_fetched_is_not_forgotten(make: Callable[..., Rack], region: FakeRegion) -> None:
