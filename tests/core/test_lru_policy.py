@@ -401,6 +401,21 @@ class TestGhosts:
         assert it.cache.stats()["reused_bytes"] == 0
         assert it.cache.stats()["ghost_quadruple_segments"] == 1
 
+    def test_of_what_falls_together_in_its_table_the_last_four_are_known(self, rack: Callable[[int], Rack]) -> None:
+        """Their digests begin alike: a set of the table has four places."""
+        it = rack(8)
+        for i in range(14):  # 0 to 5 leave
+            sha256 = f"000000{i:02x}".ljust(64, "0")
+            NAMES[sha256] = f"a{i}"
+            data = hashlib.sha256(f"a{i}".encode()).digest()
+            it.blobs[f"a{i}"] = it.cache.blob(sha256, SEGMENT + len(f"a{i}"), bytes(128) + data)
+            it.use(f"a{i}")
+        it.use("a5")  # 3 to 6 are known when it is made
+        it.use("a4", "a3")
+        assert it.cache.stats()["ghost_double_segments"] == 3
+        it.use("a2")  # seven have left since
+        assert it.cache.stats()["ghost_quadruple_segments"] == 3
+
     def test_what_left_for_another_reason_is_no_ghost(self, rack: Callable[[int], Rack]) -> None:
         it = rack(4)
         it.use(*many("a", 4))
