@@ -1,8 +1,8 @@
 """What a cache finds on its disk at start, and the state file it leaves at a clean end. Runs before and after all work.
 
     <directory>/state    "bootplane-cache 1\\n", "boot <id>\\n", a line for each segment, the least recently used first:
-                         <sha256> <index> <blob's size or -1> <SHA-256 of its chunk list or -> <states> <size> <ctime ns>
-                         and at last "sha256 <of all before>\\n"
+                         <sha256> <index> <blob's size or -1> <SHA-256 of its chunk list or -> <states> <size> <ctime ns>,
+                         " reused" where lru_policy had it so, and at last "sha256 <of all before>\\n"
 
 Invariant: the file is there only between a clean end and the next start: it is read and unlinked, durably, before anything
 else is done, so whatever ends a run otherwise leaves none. It is written after every segment has been fsynced, aside, and
@@ -24,7 +24,7 @@ INDEX_LIMIT = 1 << 18                # a blob of 1 TiB: a name beyond is no segm
 NAMED = 8                            # removed names that are kept for the log
 BLOCK = 4096                         # as in lru_steps: charges are rounded up to it
 UNKNOWN = bytes([CHUNK_UNCHECKED]) * SEGMENT_CHUNKS
-LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,6}) (-1|[0-9]{1,18}) ([0-9a-f]{64}|-) ([023]{4}) ([0-9]{1,10}) ([0-9]{1,20})")
+LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,6}) (-1|[0-9]{1,18}) ([0-9a-f]{64}|-) ([023]{4}) ([0-9]{1,10}) ([0-9]{1,20})( reused)?")
 
 
 class Record(NamedTuple):
@@ -37,6 +37,7 @@ class Record(NamedTuple):
     states: bytes
     length: int                      # of the file
     ctime_ns: int
+    reused: bool                     # see lru_policy
 
 
 class Segment(NamedTuple):
@@ -49,6 +50,7 @@ class Segment(NamedTuple):
     states: bytes
     length: int
     ctime_ns: int                    # for which PRESENT in *states* counts; 0: nothing is known
+    reused: bool
 
 
 class Found(NamedTuple):
@@ -98,7 +100,8 @@ def parse(text: bytes):
         if match is None:
             return None
         states = bytes(int(digit) for digit in match[5])
-        record = Record(match[1], int(match[2]), int(match[3]), match[4], states, int(match[6]), int(match[7]))
+        record = Record(match[1], int(match[2]), int(match[3]), match[4], states, int(match[6]), int(match[7]),
+                        match[8] is not None)
         records[record.sha256, record.index] = rank, record
     return records
 
@@ -113,7 +116,7 @@ def put_state(int dirfd, records) -> None:
     lines = [MAGIC, f"boot {boot}"]
     for r in records:
         states = "".join(str(state) for state in r.states)
-        lines.append(f"{r.sha256} {r.index} {r.size} {r.root} {states} {r.length} {r.ctime_ns}")
+        lines.append(f"{r.sha256} {r.index} {r.size} {r.root} {states} {r.length} {r.ctime_ns}{' reused' if r.reused else ''}")
     text = "".join(f"{line}\n" for line in lines).encode()
     text += f"sha256 {hashlib.sha256(text).hexdigest()}\n".encode()
     fd = os.open("state.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=dirfd)
@@ -146,7 +149,7 @@ def sync_directories(int dirfd, names) -> None:
 
 def find(int dirfd, limit: int):
     """(segments to adopt, the least recently used first; foreign names, which stay; Found). Removes what is no segment,
-    and the oldest segments beyond *limit* bytes."""
+    and what is too much for *limit* bytes."""
     state = take_state(dirfd)
     recorded = state or {}
     foreign, removed, segments = [], [], []
@@ -177,17 +180,34 @@ def find(int dirfd, limit: int):
         if not strange and not ours:
             os.rmdir(name, dir_fd=dirfd)
     segments.sort(key=lambda each: each[:2])             # not in the record: older than all that are
-    total = sum(charge_of(segment.length) for _, _, segment in segments)
-    evicted = 0
-    while total > limit:
-        segment = segments[evicted][2]
+    kept = [segment for _, _, segment in segments]
+    surplus = too_much(kept, limit)
+    for segment in surplus:
         remove(dirfd, segment)
-        total -= charge_of(segment.length)
-        evicted += 1
-    kept = [segment for _, _, segment in segments[evicted:]]
+    gone = set(surplus)
+    kept = [segment for segment in kept if segment not in gone]
     found = Found(len(kept), sum(segment.length for segment in kept), state is not None, len(removed),
-                  tuple(removed[:NAMED]), evicted)
+                  tuple(removed[:NAMED]), len(surplus))
     return kept, tuple(foreign), found
+
+
+def too_much(segments, limit: int):
+    """Those of *segments*, the least recently used first, for which *limit* is too small: what lru_policy would choose, as
+    far as it is known before a catalogue names them."""
+    small = [s for s in segments if s.index == 0 and s.length < SEGMENT_BYTES]
+    large = [s for s in segments if s.index != 0 or s.length >= SEGMENT_BYTES]
+    beyond = oldest(small, sum(charge_of(s.length) for s in small) - limit // 4)
+    order = [*small[:beyond], *(s for s in large if not s.reused), *(s for s in large if s.reused), *small[beyond:]]
+    return order[:oldest(order, sum(charge_of(s.length) for s in order) - limit)]
+
+
+def oldest(segments, wanted: int) -> int:
+    """How many of the first of *segments* make up *wanted* bytes."""
+    count = 0
+    while wanted > 0:
+        wanted -= charge_of(segments[count].length)
+        count += 1
+    return count
 
 
 def judge(sha256: str, index: int, status, record):
@@ -200,7 +220,7 @@ def judge(sha256: str, index: int, status, record):
     if not 0 < length <= SEGMENT_BYTES:
         return None, f"expected up to {SEGMENT_BYTES} bytes, got {length}"
     if record is None:
-        return Segment(sha256, index, -1, "-", cut(UNKNOWN, length), length, 0), ""
+        return Segment(sha256, index, -1, "-", cut(UNKNOWN, length), length, 0, False), ""
     if length != record.length or (record.size >= 0 and length != min(SEGMENT_BYTES, record.size - index * SEGMENT_BYTES)):
         return None, f"expected {record.length} bytes of a blob of {record.size}, got {length}"
     states = cut(record.states, length)
@@ -210,7 +230,7 @@ def judge(sha256: str, index: int, status, record):
     if status.st_ctime_ns != ctime_ns:                   # somebody was here: nothing in it is known any more
         states = bytes(CHUNK_UNCHECKED if state == CHUNK_PRESENT else state for state in states)
         ctime_ns = 0
-    return Segment(sha256, index, record.size, record.root, states, length, ctime_ns), ""
+    return Segment(sha256, index, record.size, record.root, states, length, ctime_ns, record.reused), ""
 
 
 def cut(states: bytes, length: int) -> bytes:

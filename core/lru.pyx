@@ -152,7 +152,8 @@ cdef class Cache:
             states = segment.states
             is_to_open = self.c.open_limit == 0 or len(segments) - position <= self.c.open_limit     # the newest ones
             status = cache_adopt(self.c, own.b, <uint32_t>segment.index, segment.length,
-                                 <const uint8_t*>PyBytes_AS_STRING(states), segment.ctime_ns, stamp, is_to_open)
+                                 <const uint8_t*>PyBytes_AS_STRING(states), segment.ctime_ns, stamp, segment.reused,
+                                 is_to_open)
             if status != ST_OK:      # empty, or somebody is at work in here
                 kept_segments.remove(dirfd, segment)
                 continue
@@ -206,7 +207,7 @@ cdef class Cache:
                         roots[sha256] = hashlib.sha256(own.chunks).hexdigest()
                     root = roots[sha256]
                 states = kept[i].state[:SEGMENT_CHUNKS]
-                record = kept_segments.Record(sha256, seg.index, size, root, states, seg.length, 0)
+                record = kept_segments.Record(sha256, seg.index, size, root, states, seg.length, 0, bool(kept[i].reused))
                 if not any(states):  # only claims that nobody ended, or rotten
                     kept_segments.remove(self.c.dirfd, record)
                     continue

@@ -18,7 +18,7 @@ from bootplane.core.linux cimport (
 from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_evictions cimport REASON_NONE
 from bootplane.core.lru_open cimport is_shortage, open_list
-from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_protect, policy_remove
+from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_is_reused, policy_protect, policy_remove
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
 from bootplane.core.segment_file cimport file_has_data, file_open
 from bootplane.core.status cimport ST_GONE, ST_OK
@@ -39,7 +39,7 @@ cdef bint adopt_states(int fd, const uint8_t* states, bint is_untouched, uint8_t
 
 
 cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, const uint8_t* states, int64_t ctime_ns,
-                     uint64_t stamp, bint is_to_open) noexcept nogil:                            # lock not held
+                     uint64_t stamp, bint is_reused, bint is_to_open) noexcept nogil:                            # lock not held
     cdef segment_t* seg = NULL
     cdef const char* what = NULL
     cdef uint8_t known[4]
@@ -59,7 +59,7 @@ cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, con
         if fd < 0:
             return status
         close(fd)                    # no mapping left
-        return cache_adopt(c, blob, index, length, states, ctime_ns, stamp, False)
+        return cache_adopt(c, blob, index, length, states, ctime_ns, stamp, is_reused, False)
     seg.charge = charge_of(length)
     seg.cache = c
     seg.on_closed = segment_closed
@@ -71,7 +71,7 @@ cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, con
     pthread_mutex_lock(&c.lock)
     if index == 0 and length < SEGMENT_BYTES:    # a blob that ends in its first segment is a small one
         blob.protected = 1
-    policy_add(&c.policy, seg, False)
+    policy_add(&c.policy, seg, is_reused)
     if fd >= 0:
         c.open_files += 1
         open_list(c, seg)
@@ -134,6 +134,7 @@ cdef kept_t* cache_list(cache_t* c, uint64_t* count) noexcept nogil:     # lock 
         while seg != NULL:
             kept[n].seg = seg
             kept[n].stamp = bp_relaxed_u64(&seg.stamp)
+            kept[n].reused = policy_is_reused(&c.policy, seg)
             for i in range(SEGMENT_CHUNKS):
                 state = bp_load_u8(&seg.state[i])
                 if seg.doomed != ROTTEN and state != CHUNK_FILLING:

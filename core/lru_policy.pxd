@@ -17,6 +17,8 @@ cdef void policy_add(policy_t* p, segment_t* seg, bint reused) noexcept nogil   
 cdef void policy_put_back(policy_t* p, segment_t* seg) noexcept nogil            # after policy_remove; lru_stamp is set
 cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil
 cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil             # its blob has become protected; idempotent
+# REUSED, or will be when it is looked at next. For the record at the end.
+cdef bint policy_is_reused(policy_t* p, segment_t* seg) noexcept nogil
 # The segment to evict next for a cache of *limit* bytes; stays where it is. NULL when none may go. *incoming*: bytes of the
 # protected segment that the room is for; 0: for another.
 cdef segment_t* policy_pick(policy_t* p, uint64_t limit, uint64_t incoming) noexcept nogil

@@ -25,6 +25,7 @@ Left to others: uses (senders write `stamp`), what left lately (lru_ghost), evic
 from libc.stdint cimport uint64_t
 
 from bootplane.core.blob cimport segment_t
+from bootplane.core.linux cimport bp_relaxed_u64
 from bootplane.core.lru_order cimport (
     ORDER_LOOKS, order_first_evictable, order_insert, order_oldest, order_pick, order_remove, order_t, order_walk, sorted_run,
 )
@@ -53,8 +54,15 @@ cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil:
 
 
 cdef bint is_reused(policy_t* p, segment_t* seg) noexcept nogil:
-    # lru_stamp is of its last use. What an earlier run filled was fetched long ago.
+    # lru_stamp is that of its last use. What an earlier run filled was fetched long ago.
     return seg.lru_filled == 0 or seg.lru_stamp >= seg.lru_filled + p.reuse_ns
+
+
+cdef bint policy_is_reused(policy_t* p, segment_t* seg) noexcept nogil:
+    cdef uint64_t stamp = bp_relaxed_u64(&seg.stamp)
+    if seg.lru_class != CLASS_NEW or stamp <= seg.lru_stamp:
+        return seg.lru_class == CLASS_REUSED
+    return seg.lru_filled == 0 or stamp >= seg.lru_filled + p.reuse_ns
 
 
 cdef bint demote(policy_t* p, uint64_t limit) noexcept nogil:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import os
 import pathlib
 import random
 import time
@@ -339,6 +340,59 @@ class TestRestart:
         assert it.cache.stats()["protected_bytes"] == BLOCK
         it.use(*many("m", 9), "loader")
         assert it.fetched == many("m", 9)
+
+    def test_what_was_used_again_still_is_after_a_clean_end(self, rack: Callable[[int], Rack]) -> None:
+        before = rack(8)
+        old = many("old", 4)
+        before.use(*old, *many("n", 4))
+        before.use("old3", "old2", "old1", at=REUSE)
+        before.use("x")  # old1 to 3 have been looked at: old0 has left
+        before.use("n2")  # and this has not
+        before.cache.close()
+        it = rack(8)
+        assert it.cache.stats()["reused_bytes"] == 4 * BLOCK
+        assert it.leave(many("m", 4)) == ["n0", "n1", "n3", "x"]
+        for name in ("old3", "old2", "old1", "n2"):
+            it.blob(name)
+        it.cache.limit_bytes = 3 * BLOCK
+        assert it.held == ["old2", "old1", "n2"]
+
+    def test_after_any_other_end_the_order_is_that_of_the_files_and_uses_count_at_once(
+        self, rack: Callable[[int], Rack], tmp_path: pathlib.Path
+    ) -> None:
+        before = rack(4)
+        before.use(*many("n", 4))
+        before.cache.close()
+        (tmp_path / "state").unlink()
+        for i, name in enumerate(many("n", 4)):
+            os.utime(tmp_path / f"{digest_of(name)}.d" / "1", ns=(0, i * S))
+        it = rack(4)
+        assert it.cache.stats()["reused_bytes"] == 0
+        assert it.cache.recheck(it.blob("n2"), 4)
+        assert it.leave(["x"]) == ["n0"]
+        assert it.leave(["y", "z", "w"]) == ["n1", "n3", "x"]
+        assert it.cache.stats()["reused_bytes"] == BLOCK
+
+    def test_a_smaller_limit_at_start_takes_the_new_then_the_reused_then_the_small(
+        self, rack: Callable[[int], Rack], tmp_path: pathlib.Path
+    ) -> None:
+        before = rack(16)
+        before.use("s0", "s1", "s2", *many("old", 6), *many("n", 6))
+        before.use(*many("old", 6), at=REUSE)
+        before.cache.close()
+        left = []
+        for blocks in (12, 9, 8, 4, 0):
+            it = rack(blocks)
+            left.append(it.held)
+            it.cache.close()
+        old = many("old", 6)
+        assert left == [
+            ["n3", "n4", "n5", *old, "s0", "s1", "s2"],
+            ["n5", *old, "s1", "s2"],
+            [*old, "s1", "s2"],
+            [*old[3:], "s2"],
+            [],
+        ]
 
     def test_what_an_earlier_run_filled_and_this_one_uses_is_used_again(self, rack: Callable[[int], Rack]) -> None:
         before = rack(8)
