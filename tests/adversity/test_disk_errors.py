@@ -48,9 +48,9 @@ def region() -> Iterator[FakeRegion]:
 
 
 @pytest.fixture
-def rack(disk: Disk, region: FakeRegion) -> Iterator[RackProcess]:
+def rack(disk: Disk, region: FakeRegion, tmp_path: Path) -> Iterator[RackProcess]:
     """One that has served every file once."""
-    with RackProcess(disk.point / "rack", region, "--park-limit", "2") as it:
+    with RackProcess(tmp_path / "rack", region, "--park-limit", "2", data=disk.point / "data") as it:
         assert http(it, "images/x/squashfs") == BIG
         assert http(it, "bootx64.efi") == LOADER
         region.sent.clear()
@@ -67,7 +67,7 @@ def tftp(rack: RackProcess, name: str) -> bytes:
 
 
 def segment(rack: RackProcess, sha256: str, index: int) -> Path:
-    return rack.directory / "data" / "cache" / f"{sha256}.d" / str(index)
+    return rack.data / "cache" / f"{sha256}.d" / str(index)
 
 
 def spoil(disk: Disk, rack: RackProcess, path: Path, at: int) -> None:
@@ -153,3 +153,116 @@ def test_many_readers_of_a_damaged_chunk_cost_one_fetch_and_one_line(
     assert region.sent[BIG_SHA, 3] == 1
     assert len(damage_lines(rack)) == 1
     assert re.search("chunk 3 of blob", damage_lines(rack)[0])
+
+
+# -- what cannot be written or removed
+
+
+NAMES = {f"images/x/{n}": random.Random(n).randbytes(3 * MIB + n) for n in range(6)}
+LIMIT = "12MiB"  # three of them
+
+
+@pytest.fixture
+def many() -> Iterator[FakeRegion]:
+    with FakeRegion(NAMES) as fake:
+        yield fake
+
+
+def statuses(rack: RackProcess, names: list[str]) -> dict[str, int]:
+    """One request for each, all at once; a body that comes must be right."""
+    clients = [Client(rack.http.port).send(f"GET /{name} HTTP/1.1\r\nHost: r\r\n\r\n".encode()) for name in names]
+    found = {}
+    for name, client in zip(names, clients, strict=True):
+        with client:
+            answer = client.response()
+            assert answer.status != 200 or answer.body == NAMES[name]
+            found[name] = answer.status
+    return found
+
+
+def account(rack: RackProcess) -> tuple[float, float]:
+    """(what the cache has charged, what its files are worth)."""
+    files = (rack.data / "cache").glob("*.d/*")
+    return rack.metrics()["bootplane_cache_charged_bytes"], sum(-(-f.stat().st_size // 4096) * 4096 for f in files)
+
+
+def refusing(rack: RackProcess, names: list[str], lines: int) -> None:
+    """Three files are here and stay here; the others are refused, 96 times, soon and in few words."""
+    here = statuses(rack, names[:3])
+    assert set(here.values()) == {200}
+    before = len(rack.log().splitlines())
+    for _ in range(4):
+        assert set(statuses(rack, names[3:] * 8).values()) == {503}
+    assert statuses(rack, names[:3]) == here
+    numbers = rack.metrics()
+    assert numbers["bootplane_park_timeouts_total"] == 0, "what is certain is not waited for"
+    assert len(rack.log().splitlines()) - before <= lines
+    charged, on_disk = account(rack)
+    assert charged == on_disk
+
+
+@pytest.fixture
+def journaled(tmp_path: Path) -> Iterator[Disk]:
+    try:
+        with on_disk("ext4", tmp_path, options="errors=remount-ro") as disk:
+            yield disk
+    except CannotMountError as error:
+        pytest.skip(f"ext4: {error}")
+
+
+def test_on_a_file_system_that_the_kernel_has_made_read_only_what_is_here_is_served(
+    journaled: Disk, many: FakeRegion, tmp_path: Path
+) -> None:
+    names, disk = list(NAMES), journaled
+    with RackProcess(tmp_path / "rack", many, "--cache-size", LIMIT, data=disk.point / "data") as rack:
+        assert set(statuses(rack, names[:3]).values()) == {200}
+        Path(f"/sys/fs/ext4/{Path(disk.device).name}/trigger_fs_error").write_text("test")
+        refusing(rack, names, lines=16)
+        assert "Read-only file system" in rack.log()
+        assert rack.stop() == 0
+    with pytest.raises(AssertionError, match="did not become ready"):
+        rack.start()
+    said = rack.log().splitlines()[-1]
+    assert said == f"bootplane rack: {rack.data}: expected a writable directory, got Read-only file system"
+
+
+@pytest.mark.parametrize("disk", KINDS, indirect=True)
+def test_directories_that_take_no_change_are_used_again_when_they_do(
+    disk: Disk, many: FakeRegion, tmp_path: Path
+) -> None:
+    names = list(NAMES)
+    with RackProcess(tmp_path / "rack", many, "--cache-size", LIMIT, data=disk.point / "data") as rack:
+        assert set(statuses(rack, names[:3]).values()) == {200}
+        cache = rack.data / "cache"
+        places = [str(cache), *(str(path) for path in cache.glob("*.d"))]
+        disk.run("chattr", "+i", *places)
+        try:
+            refusing(rack, names, lines=16)
+        finally:
+            disk.run("chattr", "-i", *places)
+        assert set(statuses(rack, names).values()) == {200}
+        charged, on_disk = account(rack)
+        assert charged == on_disk <= 12 * MIB
+
+
+@pytest.mark.parametrize("disk", ["xfs"], indirect=True)
+def test_a_disk_that_has_gone_is_refused_and_not_waited_for(disk: Disk, many: FakeRegion, tmp_path: Path) -> None:
+    names = list(NAMES)
+    with RackProcess(tmp_path / "rack", many, "--cache-size", LIMIT, data=disk.point / "data") as rack:
+        assert set(statuses(rack, names[:3]).values()) == {200}
+        disk.run("xfs_io", "-x", "-c", "shutdown -f", str(disk.point))
+        for _ in range(3):
+            clients = [Client(rack.http.port) for _ in names]
+            for name, client in zip(names, clients, strict=True):
+                client.send(f"GET /{name} HTTP/1.1\r\nHost: r\r\n\r\n".encode())
+            for client in clients:
+                with client, contextlib.suppress(ConnectionResetError):  # before its head has left
+                    assert client.head().status == 503 or client.rest()[1] == "reset"
+        assert rack.metrics()["bootplane_park_timeouts_total"] == 0
+        assert len(rack.log().splitlines()) <= 40, "a few for each of 9 damaged chunks"
+        assert rack.stop() == 0
+        assert "its state cannot be kept: Input/output error" in rack.log()
+        with pytest.raises(AssertionError, match="did not become ready"):
+            rack.start()
+        said = rack.log().splitlines()[-1]
+        assert said == f"bootplane rack: {rack.data}: expected a writable directory, got Input/output error"

@@ -19,12 +19,13 @@ READY_S = 60.0
 class RackProcess:
     """``with RackProcess(tmp_path / "rack", region) as rack: rack.http, rack.tftp, rack.log()``"""
 
-    def __init__(self, directory: Path, region: FakeRegion, *options: str) -> None:
+    def __init__(self, directory: Path, region: FakeRegion, *options: str, data: Path | None = None) -> None:
         self.directory = directory
+        self.data = data or directory / "data"
         directory.mkdir(exist_ok=True)
         token = directory / "token"
         token.write_text(region.token.line() + "\n")
-        self.command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(directory / "data")]
+        self.command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(self.data)]
         self.command += ["--region", region.url, "--token-file", str(token), "--http", "127.0.0.1:0"]
         self.command += ["--tftp", "127.0.0.1:0", "--cache-size", "256MiB", *options]
         self._log = directory / "log"
