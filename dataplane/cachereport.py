@@ -111,7 +111,7 @@ class Evicted(NamedTuple):
 
 
 class RefusedChunk(NamedTuple):
-    """dataplane.fill.Refusal as a region has heard it."""
+    """dataplane.refusals.Refusal as a region has heard it."""
 
     at: float  # Unix s, by the rack's clock
     blob: str

@@ -26,7 +26,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from bootplane.core.blob import Blob
 from bootplane.core.lru import CacheFull
@@ -36,9 +36,10 @@ from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
 from bootplane.dataplane.damage import Examiner
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 from bootplane.dataplane.rechecks import Rechecks
+from bootplane.dataplane.refusals import Refusal, Refusals
 from bootplane.dataplane.sources import Source, Sources
 from bootplane.dataplane.storing import PATIENCE_S, DiskHealth, Storer
-from bootplane.dataplane.upstream import BlobMissing, Upstream, UpstreamError
+from bootplane.dataplane.upstream import BlobMissing, Body, Upstream, UpstreamError
 
 OK = 0
 ST_FULL = 3  # status.pxd
@@ -50,7 +51,6 @@ CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a sma
 SHORTAGE_S = 0.5  # before a file is opened again when no descriptor was left
 RETRY_S = 0.05  # between looks at sources that back off
 IDLE_S = 0.5  # between looks at the graveyard
-EVENTS = 256
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
 # chunk_state_t -> must it be fetched? ABSENT yes, FILLING, PRESENT and CLOSED no, UNCHECKED not before it was checked
@@ -75,28 +75,12 @@ class CacheLike(Protocol):
     def reap(self) -> int: ...
 
 
-class Refusal(NamedTuple):
-    """A chunk that was shown to nobody."""
-
-    blob: str
-    chunk: int
-    source: str
-    expected: str
-    got: str
-    at: float  # Unix time
-
-    def sentence(self) -> str:
-        return (
-            f"refused chunk {self.chunk} of blob {self.blob} from {self.source}: "
-            f"expected {self.expected}, got {self.got}"
-        )
-
-
 @dataclass(slots=True)
 class FillStats:
     """Counts since start; written under the filler's lock."""
 
     upstream_bytes: int = 0  # body bytes received from sources
+    wasted_bytes: int = 0  # of them: not kept, as the answer was cut or wrong, or the disk refused the chunk
     chunks: int = 0  # verified and stored
     runs: int = 0  # range requests begun
     refused: int = 0  # chunks whose digest differed
@@ -136,7 +120,7 @@ class Filler:
         self._disk = DiskHealth()
         self._runs_in_hand = 0
         self._examiner = Examiner(cache, self._met_damage)
-        self._suspects: set[tuple[str, int, str]] = set()  # (sha256, chunk, source) that was wrong once
+        self._refusals = Refusals()
         self._last_error = "no bulk address is known yet"
         self._disk_error = ""
         self._last_reap = 0.0
@@ -144,7 +128,6 @@ class Filler:
         self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
         self._threads.append(threading.Thread(target=self._run_checks, name="fill-check", daemon=True))
         self.stats = FillStats()
-        self.events: deque[Refusal] = deque(maxlen=EVENTS)
 
     def start(self) -> None:
         for thread in self._threads:
@@ -163,6 +146,10 @@ class Filler:
         with self._work:
             self._sources.replace(addresses)
             self._work.notify_all()
+
+    @property
+    def events(self) -> deque[Refusal]:
+        return self._refusals.recent
 
     @property
     def upstream_limit_bytes_s(self) -> int:
@@ -293,7 +280,7 @@ class Filler:
     def _met_damage(self, sha256: str, chunk: int, expected: str, got: str) -> None:
         with self._lock:
             self.stats.damaged += 1
-            self.events.append(Refusal(sha256, chunk, "its own disk", expected, got, time.time()))
+            self._refusals.recent.append(Refusal(sha256, chunk, "its own disk", expected, got, time.time()))
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()
@@ -389,14 +376,16 @@ class Filler:
 
     def _fetch(self, upstream: Upstream, buffer: memoryview, run: Run, blob: Blob, source: Source) -> None:
         """Carries out one run. Whatever happens, each of its chunks ends as landed, returned or failed."""
-        chunk = paid = run.first
-        end = run.first + run.length
+        chunk, end = run.first, run.first + run.length
+        unsent = _span(blob, chunk, end)
         try:
-            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, _span(blob, chunk, end)) as body:
-                while chunk < end and not self._stopping.is_set():
-                    paid = chunk + 1
-                    self._fetch_chunk(body.readinto, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)
-                    chunk += 1
+            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, unsent) as body:
+                try:
+                    while chunk < end and not self._stopping.is_set():
+                        self._fetch_chunk(body, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)
+                        chunk += 1
+                finally:
+                    unsent = body.left
         except BlobMissing as error:
             self._source_failed(source, blob, error, missing=True)
         except UpstreamError as error:
@@ -413,29 +402,31 @@ class Filler:
                 source.flights -= 1
                 self._runs_in_hand -= 1
                 self._long_runs -= run.length > SHORT_RUN
-                self._budget.give_back(_span(blob, paid, end))
+                self._budget.give_back(unsent)
                 for left in range(chunk, end):
                     self._plan.returned(blob.id, left)
                 self._work.notify_all()
 
-    def _fetch_chunk(
-        self, readinto: Callable[[memoryview], None], view: memoryview, blob: Blob, chunk: int, source: Source
-    ) -> None:
+    def _fetch_chunk(self, body: Body, view: memoryview, blob: Blob, chunk: int, source: Source) -> None:
         mine = self._storer.claim(blob, chunk)
+        before = body.left
+        is_kept = False
         try:
             began = time.monotonic()
-            readinto(view)
+            body.readinto(view)
             now = time.monotonic()
             with self._lock:
-                self.stats.upstream_bytes += len(view)
                 self._sources.measured(source, len(view), now - began, now)
                 self._sources.succeeded(source)
             if mine:
                 self._storer.put(blob, chunk, view)
-        except BaseException:
-            if mine:
+                is_kept = True
+        finally:
+            with self._lock:
+                self.stats.upstream_bytes += before - body.left
+                self.stats.wasted_bytes += 0 if is_kept else before - body.left
+            if mine and not is_kept:
                 self._cache.abandon(blob, chunk)
-            raise
         with self._lock:
             self._plan.landed(blob.id, chunk)
             self.stats.chunks += mine
@@ -455,25 +446,17 @@ class Filler:
                 self._sources.failed(source, now)
 
     def _refused(self, source: Source, blob: Blob, chunk: int, error: DigestMismatch) -> None:
-        """Tells about a wrong chunk. A source that has no alternative may try once more, as the fault may have
-        been on the way; after that, or at once when there is another, it is quarantined."""
         expected, _, got = str(error).partition("expected ")[2].partition(", got ")
         refusal = Refusal(blob.sha256, chunk, source.key, expected, got, time.time())
-        suspect = (blob.sha256, chunk, source.key)
         now = time.monotonic()
         with self._lock:
-            first_time = suspect not in self._suspects
             self.stats.refused += 1
             self._last_error = refusal.sentence()
-            if first_time:
-                if len(self._suspects) >= EVENTS:
-                    self._suspects.clear()
-                self._suspects.add(suspect)
-                self.events.append(refusal)
-            if not first_time or self._sources.others(source, blob.sha256, now):
+            others = self._sources.others(source, blob.sha256, now)
+            is_news, is_wrong = self._refusals.met(refusal, others=others)
+            if is_wrong:
                 self._sources.wrong(source, blob.sha256, now)
-                self._suspects.discard(suspect)
-        if first_time:
+        if is_news:
             log.error("%s", refusal.sentence())
 
     def _no_room(self, blob: Blob, chunk: int, error: CacheFull) -> None:

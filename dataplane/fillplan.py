@@ -97,20 +97,20 @@ class Planner:
 
     def _next_awaited(self, absent: Absent, ready: Ready) -> Run | None:
         waiting = {blob: found for blob in self._active if (found := self._wanted[blob].waiting())}
-        places = sum(len({id(self._wanted[blob].demand[chunk][1]) for *_, chunk in waiting[blob]}) for blob in waiting)
-        for blob in sorted(
-            waiting, key=lambda blob: (self._clock_of(blob), min(since for _, since, _ in waiting[blob]))
-        ):
-            longest = ready(blob)
-            if longest < 1:
-                continue
-            if places > 1:
-                longest = min(longest, SHORT_RUN)
+        longest = {blob: ready(blob) for blob in waiting}
+        turns = sorted(
+            (self._clock_of(blob), min(since for _, since, _ in waiting[blob]), blob)
+            for blob in waiting
+            if longest[blob]
+        )
+        places = sum(
+            len({id(self._wanted[blob].demand[chunk][1]) for *_, chunk in waiting[blob]}) for *_, blob in turns
+        )
+        for *_, blob in turns:
+            most = min(longest[blob], SHORT_RUN) if places > 1 else longest[blob]
             for *_, chunk in waiting[blob]:
                 stream = self._wanted[blob].demand[chunk][1]
-                if (
-                    run := self._take(blob, stream, chunk, max(stream.horizon, chunk + 1), longest, absent)
-                ) is not None:
+                if (run := self._take(blob, stream, chunk, max(stream.horizon, chunk + 1), most, absent)) is not None:
                     return run
         return None
 

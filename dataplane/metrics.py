@@ -144,6 +144,11 @@ class RackCollector(Collector):
     def _fill(fill: FillStats) -> Iterable[Metric]:
         for key, text, value in (
             ("fill_upstream_bytes", "Body bytes received from regions.", fill.upstream_bytes),
+            (
+                "fill_wasted_bytes",
+                "Body bytes not kept: cut, wrong, or refused by the disk.",
+                fill.wasted_bytes,
+            ),
             ("fill_chunks", "Chunks fetched, verified and stored.", fill.chunks),
             ("fill_requests", "Range requests sent to regions.", fill.runs),
             ("fill_refused_chunks", "Chunks from regions whose digest differed.", fill.refused),

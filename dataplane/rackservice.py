@@ -26,7 +26,7 @@ from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.cachereport import CacheReporter
 from bootplane.dataplane.catalogue import PinnedKey
 from bootplane.dataplane.dynamic import Dynamic
-from bootplane.dataplane.fill import Filler, Refusal
+from bootplane.dataplane.fill import Filler
 from bootplane.dataplane.follower import Follower
 from bootplane.dataplane.forward import Forwarder
 from bootplane.dataplane.limits import Keeper, Limits
@@ -34,6 +34,7 @@ from bootplane.dataplane.names import Registry
 from bootplane.dataplane.proxy import ControlPort
 from bootplane.dataplane.racktoken import RackToken
 from bootplane.dataplane.reactors import Reactors
+from bootplane.dataplane.refusals import Refusal
 from bootplane.dataplane.region_client import RegionClient, RegionError
 from bootplane.dataplane.reports import Reporter
 from bootplane.dataplane.scrub import PASS_S, Damage, Scrubber

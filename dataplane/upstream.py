@@ -54,6 +54,11 @@ class Body:
         except OSError as error:
             raise UpstreamError(f"{self._source.key}: {_text(error)}", "cut") from error
 
+    @property
+    def left(self) -> int:
+        """Bytes that have not been received."""
+        return self._client.left
+
     def __enter__(self) -> Body:
         return self
 

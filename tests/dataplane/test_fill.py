@@ -72,17 +72,21 @@ def test_a_kernel_comes_within_a_few_chunks_while_an_image_is_read_at_many_place
         for chunk in range(place * apart, (place + 1) * apart):
             rack.read_chunk(blob, chunk)
 
-    region.link = Link(80 * MIB)
+    region.link = link = Link(80 * MIB)
     with concurrent.futures.ThreadPoolExecutor(places) as pool:
         readers = [pool.submit(read, place) for place in range(places)]
         eventually(lambda: rack.filler.stats.chunks >= places * apart // 4)
-        before = rack.filler.stats.chunks
-        assert rack.wait_for(rack.blob(kernel), 0) == 0
-        ahead = rack.filler.stats.chunks - before
+        link.up.clear()  # so that how long this thread takes to ask does not matter
+        before = len(region.begun)
+        small = rack.blob(kernel)
+        rack.filler.miss(small, 0)
+        link.up.set()
+        assert rack.status_of(small, 0) == 0
+        ahead = region.begun.index((small.sha256, 0)) - before
         region.link = None
         for reader in readers:
             reader.result()
-    assert ahead <= 12, "of 192: two of each thread that has them in hand, and what lands while it comes"
+    assert ahead <= 9, "of 192: what each thread has in hand, and two more while they wait for each other"
     assert all(times == 1 for times in region.sent.values())
 
 
@@ -133,7 +137,7 @@ def test_blobs_share_the_upstream_limit_evenly_however_many_read_each(
         rack.filler.upstream_limit_bytes_s = 0
         for reader in readers:
             reader.result()
-    assert others <= 2 * COUNT, "a reader that has its chunk must first ask for the next one"
+    assert others <= 4 * COUNT, "and not eight times: there is some slack for readers that are slow to ask"
 
 
 def test_what_a_source_did_not_send_is_not_paid_for(make: Callable[..., Rack], region: FakeRegion) -> None:

@@ -38,6 +38,7 @@ def numbers(start: int, real: Mapping[str, int] | None = None, scrub: ScrubStats
     fill = FillStats(upstream_bytes=next(n), chunks=next(n), runs=next(n), refused=next(n), given_up=next(n))
     fill.damaged = next(n)
     fill.throttled_s = next(n)
+    fill.wasted_bytes = next(n)
     scrubbed = ScrubStats(**{key: next(n) for key in SCRUB_COUNTERS}, last_pass_s=next(n))
     for reason in FETCH_ERRORS:
         fill.errors[reason] = next(n)

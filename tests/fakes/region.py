@@ -65,8 +65,11 @@ class Link:
         self.bytes_s = bytes_s
         self.lock = threading.Lock()
         self.free_at = 0.0
+        self.up = threading.Event()  # cleared: nothing passes
+        self.up.set()
 
     def take(self, n: int) -> None:
+        self.up.wait(20)
         with self.lock:
             now = time.monotonic()
             self.free_at = max(self.free_at, now - 0.005) + n / self.bytes_s
@@ -90,6 +93,7 @@ class FakeRegion:
         # what has happened
         self.lock = threading.Lock()
         self.sent: Counter[tuple[str, int]] = Counter()  # (sha256, chunk) -> times it was begun
+        self.begun: list[tuple[str, int]] = []  # the same, in order
         self.bulk_bytes = 0
         self.requests: list[tuple[str, str]] = []
         self.beats: list[dict[str, Any]] = []
@@ -362,6 +366,7 @@ class _Bulk(_Handler):
                 chunk, inside = divmod(at, CHUNK)
                 if inside == 0 or at == first:
                     region.sent[sha256, chunk] += 1
+                    region.begun.append((sha256, chunk))
                     if (sha256, chunk) in region.corrupt and region.corrupt_times != 0:
                         piece = bytes([piece[0] ^ 1]) + piece[1:]
                         if region.corrupt_times is not None:
