@@ -60,6 +60,8 @@ class LoadResult(NamedTuple):
     p99_s: float
     verified: int = 0  # bodies whose digest was computed and was right
     first_error: str = ""  # one sentence
+    first_p50_s: float = 0.0  # HTTP: of completed requests, request to first byte of the body
+    first_most_s: float = 0.0  # the longest of them
 
 
 cdef int body_begin(body_t* b) noexcept nogil:

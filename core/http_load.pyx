@@ -68,6 +68,7 @@ cdef struct load_t:
     uint64_t verified
     http_client_t failed         # copy of the first that failed, for its sentence
     histogram_t times
+    histogram_t firsts           # request to first body byte
 
 
 cdef int slot_result(load_t* l, slot_t* s, int status, int64_t now) noexcept nogil:
@@ -96,6 +97,7 @@ cdef int slot_result(load_t* l, slot_t* s, int status, int64_t now) noexcept nog
         s.failures = 0
         l.done += 1
         histogram_add(&l.times, now - c.started_ns)
+        histogram_add(&l.firsts, c.first_ns - c.started_ns)
         if not l.keep_alive:
             http_client_close(c)
         return ST_OK
@@ -304,7 +306,8 @@ def load(
                 l.bytes += l.slots[i].client.received
         return LoadResult(l.done, l.bytes, l.errors, (ended - began) * 1e-9, (thread_cpu_ns() - cpu) * 1e-9,
                           histogram_quantile(&l.times, 0.5), histogram_quantile(&l.times, 0.99), l.verified,
-                          http_sentence(&l.failed, what, sha256.lower()) if l.errors else "")
+                          http_sentence(&l.failed, what, sha256.lower()) if l.errors else "",
+                          histogram_quantile(&l.firsts, 0.5), histogram_quantile(&l.firsts, 1.0))
     finally:
         if l.slots is not NULL:
             for i in range(l.count):

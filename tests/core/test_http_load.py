@@ -463,6 +463,8 @@ def test_a_load_makes_exactly_the_requests_asked_for(server: Server, options: di
     assert (got.requests, got.errors, got.bytes) == (20, 0, 20 * len(SMALL))
     assert len(server.seen) == 20
     assert 0 < got.p50_s <= got.p99_s <= got.seconds * 1.01
+    assert 0 < got.first_p50_s <= got.p50_s * 1.02
+    assert got.first_p50_s <= got.first_most_s <= got.seconds * 1.02
     assert got.cpu_s > 0
 
 
