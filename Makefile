@@ -2,16 +2,17 @@
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
-# The rest: build, check, lint, bench-smoke, bench-api, clean.
+# The rest: build, check, lint, bench-smoke, bench-herd (root), bench-api, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
 RUN_ARGS ?=
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-api clean
+.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-herd bench-api clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -51,6 +52,10 @@ lint:
 bench-smoke:
 	@.ci/setup bench
 	@.ci/timed "bench, smoke" $(PYTHON) -m bench.smoke
+
+bench-herd:
+	@.ci/setup bench
+	@.ci/timed "bench, cold herd" $(PYTHON) -m bench.herd $(BENCH_ARGS)
 
 bench-api:
 	@.ci/setup load

@@ -1,4 +1,4 @@
-"""The servers that bootplane is measured against: Debian's nginx, tftpd-hpa and dnsmasq, started with plain settings.
+"""The servers that bootplane is measured against: Debian's nginx, varnish, tftpd-hpa and dnsmasq, with plain settings.
 
 Found on PATH, else downloaded by apt and unpacked into ``.cache/anchors`` (no install, no service started, no root).
 One that cannot be had is named and left out of the table; its ratios are then missing, not invented.
@@ -18,6 +18,7 @@ PACKAGES = {
     "in.tftpd": ("tftpd-hpa", "libwrap0"),
     "dnsmasq": ("dnsmasq-base", "libnetfilter-conntrack3", "libnfnetlink0", "libnftables1", "libnftnl11", "libmnl0",
                 "libjansson4", "libdbus-1-3", "libhogweed6", "libnettle8", "libgmp10", "libidn2-0", "libxtables12"),
+    "varnishd": ("varnish", "libvarnishapi3", "libjemalloc2"),
 }  # fmt: skip
 _FOLDERS = ("usr/sbin", "usr/bin")
 
@@ -66,7 +67,7 @@ def _fetch(name: str, tree: Path) -> str:
 
 
 def _version(name: str, path: str, env: dict[str, str]) -> str:
-    flag = {"nginx": "-v", "in.tftpd": "-V", "dnsmasq": "--version"}[name]
+    flag = {"nginx": "-v", "in.tftpd": "-V", "dnsmasq": "--version", "varnishd": "-V"}[name]
     result = subprocess.run([path, flag], env=env, capture_output=True, text=True, timeout=20)
     text = (result.stdout or result.stderr).strip()
     if result.returncode:
@@ -86,6 +87,34 @@ http {{
   open_file_cache max=1000; default_type application/octet-stream; client_body_temp_path {work}/b;
   proxy_temp_path {work}/p; fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u; scgi_temp_path {work}/s;
   server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+    )
+    return config
+
+
+def nginx_cache_config(origin: str, port: int, work: Path, slice_size: str = "4m") -> Path:
+    """One worker that caches what *origin* (H:P) has, each slice fetched once however many wait. Returns the file."""
+    config = work / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    config.write_text(
+        f"""{user} daemon off; master_process on; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
+events {{ worker_connections 16384; use epoll; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/octet-stream;
+  client_body_temp_path {work}/b; proxy_temp_path {work}/p; fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u;
+  scgi_temp_path {work}/s; open_file_cache max=10000;
+  proxy_cache_path {work}/cache levels=1:2 keys_zone=herd:10m max_size=8g inactive=1h use_temp_path=off;
+  upstream origin {{ server {origin}; keepalive 4; }}
+  server {{
+    listen 127.0.0.1:{port};
+    location / {{
+      slice {slice_size}; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;
+      proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
+      proxy_cache herd; proxy_cache_valid 200 206 1h; proxy_cache_lock on; proxy_cache_lock_timeout 10m;
+      proxy_cache_lock_age 10m;
+    }}
+  }}
 }}
 """
     )

@@ -67,15 +67,32 @@ class Group:
                 self.path.rmdir()
 
 
-def _tree_cpu_s(pid: int) -> float:
-    total, todo = 0.0, [pid]
+def _tree(pid: int) -> list[int]:
+    """*pid* and whatever lives that it or its children have started."""
+    found, todo = [], [pid]
     while todo:
-        one = todo.pop()
+        found.append(todo.pop())
+        with contextlib.suppress(OSError):  # it may have ended
+            for children in Path(f"/proc/{found[-1]}/task").glob("*/children"):
+                todo.extend(int(child) for child in children.read_text().split())
+    return found
+
+
+def _tree_cpu_s(pid: int) -> float:
+    total = 0.0
+    for one in _tree(pid):
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
             total += sum(int(value) for value in fields[11:15]) / _TICK  # utime stime cutime cstime
-            todo.extend(int(child) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split())
     return total
+
+
+def _anonymous_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 class Server:
@@ -113,3 +130,7 @@ class Server:
 
     def cpu_s(self) -> float:
         return self.group.cpu_s()
+
+    def anonymous_bytes(self) -> int:
+        """Anonymous memory of the server's processes together: what it holds besides files' pages."""
+        return sum(_anonymous_bytes(pid) for pid in _tree(self.process.pid))

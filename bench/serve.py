@@ -2,13 +2,15 @@
 
 A rack that holds these files serves them by the same code from the same structures; what it does besides (catalogue,
 fills, metrics) runs on other threads and not per request. ``python -m bench.serve ROOT`` prints ``ready HTTP TFTP``.
-Each file is there by its digest as well (``/blob/<sha256>``), so that this is also what a rack fills from.
+Each file is there by its digest as well (``/blob/<sha256>``), so that this is also what a rack fills from. At SIGUSR1
+its counters are printed, one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import signal
 import socket
 import sys
@@ -24,6 +26,7 @@ SO_MAX_PACING_RATE = 47  # <asm-generic/socket.h>; the socket module does not ha
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.serve")
     parser.add_argument("root", type=Path)
+    parser.add_argument("--host", default="127.0.0.1", help="where it listens; default: %(default)s")
     parser.add_argument("--pace", type=int, metavar="BYTES_S", help="each connection sends at most this much a second")
     options = parser.parse_args()
     names = {}
@@ -31,19 +34,21 @@ def main() -> int:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         names[path.name] = names[f"blob/{digest}"] = Blob.open_file(str(path), digest, path.stat().st_size)
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listener = socket.create_server((options.host, 0), backlog=4096)
     listener.setblocking(False)
     if options.pace:
         listener.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, options.pace)  # who is accepted inherits it
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    datagrams.bind(("127.0.0.1", 0))
+    datagrams.bind((options.host, 0))
     datagrams.setblocking(False)
     reactor = Reactor(http=[listener.fileno()], tftp=[datagrams.fileno()])
     reactor.publish(Table(names, 1))
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     reactor.start()
     print(f"ready {listener.getsockname()[1]} {datagrams.getsockname()[1]}", flush=True)
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    while signal.sigwait(wanted) == signal.SIGUSR1:
+        print(json.dumps(reactor.counters()), flush=True)
     reactor.stop()
     return 0
 
