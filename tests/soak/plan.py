@@ -98,6 +98,7 @@ def actions(seed: int, seconds: float, profile: Profile) -> list[Action]:
     found += _of_the_rack(rng, seconds, profile)
     found += _of_the_sources(rng, seconds, profile)
     found += _of_the_region(rng, seconds, profile)
+    found += _new_versions(rng, seconds, profile)
     found += _dark(rng, seconds, profile, quiet)
     found.sort(key=lambda action: action.at)
     return found
@@ -146,6 +147,13 @@ def _of_the_region(rng: random.Random, seconds: float, profile: Profile) -> Iter
         for_s = round(min(rng.uniform(1.0, 0.4 * profile.dark_s), seconds - at), 2)
         yield Action(round(at, 2), "control", {"fault": rng.choice(CONTROL), "s": for_s})
         at += for_s + rng.uniform(0.4, 1.0) * profile.dark_s
+
+
+def _new_versions(rng: random.Random, seconds: float, profile: Profile) -> Iterator[Action]:
+    """Some files get other bytes under the same names; the old ones leave the catalogue."""
+    small_enough = [number for number, size in enumerate(profile.sizes) if 0 < size <= 40 * MIB]
+    for at in _every(0.4 * profile.dark_s, seconds):
+        yield Action(round(at, 2), "publish", {"files": sorted(rng.sample(small_enough, 3))})
 
 
 def _dark(rng: random.Random, seconds: float, profile: Profile, quiet: list[float]) -> Iterator[Action]:

@@ -36,7 +36,7 @@ class Wrong(AssertionError):
 class Refusal(NamedTuple):
     """How a read ended that did not end well. *since*: when it last got what it had asked for."""
 
-    how: str  # "503", "reset", "fin", "refused", "silent", "error", "term"
+    how: str  # "503", "404", "reset", "fin", "refused", "silent", "error" (TFTP, other than "no such file")
     text: str
     file: File
     since: float
@@ -57,6 +57,8 @@ class Told(Protocol):
     silence_s: float  # without a byte, that nothing excuses
 
     def files(self) -> list[File]: ...
+    def valid(self, file: File) -> list[File]: ...  # under its name: that one, and what the rack may still have
+    def everything(self) -> list[File]: ...
     def count(self, key: str, n: int = 1) -> None: ...
 
 
@@ -178,7 +180,9 @@ class HttpReader:
         status, length = int(line.split(" ")[1]), int(headers.get("content-length", -1))
         if status == 503:
             raise _Ended("503", bytes(self.buffer[:300]).decode("latin-1").strip())
-        self._check_head(one, status, length, headers, bytes(raw))
+        if status == 404:
+            raise _Ended("404")
+        one = self._check_head(one, status, length, headers, bytes(raw))
         if one.head:
             self.told.count("heads")
             return
@@ -186,15 +190,18 @@ class HttpReader:
         self.told.count("bodies")
         self.told.count("bytes", one.stop - one.first)
 
-    def _check_head(self, one: Span, status: int, length: int, headers: dict[str, str], raw: bytes) -> None:
+    def _check_head(self, one: Span, status: int, length: int, headers: dict[str, str], raw: bytes) -> Span:
+        """The span of the file that the rack says it sends."""
         expected = 206 if one.ranged else 200
         told = f"bytes {one.first}-{one.stop - 1}/{one.file.size}" if one.ranged else None
         right = status == expected and length == one.stop - one.first and headers.get("content-range") == told
-        if not right or headers.get("etag") != f'"{one.file.sha256}"':
+        by_tag = {f'"{file.sha256}"': file for file in self.told.valid(one.file)}
+        if not right or headers.get("etag") not in by_tag:
             raise Wrong(
                 f"{one.file.name} ({one.first}-{one.stop}): expected {expected}, {one.stop - one.first} bytes, {told},"
                 f" ETag {one.file.sha256[:16]}, got {raw.decode('latin-1')!r}"
             )
+        return one._replace(file=by_tag[headers["etag"]])
 
     def _body(self, one: Span) -> None:
         stream, at, read = one.file.stream(one.first), one.first, self.read
@@ -244,7 +251,7 @@ class HttpReader:
 def compare(told: Told, stream: Stream, file: File, at: int, data: bytes) -> None:
     wrong = stream.wrong_at(data)
     if wrong is not None:
-        whose = origin(data[wrong:], told.files())
+        whose = origin(data[wrong:], told.everything())
         place = at + wrong
         raise Wrong(f"{file.name}: wrong bytes at {place} (chunk {place >> 20}, segment {place >> 22}): {whose}")
 
@@ -258,7 +265,9 @@ def hashed(told: Told, file: File, life: Reached, source: str) -> Refusal | None
         return Refusal("refused" if "refused" in str(error) else "reset", str(error), file, since)
     if got.status == 503:
         return Refusal("503", got.headers, file, since)
-    if got.status != 200 or got.size != file.size or got.sha256 != file.sha256:
+    if got.status == 404:
+        return Refusal("404", got.headers, file, since)
+    if got.status != 200 or got.size != file.size or got.sha256 not in {one.sha256 for one in told.valid(file)}:
         raise Wrong(
             f"{file.name}: expected 200, {file.size} bytes, {file.sha256}, got {got.status}, {got.size}, {got.sha256}"
         )
@@ -278,7 +287,8 @@ def tftp(told: Told, read: Read, life: Reached, source: str, rng: random.Random)
     options = {"blksize": BLKSIZE, "tsize": 0} | ({"windowsize": read.window} if read.window > 1 else {})
     words = [file.name, "octet", *(str(word) for item in options.items() for word in item)]
     rrq = b"\0\1" + b"".join(word.encode() + b"\0" for word in words)
-    stream, block, size = file.stream(), 0, 0  # block: the last one taken in order
+    streams = {one: one.stream() for one in told.valid(file)}  # TFTP does not say which one it sends
+    block, size = 0, 0  # block: the last one taken in order
     hangup_at = int(file.size * read.hangup_at) if read.hangup_at >= 0 else -1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -305,7 +315,8 @@ def tftp(told: Told, read: Read, life: Reached, source: str, rng: random.Random)
                 continue
             kind = int.from_bytes(raw[:2], "big")
             if kind == 5:
-                return Refusal("error", raw[4:-1].decode("latin-1"), file, since)
+                how = "404" if raw[2:4] == b"\0\1" else "error"
+                return Refusal(how, raw[4:-1].decode("latin-1"), file, since)
             if kind == 6:
                 _check_oack(raw, file, read)
                 _send(sock, ack(0), tid)
@@ -317,7 +328,7 @@ def tftp(told: Told, read: Read, life: Reached, source: str, rng: random.Random)
                     _send(sock, ack(block), tid)
                 continue
             gap = False
-            compare(told, stream, file, size, data)
+            streams = candidates(told, streams, size, data)
             block, size, since = (block + 1), size + len(data), time.monotonic()
             if len(data) < BLKSIZE:
                 _send(sock, ack(block), tid)
@@ -332,6 +343,15 @@ def tftp(told: Told, read: Read, life: Reached, source: str, rng: random.Random)
     told.count("bodies")
     told.count("bytes", size)
     return None
+
+
+def candidates(told: Told, streams: dict[File, Stream], at: int, data: bytes) -> dict[File, Stream]:
+    """Those files of which *data* is the next part. Raises Wrong when it is of none."""
+    right = {file: stream for file, stream in streams.items() if stream.wrong_at(data) is None}
+    if not right:
+        file = next(iter(streams))
+        compare(told, file.stream(at), file, at, data)
+    return right
 
 
 def ack(block: int) -> bytes:

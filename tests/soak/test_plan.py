@@ -43,7 +43,7 @@ def test_every_kind_of_fault_is_in_ten_minutes() -> None:
     actions = plan.actions(1, 600, FULL)
     assert {one.values["fault"] for one in actions if one.kind == "fault"} == set(plan.FAULTS)
     assert {one.values["fault"] for one in actions if one.kind == "control"} == set(plan.CONTROL)
-    assert {one.kind for one in actions} == {"fault", "control", "kill", "term", "freeze", "limit", "quiet"}
+    assert {one.kind for one in actions} == {"fault", "control", "kill", "term", "freeze", "limit", "publish", "quiet"}
 
 
 def test_any_part_of_a_file_can_be_made_and_checked_by_itself() -> None:

@@ -42,7 +42,11 @@ PAUSE_S = 150.0  # for the readers to finish at a quiet point
 SETTLE_S = 20.0  # for the rack to let go of everything then
 JUDGE_S = 3.0  # for the log to say what a reader has met
 REMEMBER_S = 120.0
+FOLLOWS_S = 90.0  # a rack whose region was gone may serve an older catalogue for so long
 ANONYMOUS = 160 * MIB  # of a rack, above what it had at its start
+SOURCE_SOCKETS = 4  # kept alive to each source: one for each thread that asks
+REGION_SOCKETS = 17
+CLOSE_WAIT = ":08"  # kept alive, and the source has ended it: it is noticed when it is wanted next
 TORN = 3  # chunks a kill can leave half-written: one for each fill thread
 
 GAVE_UP = re.compile(r"WARNING bootplane\.fill: gave up chunk (\d+) of blob ([0-9a-f]{64}): (.*)")
@@ -86,6 +90,7 @@ class World:
         self._base: dict[int, rack.Numbers] = {}
         self._doing: dict[int, str] = {}
         self._files: list[File] = []
+        self._replaced: list[tuple[float, File]] = []  # (when, the file that had the name before)
         self.weather = Weather(profile.sources, profile.park_limit_s)
         self.began = time.monotonic()
 
@@ -93,6 +98,18 @@ class World:
 
     def files(self) -> list[File]:
         return self._files
+
+    def valid(self, file: File) -> list[File]:
+        """*file* and those that had its name until a short while ago: the rack may not have heard of it yet."""
+        since = time.monotonic() - FOLLOWS_S
+        with self._lock:
+            others = [old for until, old in self._replaced if old.name == file.name and until > since]
+            now = [new for new in self._files if new.name == file.name]  # it may have been replaced meanwhile
+        return list(dict.fromkeys([file, *now, *others]))
+
+    def everything(self) -> list[File]:
+        with self._lock:
+            return self._files + [old for _, old in self._replaced]
 
     def count(self, key: str, n: int = 1) -> None:
         with self._lock:
@@ -202,6 +219,8 @@ class World:
             return [(action.at, lambda: self._freeze(values["s"]), text)]
         if action.kind == "limit":
             return [(action.at, lambda: self._limit(values["bytes"]), text)]
+        if action.kind == "publish":
+            return [(action.at, lambda: self._publish(values["files"]), text)]
         if action.kind == "quiet":
             return [(action.at, self._quiet, text)]
         how = {"kill": "SIGKILL", "term": "SIGTERM"}[action.kind]
@@ -251,6 +270,17 @@ class World:
         self._wanted_limit = limit
         self.control.settings = {"cache_bytes": limit}
         self.count("limit changes")
+
+    def _publish(self, numbers: list[int]) -> None:
+        self.count("catalogues")
+        version = self.counts["catalogues"]
+        new = {n: content.make(self.seed, n, version, self._files[n].size) for n in numbers}
+        for source in self.sources:
+            source.files = {**source.files, **{file.sha256: file for file in new.values()}}
+        with self._lock:
+            self._replaced += [(time.monotonic(), self._files[n]) for n in numbers]
+            self._files = [new.get(n, file) for n, file in enumerate(self._files)]
+        self.control.offer(self._files)
 
     def _again(self, how: str, values: dict[str, Any]) -> None:
         self._end(how)
@@ -332,7 +362,11 @@ class World:
             if life.ending:
                 self.count(f"refused: the rack ended ({life.ending})")
                 return
-            if refusal.how not in ("silent", "fin"):
+            if refusal.how == "404":
+                if self.weather.felt_control(refusal.since, now):
+                    self.count("refused: no chunk list was to be had")
+                    return
+            elif refusal.how not in ("silent", "fin"):
                 with self._lock:
                     lately = [
                         at for at, sha in self._gave_up if sha == refusal.file.sha256 and at >= refusal.since - 2.0
@@ -469,10 +503,10 @@ class World:
         with life.still():
             now = rack.look(life, self.rack.cache)
         base = self._base[life.number]
-        regions = {self.control.api_port, *(source.port for source in self.sources)}
-        strays = [
-            word for word in now.sockets if word not in {"listen", "udp", "unix"} | {f"to:{port}" for port in regions}
-        ]
+        known = {f"to:{self.control.api_port}": REGION_SOCKETS} | {f"to:{s.port}": SOURCE_SOCKETS for s in self.sources}
+        upstream = Counter(word.removesuffix(CLOSE_WAIT) for word in now.sockets if word.startswith("to:"))
+        strays = [word for word in now.sockets if word not in ("listen", "udp", "unix") and not word.startswith("to:")]
+        strays += [f"{n} x {word}" for word, n in upstream.items() if n > known.get(word, 0)]
         charged, segments = stats["bootplane_cache_charged_bytes"], stats["bootplane_cache_segments"]
         condemned = stats["bootplane_cache_condemned_bytes"]
         opened = stats.get("bootplane_cache_open_segments", segments)
@@ -486,6 +520,8 @@ class World:
             return f"expected only sockets of its own and to its regions, got {strays}"
         if now.threads > base.threads:
             return f"expected {base.threads} threads, got {now.threads}"
+        if stats["bootplane_catalogue_version"] != self.control.version:
+            return f"expected catalogue {self.control.version}, got {stats['bootplane_catalogue_version']:.0f}"
         if now.charge != charged:
             return f"expected {charged:.0f} bytes charged on the disk, got {now.charge} by the lengths of the files"
         if stats["bootplane_cache_limit_bytes"] != self._wanted_limit:
@@ -521,7 +557,7 @@ class World:
             f" unread, {c['stalls that outlived their rack']} outlived their rack; of the connections"
             f" {100 * statistics.mean(self.ratios or [0]):.0f} % had full socket buffers ({len(self.ratios)} samples)",
             f"{c['kills']} kills, {c['clean ends']} clean ends, {c['freezes']} freezes, {c['limit changes']} limit"
-            f" changes, {c['quiet points']} quiet points",
+            f" changes, {c['quiet points']} quiet points, {c['catalogues']} new catalogues",
             f"{self.total('cache_evicted_segments_total'):.0f} segments evicted,"
             f" {self.total('fill_upstream_bytes_total') / 1e9:.2f} GB from the sources,"
             f" {c['segments damaged']} segments damaged, {c['rotten chunks found']} rotten chunks found"
