@@ -39,6 +39,7 @@ class Profile(NamedTuple):
     dark_s: float  # between times when every source fails
     park_limit_s: float
     limits: tuple[float, ...]  # of the cache, in shares of cache_bytes
+    files: tuple[int, ...]  # descriptors the rack may have; 0: as many as it likes
 
 
 EDGES = (0, 1, 4095, 64 * KIB - 1, 64 * KIB, 64 * KIB + 1, MIB - 1, MIB, MIB + 1, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1)
@@ -52,14 +53,14 @@ PROFILES = {
              *(30 * MIB + 12345 + n for n in range(5)), 200 * MIB),
             {"whole": 4, "range": 4, "pipeline": 3, "small": 3, "slow": 4, "stall": 8, "hangup": 2, "hash": 3,
              "tftp1": 2, "tftp16": 3},
-            3, (1.5, 5.0), (12.0, 30.0), (3.0, 55.0), 100.0, 35.0, 20.0, (1.0, 0.5, 0.75, 1.5),
+            3, (1.5, 5.0), (12.0, 30.0), (3.0, 55.0), 100.0, 35.0, 20.0, (1.0, 0.5, 0.75, 1.5), (0, 0, 104, 136),
         ),
         Profile(
             "short", 20.0, 32 * MIB,
             (*EDGES, 3 * MIB + 5, 7 * MIB + 11, 9 * MIB + 13, 13 * MIB + 1, 21 * MIB + 3, 30 * MIB + 12345, 40 * MIB),
             {"whole": 2, "range": 2, "pipeline": 1, "small": 1, "slow": 1, "stall": 4, "hangup": 1, "hash": 1,
              "tftp1": 1, "tftp16": 1},
-            3, (3.0, 5.0), (6.0, 9.0), (2.0, 6.0), 13.0, 8.0, 12.0, (1.0, 0.75, 1.5),
+            3, (3.0, 5.0), (6.0, 9.0), (2.0, 6.0), 13.0, 8.0, 12.0, (1.0, 0.75, 1.5), (0, 84),
         ),
     )
 }  # fmt: skip
@@ -125,7 +126,9 @@ def _of_the_rack(rng: random.Random, seconds: float, profile: Profile) -> Iterat
         damaged = rng.choice((0, 2, 8, 99) if how == "kill" else (0, 99, 99))  # segments; there are fewer than 99
         rot = [rng.choice(ROT) for _ in range(damaged)]
         size = int(profile.cache_bytes * (share if rng.random() < 0.4 else 1.0))
-        yield Action(round(at, 2), how, {"down_s": round(rng.uniform(0.0, 0.6), 2), "cache_bytes": size, "rot": rot})
+        files = rng.choice(profile.files)
+        down_s = round(rng.uniform(0.0, 0.6), 2)
+        yield Action(round(at, 2), how, {"down_s": down_s, "cache_bytes": size, "files": files, "rot": rot})
 
 
 def _of_the_sources(rng: random.Random, seconds: float, profile: Profile) -> Iterator[Action]:
@@ -167,7 +170,7 @@ def _dark(rng: random.Random, seconds: float, profile: Profile, quiet: list[floa
         for source in range(profile.sources):
             yield Action(round(start, 2), "fault", {"source": source, "fault": kind, "s": for_s})
         if kind in SPOILS or kind == "404":
-            ends = {"down_s": 0.1, "cache_bytes": profile.cache_bytes, "rot": []}
+            ends = {"down_s": 0.1, "cache_bytes": profile.cache_bytes, "files": 0, "rot": []}
             yield Action(round(start + for_s + 0.01, 2), "kill", ends)
 
 

@@ -121,12 +121,17 @@ class Rack:
         self.command += ["--http", f"{host}:0", "--tftp", f"{host}:0", *options]
         self.lives = 0
 
-    def start(self, cache_bytes: int) -> Life:
+    def start(self, cache_bytes: int, files: int = 0) -> Life:
+        """*files*: how many descriptors it may have; 0: as many as this process."""
         self.lives += 1
         log = self.directory / f"log-{self.lives}"
+        limited = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "rack"] if files else []
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*self.command, "--cache-size", str(cache_bytes)], stdout=subprocess.PIPE, stderr=file, text=True
+                [*limited, *self.command, "--cache-size", str(cache_bytes)],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
             )
         life = Life(self.lives, process, log)
         life.limits.append((0.0, cache_bytes))
@@ -180,7 +185,7 @@ class Rack:
 
     def rot(self, kinds: list[str], rng: random.Random) -> list[tuple[str, int]]:
         """Damages segment files; (sha256, index) of each. A new file takes the name: sockets may owe the old one."""
-        found = sorted(self.cache.glob("*.d/*"))
+        found = sorted(path for path in self.cache.glob("*.d/*") if path.stat().st_size)
         rng.shuffle(found)
         spoilt: list[tuple[str, int]] = []
         for kind, path in zip(kinds, found, strict=False):

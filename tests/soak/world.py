@@ -290,11 +290,11 @@ class World:
         self._rotten |= set(spoilt)
         self.count("segments damaged", len(spoilt))
         self.failed.wait(values["down_s"])
-        self._start(values["cache_bytes"], killed=how == "SIGKILL")
+        self._start(values["cache_bytes"], values["files"], killed=how == "SIGKILL")
 
-    def _start(self, cache_bytes: int, killed: bool = False) -> None:
+    def _start(self, cache_bytes: int, files: int = 0, killed: bool = False) -> None:
         self._kills_before[self.rack.lives + 1] = killed
-        life = self.rack.start(cache_bytes)
+        life = self.rack.start(cache_bytes, files)
         numbers = life.metrics()  # what it imports and opens for the first one is there from now on
         self._wanted_limit = cache_bytes
         life.limits = [
@@ -566,6 +566,7 @@ class World:
             f" {self.most.get('anonymous bytes', 0) / MIB:.0f} MiB anonymous,"
             f" {self.most.get('descriptors', 0):.0f} descriptors, in {c['samples']} samples",
         ]
+        lines.append(f"{self.total('cache_reopened_segments_total'):.0f} times a segment's file was opened again")
         lines += [f"{n} x {key}" for key, n in sorted(c.items()) if key.startswith(("refused", "chunks given up"))]
         lines.append(
             "faults: "
