@@ -41,6 +41,7 @@ SAMPLE_S = 0.5
 PAUSE_S = 150.0  # for the readers to finish at a quiet point
 SETTLE_S = 20.0  # for the rack to let go of everything then
 JUDGE_S = 3.0  # for the log to say what a reader has met
+AGAIN_S = 0.1  # a reader that was refused asks for something else after this
 REMEMBER_S = 120.0
 FOLLOWS_S = 90.0  # a rack whose region was gone may serve an older catalogue for so long
 ANONYMOUS = 160 * MIB  # of a rack, above what it had at its start
@@ -348,6 +349,7 @@ class World:
                 self.count("reads")
                 if refusal is not None:
                     self._judge(life, refusal)
+                    self.stopping.wait(AGAIN_S)
             except Wrong as error:
                 self.fail(f"{error}; {what}, life {life.number}")
             except Exception as error:
