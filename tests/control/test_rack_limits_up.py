@@ -117,3 +117,21 @@ def test_a_limit_no_rack_can_keep_is_refused_and_one_beyond_the_disk_is_warned_o
     assert beyond.returncode == 0
     assert beyond.stderr.startswith("Warning: cache limit 4000.0 TiB: the file system under the cache has ")
     site.run("rack", "set", "local", "--cache-size", "default")
+
+
+def test_an_upstream_limit_is_taken_while_it_fetches_and_given_up_again(site: Site) -> None:
+    image = site.json("image", "show", "ubuntu/noble/amd64/ga-24.04")
+    root = next(file for file in image["files"] if file["ftype"] == "squashfs")
+    site.run("rack", "set", "local", "--upstream-limit", "160Mbit/s", "--cache-size", f"{SMALL // MIB}MiB")
+    site.eventually(lambda: in_force(site), lambda limit: limit == SMALL)  # most of the file has left
+    assert "Upstream limit: 160 Mbit/s, as set here." in site.run("rack", "show")
+    place = addresses.parse(site.http, "http")
+    got = http_fetch.fetch(place.host, place.port, f"/{root['names'][0]}", keep=True)
+    assert hashlib.sha256(got.body or b"").hexdigest() == root["sha256"]
+    told = site.eventually(lambda: site.json("rack", "cache"), lambda now: now["throttled_s"] > 0)
+    assert told["upstream_limit_bytes_s"] == 20_000_000
+    site.run("rack", "set", "local", "--upstream-limit", "default", "--cache-size", "default")
+    site.eventually(lambda: site.json("rack", "show")["in_force"]["upstream_bytes_s"], lambda limit: limit == 0)
+    log = site.log.read_text()
+    assert "upstream limit: 160 Mbit/s, set by the region; it was no limit" in log
+    assert "upstream limit: no limit, set by the command line; it was 160 Mbit/s" in log
