@@ -20,6 +20,7 @@ from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
 from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.events import Hub
+from bootplane.control.forecast import Wanted, forecast
 from bootplane.control.racks import Heard, RackBook
 from bootplane.control.simplestreams import keyring as keyrings
 from bootplane.control.simplestreams.paths import shown_url, source_url
@@ -265,6 +266,29 @@ class RegionService:
             f"rack {rack.name}: not heard of since {_time(rack.last_seen)}, and this region has started since; "
             "what a rack says of its cache is not kept over that"
         )
+
+    def rack_forecast(self, key: str, image: str) -> dict[str, Any]:
+        """What a storm of *image* would cost the rack, as of its last beat."""
+        cache, shown = self.rack_cache(key), self.image(image)
+        heard = self._racks.heard(cache["rack"])
+        if not shown["complete"]:
+            raise Conflict(f"image {image!r}: expected a complete one, got one that is still being fetched")
+        assert heard is not None and heard.report is not None  # else rack_cache has refused
+        wanted = [Wanted(f["name"], f["sha256"], f["size"]) for f in shown["files"] if not f["packages"]]
+        found = forecast(wanted, heard.report)
+        told = {key: cache[key] for key in ("rack", "name", "heard", "age_s", "limit_bytes", "charged_bytes")}
+        return told | {
+            "image": shown["name"],
+            "version": shown["version"],
+            "size": found.size,
+            "present_bytes": found.present_bytes,
+            "needed_bytes": found.needed_bytes,
+            "free_bytes": found.free_bytes,
+            "evicted_bytes": sum(share.bytes for share in found.evicted),
+            "short_bytes": found.short_bytes,
+            "files": [share._asdict() for share in found.files],
+            "evicted": [share._asdict() for share in found.evicted],
+        }
 
     def new_rack_token(self, name: str) -> dict[str, Any]:
         """The token is shown this once."""

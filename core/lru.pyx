@@ -28,6 +28,7 @@ from bootplane.core.linux cimport ESTALE, bp_load_u8, close, monotonic_ns, off_t
 from bootplane.core.lru_evictions cimport (
     EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
 )
+from bootplane.core.lru_forecast cimport cache_leavers, leaver_t
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
 from bootplane.core.lru_open cimport is_shortage
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
@@ -440,6 +441,20 @@ cdef class Cache:
                  found[i].state[:(found[i].length + CHUNK_BYTES - 1) // CHUNK_BYTES], found[i].length)
                 for i in range(count)
             ]
+        finally:
+            free(found)
+
+    def leavers(self) -> list:
+        """(sha256, bytes, segments) of what would leave if something new were fetched, in this order, before the new itself
+        would: an estimate (lru_forecast). A closed cache has none."""
+        cdef leaver_t* found
+        cdef uint64_t count = 0, i
+        with nogil:
+            found = cache_leavers(self.c, &count)
+        if found == NULL:
+            check(ST_NOMEM, f"cache {self.directory}")
+        try:
+            return [(found[i].digest[:32].hex(), found[i].bytes, found[i].segments) for i in range(count)]
         finally:
             free(found)
 

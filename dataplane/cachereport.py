@@ -3,13 +3,15 @@
     beat = {..., "cache": Cache.stats(), "upstream_bytes": int, "events": [refusals],
             "cache_report": {"up_s", "hits", "misses", "coalesced", "served_bytes", "present_bytes", "in_place_files",
                              "files": [{"name", "sha256", "size", "present_bytes"}, ...], "files_total", "files_age_s",
+                             "leaving": [[place in files or -1, bytes], ...],
                              "evictions": [{"at", "sha256", "name", "segments", "bytes", "reason", "idle_s",
                                             "wanted_by", "wanted_name"}, ...],
                              "upstream_limit_bytes_s", "throttled_s", "disk_bytes", "disk_free_bytes",
                              "scrub_passes", "scrub_chunks", "scrub_damaged", "scrub_last_pass_s"}}
 
 Counts are since this start of the rack; ages are seconds, so that no two clocks are compared. The list of files is made
-anew for each beat, and at most each WALK_S where there are very many.
+anew for each beat, and at most each WALK_S where there are very many; so is "leaving", what would leave if something
+new were fetched, in this order.
 
 Invariants: a beat stays under 64 KiB whatever the files are called; what a rack says is bounded in number, length and
 range before it is kept, and every text that passes is printable.
@@ -32,6 +34,7 @@ from bootplane.dataplane.catalogue import Catalogue
 FILES = 50  # told with a beat
 REFUSALS = 32
 EVICTIONS = 24
+LEAVING = 64
 FORMER_NAMES = 1000  # of files that have left the catalogue; to say what was dropped
 NAME_CHARACTERS = 120
 TEXT_CHARACTERS = 256
@@ -110,6 +113,13 @@ class Evicted(NamedTuple):
     wanted_name: str
 
 
+class Leaving(NamedTuple):
+    """What would leave at one time. *sha256* "": of files that are not among those told, or of several."""
+
+    sha256: str
+    bytes: int
+
+
 class RefusedChunk(NamedTuple):
     """dataplane.refusals.Refusal as a region has heard it."""
 
@@ -136,6 +146,7 @@ class CacheReport:
     in_place_files: int  # read in the region's store, never in the cache
     files: tuple[CachedFile, ...]  # those with most bytes here, first
     files_total: int  # with bytes here
+    leaving: tuple[Leaving, ...]  # if something new were fetched, the first to go first
     files_age_s: float  # how much older than the beat the list of files is
     refusals: tuple[RefusedChunk, ...]
     evictions: tuple[Evicted, ...]  # newest last
@@ -159,11 +170,12 @@ class CacheReporter:
         catalogue: Callable[[], Catalogue | None],
         counters: Callable[[], Mapping[str, int]],
         evictions: Callable[[], Sequence[Eviction]] = tuple,
+        leavers: Callable[[], Sequence[tuple[str, int, int]]] = tuple,
         rest: Callable[[], Mapping[str, float]] = dict,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._blobs, self._catalogue, self._counters = blobs, catalogue, counters
-        self._evictions, self._rest, self._now = evictions, rest, now
+        self._evictions, self._leavers, self._rest, self._now = evictions, leavers, rest, now
         self._began = now()
         self._walked: dict[str, Any] = {}
         self._walked_at = 0.0
@@ -209,7 +221,21 @@ class CacheReporter:
                 for present, blob in here[:FILES]
             ],
             "files_total": len(here),
+            "leaving": self._leaving([blob.sha256 for _, blob in here[:FILES]]),
         }
+
+    def _leaving(self, told: Sequence[str]) -> list[list[int]]:
+        """The last entry stands for all that would go after the ones before it."""
+        places = {sha256: place for place, sha256 in enumerate(told)}
+        found: list[list[int]] = []
+        for sha256, size, _ in self._leavers():
+            place = places.get(sha256, -1)
+            if found and (len(found) == LEAVING or found[-1][0] == place):
+                found[-1][1] += size
+                found[-1][0] = place if found[-1][0] == place else -1
+            else:
+                found.append([place, size])
+        return found
 
     def _evicted(self, eviction: Eviction) -> dict[str, Any]:
         names, former = self._names(), self._former
@@ -273,6 +299,7 @@ def parse(beat: Mapping[str, Any]) -> CacheReport | None:
         files_age_s=_seconds(said, "files_age_s"),
         throttled_s=_seconds(said, "throttled_s"),
         scrub_last_pass_s=_seconds(said, "scrub_last_pass_s"),
+        leaving=_leaving(said, files),
         evictions=tuple(_eviction(each) for each in _items(said, "evictions", EVICTIONS)),
         refusals=tuple(_refusal(each) for each in _items(beat, "events", REFUSALS)),
         **own,
@@ -291,6 +318,19 @@ def _file(document: Mapping[str, Any]) -> CachedFile:
     if present > size:
         raise ReportError(f"cache report: expected at most {size} bytes of a file of {size} bytes, got {present}")
     return CachedFile(_text(document, "name", NAME_CHARACTERS), _digest(document, "sha256"), size, present)
+
+
+def _leaving(document: Mapping[str, Any], files: Sequence[CachedFile]) -> tuple[Leaving, ...]:
+    value = document.get("leaving", [])
+    if not isinstance(value, list) or len(value) > LEAVING:
+        raise ReportError(f"cache report: expected at most {LEAVING} pairs as leaving, got something else")
+    found = []
+    for pair in value:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(each) is int for each in pair)
+        if not is_pair or not -1 <= pair[0] < len(files) or not 0 <= pair[1] <= _MAX:
+            raise ReportError(f"cache report: expected a place in files and bytes as leaving, got {str(pair)[:40]!r}")
+        found.append(Leaving(files[pair[0]].sha256 if pair[0] >= 0 else "", pair[1]))
+    return tuple(found)
 
 
 def _eviction(document: Mapping[str, Any]) -> Evicted:

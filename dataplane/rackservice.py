@@ -102,6 +102,7 @@ class RackService:
             lambda: follower.catalogue,
             reactors.counters,
             cache.evictions,
+            cache.leavers,
             self._rest,
         )
         self._exposition: Exposition | None = None

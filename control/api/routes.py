@@ -22,6 +22,7 @@ PREFIX = "/api/v1"
 Limit = Annotated[int, Query(ge=1, le=1000)]
 After = Annotated[str | None, Query(max_length=128)]
 Since = Annotated[str | None, Query(max_length=64)]
+Name = Annotated[str, Query(max_length=256)]
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.Problem, "content": {"application/problem+json": {}}}
     for status in (400, 401, 404, 409, 422)
@@ -116,6 +117,10 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     @api.get("/racks/{key}/cache", response_model=schemas.RackCache)
     def rack_cache(key: str) -> Any:
         return service.rack_cache(key)
+
+    @api.get("/racks/{key}/forecast", response_model=schemas.RackForecast)
+    def rack_forecast(key: str, image: Name) -> Any:
+        return service.rack_forecast(key, image)
 
     @api.post("/rack-tokens", response_model=schemas.RackToken, status_code=201)
     def new_rack_token(body: schemas.RackTokenIn) -> Any:

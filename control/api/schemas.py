@@ -213,6 +213,32 @@ class RackCache(_Out):
     refusals: list[RefusedChunk]
 
 
+class FileShare(_Out):
+    name: str
+    sha256: str
+    size: int
+    bytes: int
+
+
+class RackForecast(_Out):
+    rack: str
+    name: str
+    heard: str
+    age_s: float
+    image: str
+    version: str
+    limit_bytes: int
+    charged_bytes: int
+    size: int
+    present_bytes: int
+    needed_bytes: int
+    free_bytes: int
+    evicted_bytes: int
+    short_bytes: int
+    files: list[FileShare]
+    evicted: list[FileShare]
+
+
 class RackTokenIn(_In):
     name: Annotated[str, Field(max_length=64)] = ""
 

@@ -137,11 +137,23 @@ def set_rack(
 def show_cache(
     ctx: typer.Context,
     rack: Rack = None,
+    forecast: Annotated[
+        str | None,
+        typer.Option("--forecast", metavar="IMAGE", help="What a storm of this image would fetch, and push out."),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """What a rack has in its cache, and how often it sufficed. ID may be left out when there is one rack."""
     region = client.connect(data or ctx.obj)
+    if forecast is not None:
+        path = f"/racks/{client.quoted(rack or _only_rack(region))}/forecast?image={client.quoted(forecast)}"
+        document = region.get(path)
+        if json:
+            output.print_json(document)
+        else:
+            _print_forecast(document)
+        return
     document = region.get(f"/racks/{client.quoted(rack or _only_rack(region))}/cache")
     if json:
         output.print_json(document)
@@ -151,6 +163,47 @@ def show_cache(
     _print_files(document)
     _print_evictions(document["evictions"])
     _print_refusals(document["refusals"])
+
+
+def _print_forecast(document: dict[str, Any]) -> None:
+    for sentence in forecast_sentences(document):
+        typer.echo(output.clean(sentence))
+    if document["evicted"]:
+        typer.echo()
+        output.print_table(
+            ("WOULD LEAVE", "SIZE", "BYTES"),
+            (
+                (
+                    share["name"] or share["sha256"][:16] or "others",
+                    units.size(share["size"] or None),
+                    units.size(share["bytes"]),
+                )
+                for share in document["evicted"]
+            ),
+            right=("SIZE", "BYTES"),
+        )
+
+
+def forecast_sentences(forecast: dict[str, Any]) -> list[str]:
+    """What a storm of an image would cost a rack, in sentences."""
+    size = units.size
+    told = "" if forecast["age_s"] <= LATE_S else f" This is as of {figures.duration(forecast['age_s'])} ago."
+    needs = f"{forecast['image']} {forecast['version']} is {size(forecast['size'])}"
+    if not forecast["needed_bytes"]:
+        return [f"{needs}: all of it is in the cache of rack {forecast['name']}; a storm would fetch nothing.{told}"]
+    here = f"{size(forecast['present_bytes'])} of it in the cache of rack {forecast['name']}"
+    sentences = [f"{needs}, {here}: a storm would fetch {size(forecast['needed_bytes'])}, once.{told}"]
+    free = f"{size(forecast['free_bytes'])} of {size(forecast['limit_bytes'])} are free"
+    if forecast["evicted_bytes"]:
+        sentences.append(f"{free}: {size(forecast['evicted_bytes'])} would leave for it, about in this order.")
+    else:
+        sentences.append(f"{free}: nothing would leave for it.")
+    if forecast["short_bytes"]:
+        sentences.append(
+            f"It does not fit: {size(forecast['short_bytes'])} of it would push out its own beginning, "
+            "and be fetched again for machines that come late."
+        )
+    return sentences
 
 
 def _only_rack(region: client.Client) -> str:

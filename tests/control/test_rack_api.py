@@ -307,6 +307,28 @@ def test_a_cache_nothing_is_known_of_is_refused_with_the_reason(tmp_path: Path) 
         assert status == 404 and sentence.startswith(f"rack b08: not heard of since {seen}, and this region")
 
 
+def test_a_forecast_is_made_of_the_last_beat_and_the_images_own_files(
+    pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
+) -> None:
+    name = "ubuntu/noble/amd64/ga-24.04"
+    image = pair[1].get(f"/api/v1/images/{name}").json()
+    root = next(file for file in image["files"] if file["ftype"] == "squashfs")
+    old = {"name": "old", "sha256": "0" * 64, "size": 10_000_000, "present_bytes": 10_000_000}
+    half = {"name": "half", "sha256": root["sha256"], "size": root["size"], "present_bytes": 50_000}
+    beat = explaining(token)
+    beat["cache"] |= {"limit_bytes": 1 << 20, "charged_bytes": 1 << 20, "condemned_bytes": 0}
+    beat["cache_report"] |= {"files": [old, half], "leaving": [[1, 50_000], [0, 10_000_000]]}
+    assert rack.post("/rack/v1/beat", json=beat).status_code == 200
+    answer = pair[1].get(f"/api/v1/racks/{token.rack_id}/forecast", params={"image": name})
+    found = schemas.RackForecast.model_validate(answer.json())
+    size = sum(file["size"] for file in image["files"] if not file["packages"])
+    assert (found.size, found.present_bytes, found.needed_bytes) == (size, 50_000, size - 50_000)
+    assert [share.name for share in found.evicted] == ["old"] and found.short_bytes == found.free_bytes == 0
+    assert size - 50_000 <= found.evicted_bytes <= size - 50_000 + 4096 * len(found.files)
+    unknown = pair[1].get(f"/api/v1/racks/{token.rack_id}/forecast", params={"image": "nobody"})
+    assert unknown.status_code == 404 and "image 'nobody'" in unknown.json()["detail"]
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{" * 10, b'{"catalogue": "x"}', b'{"rack": "another"}', b" " * 70_000])
 def test_a_beat_that_makes_no_sense_is_400_and_changes_nothing(rack: TestClient, body: bytes) -> None:
     assert rack.post("/rack/v1/beat", content=body).status_code == 400

@@ -88,6 +88,9 @@ def test_a_cache_shrinks_while_it_serves_and_grows_again(site: Site) -> None:
             lambda: (on_disk(site), reader.fetched), lambda now: now[1] >= fetched + 5 or now[0] > SMALL
         )
         assert worst[0] <= SMALL
+        storm = site.json("rack", "cache", "--forecast", "ubuntu/noble/amd64/ga-24.04")
+        assert storm["short_bytes"] > 0 and storm["needed_bytes"] == storm["size"] - storm["present_bytes"]
+        assert "It does not fit: " in site.run("rack", "cache", "local", "--forecast", storm["image"])
         assert "Cache limit: 9.0 MiB, as set here." in site.run("rack", "show", "local")
         told = site.json("rack", "cache")
         lowered = next(eviction for eviction in told["evictions"] if eviction["reason"] == "limit")

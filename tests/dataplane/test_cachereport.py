@@ -14,6 +14,7 @@ from bootplane.dataplane import cachereport, catalogue
 from bootplane.dataplane.cachereport import (
     EVICTIONS,
     FILES,
+    LEAVING,
     MANY_BLOBS,
     REFUSALS,
     WALK_S,
@@ -177,6 +178,24 @@ def test_a_real_cache_that_makes_room_says_for_whom(tmp_path: Path) -> None:
     cache.close()
 
 
+def test_what_would_leave_is_told_by_its_place_in_the_list_of_files(cache: Cache) -> None:
+    blobs = [FakeBlob(number) for number in range(FILES + 2)]
+    near, far, other = blobs[3].sha256, blobs[FILES].sha256, blobs[FILES + 1].sha256
+    leavers = [(near, 5, 1), (far, 7, 1), (other, 1, 1), (near, 2, 1)]
+    reporter = CacheReporter(
+        lambda: blobs,  # type: ignore[arg-type, return-value]
+        lambda: None,
+        lambda: CORE,
+        leavers=lambda: leavers,
+    )
+    assert reporter.report()["leaving"] == [[3, 5], [-1, 8], [3, 2]]
+    found = cachereport.parse(beat(cache, reporter))
+    assert found is not None and found.leaving == ((near, 5), ("", 8), (near, 2))
+    leavers += [(blobs[number % 2].sha256, 1, 1) for number in range(500)]
+    told = reporter.report()["leaving"]
+    assert len(told) == LEAVING and sum(size for _, size in told) == 515 and told[-1][0] == -1
+
+
 def test_numbers_of_other_parts_are_told_as_they_are(cache: Cache) -> None:
     rest = {"upstream_limit_bytes_s": 7, "throttled_s": 1.5, "disk_bytes": 9, "disk_free_bytes": 8, "scrub_passes": 1}
     rest |= {"scrub_chunks": 4, "scrub_damaged": 2, "scrub_last_pass_s": 3.5}
@@ -275,6 +294,12 @@ EVENT = {"at": 1.0, "blob": "a" * 64, "chunk": 0, "source": "s", "expected": "e"
         ({"cache_report": {"evictions": [LEFT | {"reason": "boredom"}]}}, "expected one of room, limit, disk, dropped"),
         ({"cache_report": {"evictions": [LEFT | {"wanted_by": "x"}]}}, "a sha256 as wanted_by"),
         ({"cache_report": {"evictions": [LEFT | {"idle_s": -1}]}}, "seconds as idle_s"),
+        ({"cache_report": {"leaving": [[0, 1]]}}, "a place in files and bytes as leaving, got '[0, 1]'"),
+        ({"cache_report": {"leaving": [[-2, 1]]}}, "a place in files and bytes as leaving"),
+        ({"cache_report": {"leaving": [[-1, -1]]}}, "a place in files and bytes as leaving"),
+        ({"cache_report": {"leaving": [[-1, 1, 2]]}}, "a place in files and bytes as leaving"),
+        ({"cache_report": {"leaving": [[-1, True]]}}, "a place in files and bytes as leaving"),
+        ({"cache_report": {"leaving": [[-1, 1]] * (LEAVING + 1)}}, f"at most {LEAVING} pairs as leaving"),
         ({"cache_report": {"scrub_last_pass_s": -1}}, "seconds as scrub_last_pass_s"),
         ({"events": [EVENT] * (REFUSALS + 1)}, f"at most {REFUSALS} objects as events"),
         ({"events": [EVENT | {"at": 1e10}]}, "seconds as at"),

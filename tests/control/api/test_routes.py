@@ -27,6 +27,7 @@ EVERY_GET = [
     "/racks",
     "/racks/rack1",
     "/racks/rack1/cache",
+    "/racks/rack1/forecast?image=x",
     "/machines",
     "/events",
 ]

@@ -93,6 +93,17 @@ CACHE = {
     ],
     "files_total": 2, "files_age_s": 0.0, "evictions": [], "refusals": [],
 }  # fmt: skip
+FORECAST = {
+    "rack": "rack1", "name": "a07", "heard": "2026-11-21T10:00:00Z", "age_s": 3.4,
+    "image": "ubuntu/noble/amd64/ga-24.04", "version": "20261120", "limit_bytes": 4 << 30, "charged_bytes": 4 << 30,
+    "size": 512 << 20, "present_bytes": 12 << 20, "needed_bytes": 500 << 20, "free_bytes": 100 << 20,
+    "evicted_bytes": 400 << 20, "short_bytes": 0,
+    "files": [{"name": "squashfs", "sha256": "a" * 64, "size": 512 << 20, "bytes": 12 << 20}],
+    "evicted": [
+        {"name": "centos/8/amd64/generic/root-tgz", "sha256": "c" * 64, "size": 300 << 20, "bytes": 300 << 20},
+        {"name": "", "sha256": "", "size": 0, "bytes": 100 << 20},
+    ],
+}  # fmt: skip
 STATUS = {
     "version": "0.1.0",
     "region": {"id": "r1", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-21T09:00:00Z"},
@@ -181,6 +192,7 @@ def region() -> Iterator[FakeRegion]:
             "GET /racks/rack1": RACK,
             "PATCH /racks/rack1": RACK,
             "GET /racks/rack1/cache": CACHE,
+            "GET /racks/rack1/forecast?image=ubuntu%2Fnoble%2Famd64%2Fga-24.04": FORECAST,
             "GET /machines": items(),
         }
     )

@@ -17,5 +17,6 @@ def test_the_fake_region_gives_documents_of_the_api(region) -> None:
         "GET /racks/rack1": schemas.Rack,
         "PATCH /racks/rack1": schemas.Rack,
         "GET /racks/rack1/cache": schemas.RackCache,
+        "GET /racks/rack1/forecast?image=ubuntu%2Fnoble%2Famd64%2Fga-24.04": schemas.RackForecast,
     }.items():
         model.model_validate(region.answers[key])

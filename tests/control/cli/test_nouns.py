@@ -262,6 +262,41 @@ def test_rack_cache_says_what_a_larger_one_is_good_for_and_what_the_disk_has_sho
     assert "\n812 segments kept from the run before.\n" in shown and "; 1 whole pass, the last" in shown
 
 
+def test_a_forecast_says_what_a_storm_fetches_and_what_leaves_for_it(bootplane, region) -> None:
+    key = "GET /racks/rack1/forecast?image=ubuntu%2Fnoble%2Famd64%2Fga-24.04"
+    image = "ubuntu/noble/amd64/ga-24.04"
+
+    def said(**changes) -> list[str]:
+        region.answers[key] = region.answers[key] | changes
+        return [" ".join(line.split()) for line in bootplane("rack", "cache", "--forecast", image).stdout.splitlines()]
+
+    needs = (
+        f"{image} 20261120 is 512.0 MiB, 12.0 MiB of it in the cache of rack a07: a storm would fetch 500.0 MiB, once."
+    )
+    assert said() == [
+        needs,
+        "100.0 MiB of 4.0 GiB are free: 400.0 MiB would leave for it, about in this order.",
+        "",
+        "WOULD LEAVE SIZE BYTES",
+        "centos/8/amd64/generic/root-tgz 300.0 MiB 300.0 MiB",
+        "others - 100.0 MiB",
+    ]
+    does_not_fit = "It does not fit: 7.0 MiB of it would push out its own beginning, "
+    does_not_fit += "and be fetched again for machines that come late."
+    assert said(short_bytes=7 << 20, age_s=600)[:3] == [
+        f"{needs} This is as of 10:00 ago.",
+        "100.0 MiB of 4.0 GiB are free: 400.0 MiB would leave for it, about in this order.",
+        does_not_fit,
+    ]
+    assert said(evicted=[], evicted_bytes=0, short_bytes=0, age_s=1)[1:] == [
+        "100.0 MiB of 4.0 GiB are free: nothing would leave for it."
+    ]
+    whole = f"{image} 20261120 is 512.0 MiB: all of it is in the cache of rack a07; a storm would fetch nothing."
+    assert said(needed_bytes=0) == [whole]
+    shown = bootplane("rack", "cache", "rack1", "--forecast", image, "--json").stdout
+    assert json.loads(shown) == region.answers[key]
+
+
 def test_rack_cache_of_a_rack_nobody_has_asked_divides_by_nothing(bootplane, region) -> None:
     zero = {key: 0 for key, value in region.answers[CACHE].items() if isinstance(value, int | float)}
     region.answers[CACHE] = region.answers[CACHE] | zero | {"files": []}

@@ -24,7 +24,7 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
             there.add((method.upper(), re.sub(r"\{.*?\}", "{}", path.removeprefix(routes.PREFIX))))
     table = TEXT.split("## Calls")[1].split("## Documents")[0]
     named = {
-        (method, re.sub(r"\{.*?\}", "{}", path.split("[")[0]))
+        (method, re.sub(r"\{.*?\}", "{}", re.split(r"[\[?]", path)[0]))
         for method, path in re.findall(r"^\| `(GET|POST|PATCH|DELETE) (/[^`]*)`", table, re.MULTILINE)
     }
     assert named == there
@@ -36,6 +36,7 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
         schemas.Source, schemas.SourceIn, schemas.Selection, schemas.Sync, schemas.SyncFile, schemas.Image,
         schemas.ImageFile, schemas.Machine, schemas.BootTimeline, schemas.BootEvent,
         schemas.Rack, schemas.RackLimits, schemas.RackCache, schemas.CachedFile, schemas.RefusedChunk, schemas.Eviction,
+        schemas.RackForecast, schemas.FileShare,
         schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
     ],
 )  # fmt: skip
