@@ -248,6 +248,7 @@ cdef int segment_open(cache_t* c, segment_t* seg, bint* tried, fault_t* fault) n
     cdef segment_t* successor = NULL
     cdef busy_t mark
     cdef int64_t ctime_ns = 0
+    cdef uint64_t now_ns
     cdef bint is_empty[SEGMENT_CHUNKS]
     cdef bint is_found = has_state(seg, CHUNK_UNCHECKED)     # by an earlier run: it may have holes
     cdef int fd, i, status = ST_OK
@@ -274,7 +275,9 @@ cdef int segment_open(cache_t* c, segment_t* seg, bint* tried, fault_t* fault) n
     busy_unmark(c, &mark)
     if status == ST_OK:
         succeed(seg, successor)
-        successor.stamp = <uint64_t>monotonic_ns()
+        now_ns = <uint64_t>monotonic_ns()
+        if successor.stamp < now_ns:
+            successor.stamp = now_ns             # somebody waits for it
         for i in range(SEGMENT_CHUNKS):
             if successor.state[i] == CHUNK_CLOSED:
                 successor.state[i] = CHUNK_PRESENT if ctime_ns == seg.ctime_ns else CHUNK_UNCHECKED

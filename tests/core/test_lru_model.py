@@ -24,7 +24,7 @@ MIB = 1 << 20
 SEGMENT = 4 * MIB
 S = 10**9  # in ns
 REUSE = 60 * S
-ABSENT, FILLING, PRESENT = range(3)
+ABSENT, FILLING, PRESENT, _UNCHECKED, CLOSED = range(5)
 _rng = random.Random(3)
 SMALL = (1, 4096, 4097, 9000, 20000, MIB + 5)
 TAILS = (10, 4096, 5000, *range(1, 13))  # of files whose second segment costs little
@@ -62,13 +62,14 @@ class Segment:
 
 class CacheMachine(RuleBasedStateMachine):
     pins = Bundle("pins")
+    open_limit = 0  # files; what is evicted, and when, must not depend on it
 
     def __init__(self) -> None:
         super().__init__()
         reap()
         self.before = counts()
         self.directory = tempfile.mkdtemp(prefix="lru-model-")
-        self.cache = Cache(self.directory, LIMITS[4], reuse_s=REUSE / S)
+        self.cache = Cache(self.directory, LIMITS[4], reuse_s=REUSE / S, open_limit=self.open_limit)
         self.blobs: list[Blob] = [
             self.cache.blob(digest, len(data), chunks)
             for digest, data, chunks in zip(DIGESTS, DATA, LISTS, strict=True)
@@ -85,6 +86,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.made = [0, 0, 0]  # segments; what twice, four times the limit would have had
         self.room_bytes = 0
         self.is_over = False  # the limit was shrunk below what is held
+        self.most_held = 0  # segments at once that were filled or pinned: their files stay open
 
     def teardown(self) -> None:
         self.cache.close()
@@ -201,6 +203,14 @@ class CacheMachine(RuleBasedStateMachine):
     def chunk_data(self, blob: int, chunk: int) -> bytes:
         return DATA[blob][chunk * MIB : (chunk + 1) * MIB]
 
+    def open(self, blob: int, chunk: int) -> None:
+        """What a fill thread does for a sender that met a CLOSED chunk."""
+        if self.blobs[blob].states(chunk, 1)[0] == CLOSED:
+            assert self.blobs[blob].span(chunk * MIB, self.now) == 0
+            assert self.cache.recheck(self.blobs[blob], chunk)
+        assert self.blobs[blob].states(chunk, 1)[0] == PRESENT
+        assert not self.cache.recheck(self.blobs[blob], chunk)
+
     def use(self, key: tuple[int, int]) -> int:
         self.now += 1000
         self.model[key].stamp = self.now
@@ -271,6 +281,7 @@ class CacheMachine(RuleBasedStateMachine):
         blob, chunk = at
         right = self.chunk_data(blob, chunk)
         if self.state(blob, chunk) == PRESENT:
+            self.open(blob, chunk)
             with self.blobs[blob].pin(chunk * MIB, self.use((blob, chunk // 4))) as pin:
                 assert os.pread(pin.fd, len(right), pin.offset) == right
         else:
@@ -282,6 +293,7 @@ class CacheMachine(RuleBasedStateMachine):
         present = sorted((k[0], c) for k, s in self.model.items() for c, state in s.states.items() if state == PRESENT)
         self.now += pause
         for blob, chunk in data.draw(st.lists(st.sampled_from(present), max_size=8)):
+            self.open(blob, chunk)
             assert self.blobs[blob].span(chunk * MIB, self.use((blob, chunk // 4)))
 
     @precondition(lambda self: any(PRESENT in segment.states.values() for segment in self.model.values()))
@@ -289,6 +301,7 @@ class CacheMachine(RuleBasedStateMachine):
     def pin(self, data: st.DataObject) -> tuple[Pin, Segment, bytes]:
         present = [(key, c) for key, s in self.model.items() for c, state in s.states.items() if state == PRESENT]
         key, chunk = data.draw(st.sampled_from(sorted(present)))
+        self.open(key[0], chunk)
         self.model[key].pins += 1
         return self.blobs[key[0]].pin(chunk * MIB, self.use(key)), self.model[key], self.chunk_data(key[0], chunk)
 
@@ -373,7 +386,24 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def the_states_are_the_models(self) -> None:
         for blob, chunk in ALL_CHUNKS:
-            assert self.blobs[blob].states(chunk, 1)[0] == self.state(blob, chunk), (blob, chunk)
+            state = self.blobs[blob].states(chunk, 1)[0]
+            assert (PRESENT if state == CLOSED else state) == self.state(blob, chunk), (blob, chunk)
+
+    @invariant()
+    def no_more_files_are_open_than_allowed(self) -> None:
+        held = [segment for segment in (*self.model.values(), *self.condemned) if not segment.may_go]
+        self.most_held = max(self.most_held, len(held))
+        stats = self.cache.stats()
+        assert stats["rechecked_chunks"] == 0, "what is closed is not hashed again"
+        states = {segment[:2]: set(segment[2]) for segment in self.cache.segments()}
+        assert not any({PRESENT, CLOSED} <= each or {FILLING, CLOSED} <= each for each in states.values())
+        is_closed = [CLOSED in each for each in states.values()]
+        assert stats["open_segments"] == len(states) - sum(is_closed)
+        if not self.open_limit:
+            assert not any(is_closed) and stats["reopened_segments"] == 0
+            return
+        assert stats["open_segments"] <= self.open_limit + self.most_held
+        assert not any(states[DIGESTS[s.key[0]], s.key[1]] & {CLOSED} for s in held if s in self.model.values())
 
     @invariant()
     def the_files_are_the_models(self) -> None:
@@ -391,11 +421,19 @@ CacheMachine.TestCase.settings = settings(
 TestCacheAgainstAModel = CacheMachine.TestCase
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_what_is_evicted_is_exact_over_thousands_of_random_uses(seed: int) -> None:
+class FewFilesMachine(CacheMachine):
+    open_limit = 2
+
+
+FewFilesMachine.TestCase.settings = settings(CacheMachine.TestCase.settings, max_examples=60)
+TestFewFilesAgainstAModel = FewFilesMachine.TestCase
+
+
+@pytest.mark.parametrize(("seed", "machine_class"), [*((i, CacheMachine) for i in range(8)), (9, FewFilesMachine)])
+def test_what_is_evicted_is_exact_over_thousands_of_random_uses(seed: int, machine_class: type[CacheMachine]) -> None:
     """The machine above, driven so that every class is full most of the time."""
     rng = random.Random(seed)
-    machine = CacheMachine()
+    machine = machine_class()
     machine.set_limit([8, 16, 24][seed % 3] * 4096)
     favourites = rng.sample(CHEAP, 6)
     for _ in range(3000):

@@ -9,6 +9,8 @@ import os
 import pathlib
 import random
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -430,6 +432,31 @@ class TestShortage:
                 cache.recheck(blob, 0)
                 assert blob.read(0, len(text)) == text
         assert cache.stats()["rechecked_chunks"] == 0
+
+    def test_a_process_that_may_map_no_more_closes_some_too(self, tmp_path: pathlib.Path) -> None:
+        program = f"""
+import hashlib, resource
+from bootplane.core.lru import Cache
+data = bytes({MIB})
+chunks = hashlib.sha256(data).digest() * 4
+cache = Cache({str(tmp_path)!r}, 1 << 30)
+blobs = [cache.blob(f"{{i:064x}}", {SEGMENT}, chunks) for i in range(24)]
+cache.begin(blobs[0], 0)
+cache.store(blobs[0], 0, data)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 5 * {SEGMENT}, resource.RLIM_INFINITY))
+for _ in range(2):
+    for blob in blobs:
+        if cache.begin(blob, 0):
+            cache.store(blob, 0, data)
+        cache.recheck(blob, 0)
+        assert blob.read(0, {MIB}) == data
+stats = cache.stats()
+print(stats["segments"], stats["open_segments"] < 8, stats["reopened_segments"] > 8, stats["rechecked_chunks"])
+cache.close()
+"""
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == ("24 True True 0\n", "")
 
 
 class TestRestart:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import pathlib
@@ -17,7 +18,7 @@ from bootplane.core.status import DigestMismatch
 
 MIB = 1 << 20
 SEGMENT = 4 * MIB
-PRESENT = 2
+PRESENT, CLOSED = 2, 4
 
 
 @pytest.fixture(autouse=True)
@@ -79,10 +80,21 @@ def settled(cache: Cache, blobs: list[Blob]) -> None:
     assert sorted(path.stat().st_size for path in files) == sorted(lengths)
 
 
-def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(tmp_path: pathlib.Path) -> None:
+def open_one(cache: Cache, blobs: list[Blob], rng: random.Random) -> None:
+    """What a fill thread does for a sender that met a file that is not open."""
+    blob = rng.choice(blobs)
+    chunk = rng.randrange((blob.size + MIB - 1) // MIB)
+    if blob.states(chunk, 1) == bytes([CLOSED]):
+        cache.recheck(blob, chunk)
+
+
+@pytest.mark.parametrize("open_limit", [0, 1, 3])
+def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(
+    tmp_path: pathlib.Path, open_limit: int
+) -> None:
     rng = random.Random(5)
     data = [rng.randbytes(2 * SEGMENT + MIB + 11) for _ in range(3)]  # nine segments
-    cache = Cache(str(tmp_path), 4 * SEGMENT)
+    cache = Cache(str(tmp_path), 4 * SEGMENT, open_limit=open_limit)
     blobs = [known(cache, each) for each in data]
     done = threading.Event()
     outcomes = {"stored": 0, "refused": 0, "abandoned": 0, "full": 0}
@@ -122,6 +134,8 @@ def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(
             assert wrong == 0
             with guard:
                 looks["found"] += found
+            if open_limit:
+                open_one(cache, blobs, rng)
 
     def drop() -> None:
         rng = random.Random(0)
@@ -139,14 +153,17 @@ def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(
     assert outcomes["stored"] > 100 and outcomes["refused"] and outcomes["abandoned"] and looks["found"] > 1000
     assert cache.stats()["evicted_segments"] > 10
     assert cache.stats()["refused_chunks"] == outcomes["refused"]
+    assert cache.stats()["rechecked_chunks"] == cache.stats()["rotten_chunks"] == 0
+    assert (cache.stats()["reopened_segments"] > 20) == (open_limit > 0)
     settled(cache, blobs)
     cache.close()
 
 
-def test_names_that_come_and_go_under_many_threads_stay_one_file_each(tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("open_limit", [0, 1])
+def test_names_that_come_and_go_under_many_threads_stay_one_file_each(tmp_path: pathlib.Path, open_limit: int) -> None:
     """Room for three blobs of one block, nine wanted: each begin meets an eviction of its own name or directory."""
     texts = [bytes([i]) * (i + 1) for i in range(9)]
-    cache = Cache(str(tmp_path), 3 * 4096)
+    cache = Cache(str(tmp_path), 3 * 4096, open_limit=open_limit)
     blobs = [known(cache, text) for text in texts]
     filled = [0] * 4
 
@@ -161,6 +178,8 @@ def test_names_that_come_and_go_under_many_threads_stay_one_file_each(tmp_path: 
             except CacheFull:
                 cache.reap()
             within_limit(cache)
+            if rng.random() < 0.5:
+                open_one(cache, blobs, rng)
             assert blobs[i].compare(texts[i], 3, rng.getrandbits(60))[1] == 0
             if rng.random() < 0.05:
                 cache.drop(blobs[i])
@@ -237,6 +256,68 @@ def test_references_taken_while_a_slot_changes_hands_are_all_given_back(tmp_path
     cache.close()
 
 
+def test_references_taken_while_files_are_closed_and_opened_are_all_given_back(tmp_path: pathlib.Path) -> None:
+    """Three files, of which one may be open: a slot goes from one segment_t to the next while readers look at it."""
+    cache = Cache(str(tmp_path), 64 * 4096, open_limit=1)
+    texts = [b"a", b"b", b"c"]
+    blobs = [known(cache, text) for text in texts]
+    for blob, text in zip(blobs, texts, strict=True):
+        assert cache.begin(blob, 0)
+        cache.store(blob, 0, text)
+    found = [0, 0]
+
+    def swap(seed: int) -> None:
+        rng = random.Random(seed)
+        while min(found) < 2000 or cache.stats()["reopened_segments"] < 1000:
+            cache.recheck(blobs[rng.randrange(3)], 0)
+            assert cache.stats()["open_segments"] <= 3 and cache.stats()["segments"] == 3
+
+    def look(which: int) -> None:
+        seed = which + 1
+        while found[which] < 2000 or cache.stats()["reopened_segments"] < 1000:
+            seed = seed * 6364136223846793005 + 1 & (1 << 63) - 1
+            seen, wrong = blobs[which].compare(texts[which], 500, seed)
+            assert wrong == 0
+            found[which] += seen
+
+    run(lambda: swap(1), lambda: swap(2), lambda: look(0), lambda: look(1))
+    assert (cache.stats()["rechecked_chunks"], cache.stats()["rotten_chunks"]) == (0, 0)
+    assert all(blob.complete for blob in blobs)
+    settled(cache, blobs)
+    cache.close()
+
+
+def test_evicting_and_dropping_while_files_are_opened_again_leaves_nothing_uncharged(tmp_path: pathlib.Path) -> None:
+    cache = Cache(str(tmp_path), 6 * 4096, open_limit=2)
+    texts = [bytes([i]) * (i + 1) for i in range(12)]
+    blobs = [known(cache, text) for text in texts]
+
+    def work(me: int) -> None:
+        rng = random.Random(me)
+        for _ in range(600):
+            i = rng.randrange(12)
+            roll = rng.random()
+            if roll < 0.4:
+                with contextlib.suppress(CacheFull):
+                    if cache.begin(blobs[i], 0):
+                        cache.store(blobs[i], 0, texts[i])
+            elif roll < 0.8:
+                open_one(cache, blobs, rng)
+            elif roll < 0.87:
+                cache.discard(blobs[i], 0)
+            elif roll < 0.94:
+                cache.drop(blobs[i])
+            else:
+                cache.evict(4096)
+            within_limit(cache)
+            assert blobs[i].compare(texts[i], 3, rng.getrandbits(60))[1] == 0
+
+    run(*(lambda me=me: work(me) for me in range(4)))
+    assert cache.stats()["reopened_segments"] > 50 and cache.stats()["rechecked_chunks"] == 0
+    settled(cache, blobs)
+    cache.close()
+
+
 def fill_until_closed(cache: Cache, blob: Blob, data: bytes, seed: int) -> str:
     rng = random.Random(seed)
     while True:
@@ -246,6 +327,8 @@ def fill_until_closed(cache: Cache, blob: Blob, data: bytes, seed: int) -> str:
                 cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
             elif rng.random() < 0.5:
                 cache.drop(blob)
+            else:
+                open_one(cache, [blob], rng)
         except CacheFull:
             cache.reap()
         except ValueError as error:
@@ -253,9 +336,12 @@ def fill_until_closed(cache: Cache, blob: Blob, data: bytes, seed: int) -> str:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_closing_under_work_stops_it_plainly_and_leaves_nothing_behind(tmp_path: pathlib.Path, seed: int) -> None:
+@pytest.mark.parametrize("open_limit", [0, 1])
+def test_closing_under_work_stops_it_plainly_and_leaves_nothing_behind(
+    tmp_path: pathlib.Path, seed: int, open_limit: int
+) -> None:
     data = random.Random(7).randbytes(6 * MIB)
-    cache = Cache(str(tmp_path), 2 * SEGMENT)
+    cache = Cache(str(tmp_path), 2 * SEGMENT, open_limit=open_limit)
     blob = known(cache, data)
     last_words: list[str] = []
 
