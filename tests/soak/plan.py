@@ -128,7 +128,8 @@ def _of_the_rack(rng: random.Random, seconds: float, profile: Profile) -> Iterat
         size = int(profile.cache_bytes * (share if rng.random() < 0.4 else 1.0))
         files = rng.choice(profile.files)
         down_s = round(rng.uniform(0.0, 0.6), 2)
-        yield Action(round(at, 2), how, {"down_s": down_s, "cache_bytes": size, "files": files, "rot": rot})
+        values = {"down_s": down_s, "cache_bytes": size, "files": files, "reactors": rng.choice((1, 1, 2)), "rot": rot}
+        yield Action(round(at, 2), how, values)
 
 
 def _of_the_sources(rng: random.Random, seconds: float, profile: Profile) -> Iterator[Action]:
@@ -170,7 +171,7 @@ def _dark(rng: random.Random, seconds: float, profile: Profile, quiet: list[floa
         for source in range(profile.sources):
             yield Action(round(start, 2), "fault", {"source": source, "fault": kind, "s": for_s})
         if kind in SPOILS or kind == "404":
-            ends = {"down_s": 0.1, "cache_bytes": profile.cache_bytes, "files": 0, "rot": []}
+            ends = {"down_s": 0.1, "cache_bytes": profile.cache_bytes, "files": 0, "reactors": 1, "rot": []}
             yield Action(round(start + for_s + 0.01, 2), "kill", ends)
 
 

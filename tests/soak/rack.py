@@ -121,14 +121,14 @@ class Rack:
         self.command += ["--http", f"{host}:0", "--tftp", f"{host}:0", *options]
         self.lives = 0
 
-    def start(self, cache_bytes: int, files: int = 0) -> Life:
+    def start(self, cache_bytes: int, files: int = 0, reactors: int = 1) -> Life:
         """*files*: how many descriptors it may have; 0: as many as this process."""
         self.lives += 1
         log = self.directory / f"log-{self.lives}"
         limited = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "rack"] if files else []
         with log.open("w") as file:
             process = subprocess.Popen(
-                [*limited, *self.command, "--cache-size", str(cache_bytes)],
+                [*limited, *self.command, "--cache-size", str(cache_bytes), "--reactors", str(reactors)],
                 stdout=subprocess.PIPE,
                 stderr=file,
                 text=True,

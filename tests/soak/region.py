@@ -20,11 +20,12 @@ from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from bootplane.dataplane import catalogue
+from bootplane.dataplane import cachereport, catalogue
 from bootplane.dataplane.catalogue import BlobEntry
 from tests.fakes.region import FakeRegion, _Api, _Server
 from tests.soak.content import PIECE, File, Stream
 
+BEAT_BYTES = 64 * 1024
 SLOW_BYTES_S = 512 * 1024
 SILENT_S = 30.0  # a stalled answer is given up after this, when nobody else ends it
 
@@ -38,7 +39,7 @@ class Control(FakeRegion):
         self.bulk_list = [f"{source.host}:{source.port}" for source in sources]
         self.settings: dict[str, Any] = {}
         self.last_beat: dict[str, Any] = {}
-        self.beats_heard = 0
+        self.refused_beat = ""
         self.silent = threading.Event()
         self._server: _Server | None = None
         super().__init__({})
@@ -119,10 +120,15 @@ class _Control(_Api):
             self.body()  # 10 minutes of them need not be kept
             self.answer(200, json.dumps({"taken": 0, "refused": 0, "sentences": []}).encode())
         elif region.api_status is None and self.path == "/rack/v1/beat":
-            beat = json.loads(self.body())
+            raw = self.body()
+            beat = json.loads(raw)
+            try:
+                cachereport.parse(beat)
+                assert len(raw) < BEAT_BYTES, f"expected a beat of less than {BEAT_BYTES} bytes, got {len(raw)}"
+            except (ValueError, AssertionError) as error:
+                region.refused_beat = str(error)
             with region.lock:
                 region.last_beat = beat
-                region.beats_heard += 1
                 answer = {"bulk": region.bulk_list, "settings": region.settings}
             self.answer(200, json.dumps(answer).encode())
         else:

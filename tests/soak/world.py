@@ -39,6 +39,8 @@ from tests.soak.weather import Fault, Weather
 MIB = 1 << 20
 SAMPLE_S = 0.5
 PAUSE_S = 150.0  # for the readers to finish at a quiet point
+BEAT_S = 20.0
+SCRUB_S = 5.0  # a day's work, for the sake of what it may meet
 SETTLE_S = 20.0  # for the rack to let go of everything then
 JUDGE_S = 3.0  # for the log to say what a reader has met
 AGAIN_S = 0.1  # a reader that was refused asks for something else after this
@@ -157,7 +159,7 @@ class World:
             for source in self.sources:
                 source.files = by_sha
             self.control.start()
-            options = ["--park-limit", str(self.profile.park_limit_s)]
+            options = ["--park-limit", str(self.profile.park_limit_s), "--scrub-pass", str(SCRUB_S)]
             self.rack = Rack(
                 self.directory / "rack", self.host, self.control.url, self.control.token.line(), options, self._said
             )
@@ -291,11 +293,11 @@ class World:
         self._rotten |= set(spoilt)
         self.count("segments damaged", len(spoilt))
         self.failed.wait(values["down_s"])
-        self._start(values["cache_bytes"], values["files"], killed=how == "SIGKILL")
+        self._start(values["cache_bytes"], values["files"], values["reactors"], killed=how == "SIGKILL")
 
-    def _start(self, cache_bytes: int, files: int = 0, killed: bool = False) -> None:
+    def _start(self, cache_bytes: int, files: int = 0, reactors: int = 1, killed: bool = False) -> None:
         self._kills_before[self.rack.lives + 1] = killed
-        life = self.rack.start(cache_bytes, files)
+        life = self.rack.start(cache_bytes, files, reactors)
         numbers = life.metrics()  # what it imports and opens for the first one is there from now on
         self._wanted_limit = cache_bytes
         life.limits = [
@@ -314,6 +316,8 @@ class World:
         with self._turn:
             self._life = None
         self.rack.end(life, how)
+        if how == "SIGTERM" and not (self.rack.cache / "state").exists():
+            self.fail(f"life {life.number} ended without a record of its segments")
         self.count({"SIGKILL": "kills", "SIGTERM": "clean ends"}[how])
         with self._lock:
             while self._gave_up and self._gave_up[0][0] < time.monotonic() - REMEMBER_S:
@@ -432,6 +436,8 @@ class World:
                 return
             limit = life.limit(now)
             self.count("samples")
+            if self.control.refused_beat:
+                self.fail(f"life {life.number} told its region what no region takes: {self.control.refused_beat}")
             self._note("bytes on the disk", numbers.disk)
             self._note("anonymous bytes", numbers.anonymous)
             self._note("descriptors", numbers.files + numbers.deleted + len(numbers.other) + len(numbers.sockets))
@@ -494,10 +500,30 @@ class World:
         while True:
             wrong = self._unsettled(life)
             if not wrong:
+                break
+            if self.failed.is_set():
                 return
             if time.monotonic() > until:
                 raise Wrong(f"life {life.number}, {SETTLE_S:.0f} s after the last read: {wrong}")
             self.failed.wait(0.2)
+        self._is_told(life, time.time())
+
+    def _is_told(self, life: Life, since: float) -> None:
+        """The next beat tells the region what is on the disk."""
+        until = time.monotonic() + BEAT_S
+        while (beat := self.control.last_beat).get("time", 0.0) < since or beat["http"] != str(life.http):
+            if time.monotonic() > until:
+                raise Wrong(f"life {life.number}: expected a beat within {BEAT_S:.0f} s, got none")
+            if self.failed.wait(0.1):
+                return
+        with life.still():
+            now = rack.look(life, self.rack.cache)
+        charged, present = beat["cache"]["charged_bytes"], beat["cache_report"]["present_bytes"]
+        if charged != now.charge or beat["cache"]["condemned_bytes"] or not present <= now.disk:
+            raise Wrong(
+                f"life {life.number} tells its region of {charged} bytes charged, {beat['cache']['condemned_bytes']}"
+                f" condemned and {present} present, and has {now.charge}, of which {now.disk} are on the disk"
+            )
 
     def _unsettled(self, life: Life) -> str:
         """What is not as it should be when nobody reads; "" when all is."""
