@@ -94,6 +94,8 @@ cdef segment_t* sorted_run(segment_t* run) noexcept nogil:
     cdef segment_t* bins[SORT_BINS]      # bins[i]: a sorted run of 2^i segments, or none
     cdef segment_t* seg
     cdef int i
+    if run == NULL or run.lru_next == NULL:
+        return run
     for i in range(SORT_BINS):
         bins[i] = NULL
     while run != NULL:

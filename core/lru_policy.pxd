@@ -14,6 +14,8 @@ cdef struct policy_t:
     uint64_t reuse_ns            # a use counts as "again" this long after the last fill
 
 cdef void policy_add(policy_t* p, segment_t* seg, bint reused) noexcept nogil    # a new one; charge, blob, stamps are set
+# A new one, not added yet, that had left before *bytes* others did: it is REUSED. *filled*: its lru_filled then.
+cdef bint policy_has_proven(policy_t* p, segment_t* seg, uint64_t bytes, uint64_t filled) noexcept nogil
 cdef void policy_put_back(policy_t* p, segment_t* seg) noexcept nogil            # after policy_remove; lru_stamp is set
 cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil
 cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil             # its blob has become protected; idempotent

@@ -1,13 +1,15 @@
 """Which segment leaves first. A policy: no I/O, no clock, no lock.
 
 Idea: three orders of use (lru_order). What was used again long after it was fetched is worth more than what was used once,
-however recently; and boot loaders are worth more than their few bytes. See docs/adr/0011.
+however recently; and boot loaders are worth more than their few bytes. See docs/adr/0012.
 
-                     made      used >= reuse after its last fill, seen when it is the oldest
-    (fetched) ─────────▶ NEW ─────────────────────────────────────▶ REUSED
-               │          ▲  ◀──────────── its oldest, at the new end ──┘   more than 3/4 of what the protected leave
-               │ of a protected blob: PROTECTED
-               └ left lately, was wanted again >= reuse after its last fill (lru_ghost): REUSED
+                      used >= reuse after its last fill: seen when it is NEW's oldest
+    fetched ──▶ NEW ─────────────────────────────────────────────────────────────────▶ REUSED
+             │   ▲                                                                     ▲  │
+             │   └──── its oldest, at the new end: REUSED is bounded to 3/4 of what ───┼──┘
+             │         PROTECTED leaves of the limit                                   │
+             ├──▶ left lately and is wanted again (lru_ghost): policy_has_proven ──────┘
+             └──▶ of a protected blob: PROTECTED, for good
 
     next to go: PROTECTED's oldest while that class has more than a quarter of the limit; else NEW's; else REUSED's; else
     PROTECTED's all the same: room is never refused while something may go.
@@ -15,7 +17,8 @@ however recently; and boot loaders are worth more than their few bytes. See docs
  - A use soon after the fill is most likely of those for whom it was fetched (64 machines of one storm, a Range after another),
    and says nothing about tomorrow. It moves a segment within NEW, which is an exact LRU.
  - The bound on REUSED leaves a quarter for what streams through: without it, a file larger than what is left would push out
-   its own read-ahead, and be fetched again by each of its readers.
+   its own read-ahead, and be fetched again by each of its readers. Readers too far apart for that quarter fetch a file twice,
+   and not once each: the second time it is REUSED.
  - A demoted segment lies in NEW like one that was just used; used again it goes back to REUSED.
  - When everything is used again, everything becomes REUSED, and its oldest goes by way of NEW: one LRU.
 
@@ -56,6 +59,11 @@ cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil:
 cdef bint is_reused(policy_t* p, segment_t* seg) noexcept nogil:
     # lru_stamp is that of its last use. What an earlier run filled was fetched long ago.
     return seg.lru_filled == 0 or seg.lru_stamp >= seg.lru_filled + p.reuse_ns
+
+
+cdef bint policy_has_proven(policy_t* p, segment_t* seg, uint64_t bytes, uint64_t filled) noexcept nogil:
+    # Either wanted again after so long, or it would be here still had REUSED given way: the price of its bound is paid once.
+    return bytes <= p.orders[CLASS_REUSED].bytes or filled == 0 or seg.lru_filled >= filled + p.reuse_ns
 
 
 cdef bint policy_is_reused(policy_t* p, segment_t* seg) noexcept nogil:

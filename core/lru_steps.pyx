@@ -60,7 +60,7 @@ from bootplane.core.lru_ghost cimport ghost_put, ghost_take, ghosts_free, ghosts
 from bootplane.core.lru_open cimport is_shortage, open_list, open_room, open_spare, open_unlist, segment_open
 from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport (
-    CLASSES, policy_add, policy_pick, policy_protect, policy_put_back, policy_remove,
+    CLASSES, policy_add, policy_has_proven, policy_pick, policy_protect, policy_put_back, policy_remove,
 )
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
 from bootplane.core.sha256 cimport sha256_once
@@ -208,7 +208,7 @@ cdef bint was_here_lately(cache_t* c, segment_t* seg) noexcept nogil:
     if bytes > c.limit:
         return False
     c.ghost_double_segments += 1
-    return filled == 0 or seg.lru_filled >= filled + c.policy.reuse_ns
+    return policy_has_proven(&c.policy, seg, bytes, filled)
 
 
 cdef int cache_begin(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fault_t* fault) noexcept nogil:

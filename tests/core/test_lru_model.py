@@ -183,7 +183,8 @@ class CacheMachine(RuleBasedStateMachine):
         self.made[0] += 1
         self.made[1] += gone <= self.limit
         self.made[2] += gone <= 3 * self.limit
-        group = REUSED if gone <= self.limit and self.now >= filled + REUSE else NEW
+        has_proven = gone <= self.bytes_of(REUSED) or self.now >= filled + REUSE
+        group = REUSED if gone <= self.limit and has_proven else NEW
         group = PROTECTED if key[0] in self.protected else group
         self.model[key] = segment = Segment(key, charge, group, self.now, self.now)
         self.place(segment, group)

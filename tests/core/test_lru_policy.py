@@ -39,8 +39,8 @@ def digest_of(name: str) -> str:
 class Rack:
     """A cache of *blocks*. Names that begin with "s" are small files; the others are parts of large ones."""
 
-    def __init__(self, directory: pathlib.Path, blocks: int) -> None:
-        self.cache = Cache(str(directory), blocks * BLOCK)
+    def __init__(self, directory: pathlib.Path, blocks: int, **options: float) -> None:
+        self.cache = Cache(str(directory), blocks * BLOCK, **options)  # type: ignore[arg-type]
         self.now = 10**15
         self.fetched: list[str] = []
         self.blobs: dict[str, Blob] = {}
@@ -109,11 +109,11 @@ def nothing_leaks() -> Iterator[None]:
 
 
 @pytest.fixture
-def rack(tmp_path: pathlib.Path) -> Iterator[Callable[[int], Rack]]:
+def rack(tmp_path: pathlib.Path) -> Iterator[Callable[..., Rack]]:
     racks: list[Rack] = []
 
-    def of(blocks: int) -> Rack:
-        racks.append(Rack(tmp_path, blocks))
+    def of(blocks: int, **options: float) -> Rack:
+        racks.append(Rack(tmp_path, blocks, **options))
         return racks[-1]
 
     yield of
@@ -341,6 +341,19 @@ class TestRestart:
         it.use(*many("m", 9), "loader")
         assert it.fetched == many("m", 9)
 
+    def test_so_it_is_however_short_the_machine_has_been_up(self, rack: Callable[..., Rack]) -> None:
+        """The clock of uses may have begun a second ago: an earlier run's fill was long ago all the same."""
+        before = rack(4)
+        before.use(*many("n", 4))
+        before.cache.close()
+        it = rack(4, reuse_s=1e9)
+        it.use("n0")
+        assert it.leave(["m"]) == ["n1"]
+        assert it.cache.stats()["reused_bytes"] == BLOCK
+        it.cache.drop(it.blobs["n0"])
+        it.use("o", "p", "n1")  # which had left
+        assert it.cache.stats()["reused_bytes"] == BLOCK
+
     def test_what_was_used_again_still_is_after_a_clean_end(self, rack: Callable[[int], Rack]) -> None:
         before = rack(8)
         old = many("old", 4)
@@ -448,6 +461,21 @@ class TestGhosts:
         it.use("a0", at=after - 5 * S // 1000)
         assert it.cache.stats()["reused_bytes"] == reused
 
+    def test_what_would_be_here_had_the_reused_given_way_has_proven_itself_at_once(
+        self, rack: Callable[[int], Rack]
+    ) -> None:
+        it = rack(8)
+        it.use(*many("old", 3))
+        it.use(*many("old", 3), at=REUSE)
+        it.use(*many("a", 5), *many("b", 7))  # all of a, b0 and b1 leave, for five that are not reused
+        assert it.held == [*many("b", 7)[2:], *many("old", 3)]
+        it.use("b0")  # b2 left for it: two since b0
+        assert it.cache.stats()["reused_bytes"] == 4 * BLOCK
+        it.use("a4")  # b0 to b3 since a4
+        assert it.cache.stats()["reused_bytes"] == 5 * BLOCK
+        it.use("a1")  # a2, a3, a4 and b0 to b4
+        assert it.cache.stats()["reused_bytes"] == 5 * BLOCK
+
     def test_what_is_wanted_again_long_after_it_had_left_has_not(self, rack: Callable[[int], Rack]) -> None:
         it = rack(4)
         it.use(*many("a", 10))
@@ -469,6 +497,17 @@ class TestGhosts:
         assert it.cache.stats()["ghost_double_segments"] == 3
         it.use("a2")  # seven have left since
         assert it.cache.stats()["ghost_quadruple_segments"] == 3
+
+    def test_another_segment_of_the_same_file_is_another_ghost(self, rack: Callable[[int], Rack]) -> None:
+        """Also when both fall into one set of the table."""
+        it = rack(SEGMENT // BLOCK)
+        alike = next(i for i in range(1, 1 << 14) if (i * 0x9E3779B97F4A7C15 % (1 << 64)) >> 52 == 0)
+        chunks = hashlib.sha256(bytes(MIB)).digest() * 4 * (alike + 1)
+        blob = it.cache.blob("0" * 64, (alike + 1) * SEGMENT, chunks)
+        for index, ghosts in ((0, 0), (1, 0), (alike, 0), (0, 1)):
+            assert it.cache.begin(blob, 4 * index, it.now)
+            it.cache.store(blob, 4 * index, bytes(MIB))
+            assert it.cache.stats()["ghost_quadruple_segments"] == ghosts
 
     def test_what_left_for_another_reason_is_no_ghost(self, rack: Callable[[int], Rack]) -> None:
         it = rack(4)
@@ -655,6 +694,18 @@ class TestOverDays:
             day(it, last_month)
         fetches = [day(it, this_month) for _ in range(6)]
         assert fetches[-3:] == [0, 0, 0], fetches
+
+    def test_machines_that_come_one_after_another_cost_two_copies_and_not_one_each(
+        self, rack: Callable[[int], Rack]
+    ) -> None:
+        """A new image, twice as large as what the reused leave, while nobody uses them."""
+        it = rack(100)
+        last_month = many("l", 80)
+        day(it, last_month), day(it, last_month)
+        before = len(it.fetched)
+        for _ in range(20):
+            it.use(*many("t", 50), at=20 * S)
+        assert len(it.fetched) - before == 2 * 50
 
     @pytest.mark.parametrize("seed", range(4))
     def test_when_everything_is_used_again_it_is_as_good_as_an_lru(
