@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from bench.herd import MIB, Sample, absolutes, comparisons, verdicts
 
-GOOD = Sample(1.0, last_s=13.0, first_s=0.040, first_most_s=0.050, grown=0, grown_most=2 * MIB, cpu_s=1.0)
-BAD = Sample(1.000001, last_s=26.0, first_s=0.070, first_most_s=0.080, grown=20 * MIB, grown_most=20 * MIB, cpu_s=2.0)
+GOOD = Sample(
+    1.0, last_s=13.0, first_s=0.040, first_most_s=0.050, grown=0, grown_most=2 * MIB, cpu_s=1.0, load_cpu_s=1.0
+)
+BAD = Sample(
+    1.000001,
+    last_s=26.0,
+    first_s=0.070,
+    first_most_s=0.080,
+    grown=20 * MIB,
+    grown_most=20 * MIB,
+    cpu_s=2.0,
+    load_cpu_s=1.0,
+)
 
 
 def test_goals_that_are_no_ratios_are_told_with_what_was_found() -> None:
