@@ -2,7 +2,7 @@
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
-# The rest: build, check, lint, bench-smoke, bench-herd (root), bench-api, clean.
+# The rest: build, check, lint, bench-smoke, bench-herd (root), bench-api, bench-restart, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-herd bench-api clean
+.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-herd bench-api bench-restart clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -60,6 +60,10 @@ bench-herd:
 bench-api:
 	@.ci/setup load
 	@.ci/timed "bench, API" $(PYTHON) -m bench.api
+
+bench-restart:
+	@.ci/setup bench
+	@.ci/timed "bench, restart" $(PYTHON) -m bench.restart
 
 clean:
 	rm -rf build .make .mypy_cache .ruff_cache .pytest_cache bootplane.egg-info core/*.c core/*.so core/*.html
