@@ -52,6 +52,7 @@ cdef struct segment_t:               # of a cache: what must outlive the closing
     uint64_t open_stamp              # `stamp` when it was last put there
     uint8_t open_listed              # 1: in that list, that is: in a slot, its file open, nobody at work on it
     uint8_t synced                   # 1: as an earlier run left it, on stable storage; nothing was written since
+    uint8_t settled                  # whether the disk has taken what was written (lru_settle); under the cache's mutex
     int64_t ctime_ns                 # of the file, when its bytes were last known to be ours; 0: never (lru_open)
 
 cdef struct blob_t:

@@ -209,7 +209,7 @@ cdef segment_t* segment_new(blob_t* blob, uint32_t index, int fd, off_t base, of
     seg.on_closed = NULL
     seg.open_older = seg.open_newer = NULL
     seg.open_stamp = 0
-    seg.open_listed = seg.synced = 0
+    seg.open_listed = seg.synced = seg.settled = 0
     seg.ctime_ns = 0
     bp_add_int(&segments_open, 1)
     bp_store_int(&seg.refs, 1)       # last: from here on a stale reader may add and drop references

@@ -33,6 +33,7 @@ from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_
 from bootplane.core.lru_open cimport is_shortage
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
+from bootplane.core.lru_settle cimport cache_settle, lost_t
 from bootplane.core.lru_steps cimport (
     cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_evictions, cache_fill, cache_is_idle, cache_look,
     cache_new, cache_protect, cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
@@ -43,6 +44,9 @@ from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MIS
 from bootplane.core import kept_segments
 from bootplane.core.segment_file import CacheInUse, lock_directory
 from bootplane.core.status import CoreError, DigestMismatch
+
+cdef enum:
+    LOST = 16                        # segments that settle_writes() names
 
 __all__ = ["Cache", "CacheFull", "CacheInUse", "Eviction", "alive"]
 
@@ -284,7 +288,8 @@ cdef class Cache:
                 trusted = found_size == size and root == hashlib.sha256(chunks).hexdigest()
                 with nogil:          # not under known_lock: what does not fit is unlinked
                     cache_claim(self.c, found.b, b, trusted)
-                del self.unclaimed[sha256]
+                if found.b.cached == 0:      # else settle() tries again to unlink what is beyond the blob's end
+                    del self.unclaimed[sha256]
             blob_retain(b)
             with self.known_lock:
                 self.known[sha256] = own
@@ -307,6 +312,18 @@ cdef class Cache:
         self.shrink(wanted, NULL)
         after = self.stats()
         return after["evicted_bytes"] - before["evicted_bytes"]
+
+    def settle_writes(self, double after_s) -> list:
+        """Asks the disk whether it has taken what was written, and syncs files last written *after_s* ago or longer. Returns
+        (sha256, index, errno) of segments whose bytes it has refused; they have left. May take as long as the disk does."""
+        cdef lost_t[LOST] lost
+        cdef long gone, i
+        self.check_open()
+        with nogil:
+            gone = cache_settle(self.c, <uint64_t>(after_s * 1e9), lost, LOST)
+        if gone < 0:
+            check(<int>-gone, f"cache {self.directory}")
+        return [(lost[i].digest[:32].hex(), lost[i].index, lost[i].error) for i in range(min(gone, LOST))]
 
     cdef object shrink(self, uint64_t wanted, const uint64_t* limit):
         cdef fault_t fault
@@ -542,6 +559,7 @@ cdef class Cache:
             "evicted_disk_segments": disk,
             "evicted_bytes": now.evicted_bytes,
             "filled_bytes": now.filled_bytes,
+            "misfit_segments": now.misfit_segments,
             "refused_chunks": now.refused_chunks,
             "kept_segments": now.kept_segments,
             "rechecked_chunks": now.rechecked_chunks,

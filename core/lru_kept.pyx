@@ -18,8 +18,8 @@ from bootplane.core.linux cimport (
 from bootplane.core.lru_busy cimport cache_wait, is_busy
 from bootplane.core.lru_evictions cimport REASON_NONE
 from bootplane.core.lru_open cimport is_shortage, open_list
-from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_is_reused, policy_protect, policy_remove
-from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed, take_out
+from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_is_reused, policy_protect
+from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed
 from bootplane.core.segment_file cimport file_has_data, file_open
 from bootplane.core.status cimport ST_GONE, ST_OK
 
@@ -66,7 +66,7 @@ cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, con
     memcpy(seg.state, known, SEGMENT_CHUNKS)
     seg.stamp = seg.lru_stamp = stamp
     seg.ctime_ns = ctime_ns
-    seg.synced = ctime_ns != 0 and now_ns == ctime_ns
+    seg.synced = seg.settled = ctime_ns != 0 and now_ns == ctime_ns
     bp_add_int(&c.refs, 1)           # given back in segment_closed
     pthread_mutex_lock(&c.lock)
     if index == 0 and length < SEGMENT_BYTES:    # a blob that ends in its first segment is a small one
@@ -102,11 +102,13 @@ cdef int cache_claim(cache_t* c, blob_t* found, blob_t* blob, bint trusted) noex
             length = SEGMENT_BYTES
         if seg.length != length:
             misfits += 1
-            if cache_remove(c, seg, REASON_NONE, NULL, &fault) != ST_OK:         # its name is replaced when it is filled
-                policy_remove(&c.policy, seg)
-                take_out(c, seg)
-            continue
-        if not trusted:
+            c.misfit_segments += 1
+            if cache_remove(c, seg, REASON_NONE, NULL, &fault) == ST_OK or i >= blob.nsegs:
+                continue             # beyond the end nobody meets it: it stays with *found*, charged
+            seg.doomed = ROTTEN      # charged as long as it is there; begin() tries again to remove it
+            for within in range(SEGMENT_CHUNKS):
+                seg.state[within] = CHUNK_ABSENT
+        elif not trusted:
             for within in range(SEGMENT_CHUNKS):
                 if seg.state[within] == CHUNK_PRESENT or seg.state[within] == CHUNK_CLOSED:
                     seg.state[within] = CHUNK_UNCHECKED

@@ -148,6 +148,7 @@ cdef void succeed(segment_t* seg, segment_t* successor) noexcept nogil:
     successor.doomed = seg.doomed
     successor.on_closed = seg.on_closed
     successor.synced = seg.synced
+    successor.settled = seg.settled
     successor.ctime_ns = seg.ctime_ns
 
 

@@ -109,6 +109,7 @@ cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* 
     pthread_mutex_lock(&c.lock)
     if status == ST_OK:
         bp_store_u8(&seg.state[within], CHUNK_PRESENT)
+        seg.settled = seg.synced     # an earlier run may have left it to the page cache
         bp_store_relaxed_u64(&seg.stamp, <uint64_t>monotonic_ns())
         c.rechecked_chunks += 1
     elif status == ST_NOMEM:         # nothing is known about the bytes

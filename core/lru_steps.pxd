@@ -36,6 +36,7 @@ cdef struct cache_t:             # malloc'd: outlives the Cache while a condemne
     uint64_t filled_bytes
     uint64_t refused_chunks      # digest or length did not match
     uint64_t kept_segments       # adopted at start
+    uint64_t misfit_segments     # files of an earlier run that have not the length their blob wants
     uint64_t rechecked_chunks    # UNCHECKED ones whose digest was right
     uint64_t rotten_chunks       # UNCHECKED ones that were wrong, or could not be read
     int dirfd                    # owned; closed by cache_close

@@ -345,6 +345,7 @@ cdef int cache_end(cache_t* c, segment_t* seg, int within, int outcome, size_t n
     pthread_mutex_lock(&c.lock)
     if outcome == ST_OK:
         bp_store_u8(&seg.state[within], CHUNK_PRESENT)
+        seg.settled = 0              # the disk has to take it yet (lru_settle)
         c.filled_bytes += n
     else:
         bp_store_u8(&seg.state[within], CHUNK_ABSENT)
@@ -478,6 +479,7 @@ cdef void cache_look(cache_t* c, cache_t* out) noexcept nogil:   # lock not held
     out.policy = c.policy        # for its numbers: the segments are the cache's
     out.evicted_bytes = c.evicted_bytes
     out.filled_bytes = c.filled_bytes
+    out.misfit_segments = c.misfit_segments
     out.refused_chunks = c.refused_chunks
     out.kept_segments = c.kept_segments
     out.rechecked_chunks = c.rechecked_chunks

@@ -45,6 +45,7 @@ CACHE_COUNTERS = {
     "evicted_bytes": "Bytes of evicted segments.",
     "filled_bytes": "Bytes verified and written to the cache.",
     "refused_chunks": "Chunks refused because their digest differed.",
+    "misfit_segments": "Files of an earlier run that did not fit their blob, and were removed.",
     "kept_segments": "Segments of an earlier run that were taken over at the start.",
     "rechecked_chunks": "Chunks of an earlier run that were hashed before their first use.",
     "rotten_chunks": "Chunks that were no longer right on the disk; their segments are removed.",

@@ -58,6 +58,7 @@ class Registry:
         """The table of this catalogue, and the digests it lacks because their chunk lists could not be had."""
         current: dict[str, Blob] = {}
         lacking: list[str] = []
+        misfits_before = self._cache.stats()["misfit_segments"]
         loaders = {sha256 for name, sha256 in catalogue.names.items() if name.startswith(LOADER_PREFIX)}
         for sha256, entry in catalogue.blobs.items():
             blob = self._usable(sha256, entry) or self._open(sha256, entry)
@@ -67,6 +68,8 @@ class Registry:
                 current[sha256] = blob
                 if sha256 in loaders and blob.chunks is not None:
                     self._cache.blob(sha256, blob.size, blob.chunks, protected=True)
+        if misfits := self._cache.stats()["misfit_segments"] - misfits_before:
+            log.warning("%d files of an earlier run do not fit the catalogue's blobs and are removed", misfits)
         self._lacking = lacking
         live = {blob.id: blob for blob in current.values()}
         known = {**self._retired, **{blob.id: blob for blob in self._current.values()}}

@@ -38,6 +38,7 @@ from bootplane.dataplane.refusals import Refusal
 from bootplane.dataplane.region_client import RegionClient, RegionError
 from bootplane.dataplane.reports import Reporter
 from bootplane.dataplane.scrub import PASS_S, Damage, Scrubber
+from bootplane.dataplane.settle import Settler
 from bootplane.dataplane.store import Store
 
 if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes need not know Prometheus
@@ -96,6 +97,7 @@ class RackService:
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
         self._limits = Keeper(directory, own_limits, told_limits, cache, self.filler)
         follower = self._follower
+        self._settler = Settler(cache)
         self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
         self._explain = CacheReporter(
             lambda: follower.registry.blobs(),
@@ -131,6 +133,7 @@ class RackService:
         self.filler.start()
         self._reporter.start()
         self.scrubber.start()
+        self._settler.start()
         for work in (self._follower.run, self._beats):
             threading.Thread(target=work, name=work.__qualname__, daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
@@ -147,6 +150,7 @@ class RackService:
         await self._control.close()
         self._dynamic.close()
         await loop.run_in_executor(None, self.scrubber.stop)
+        await loop.run_in_executor(None, self._settler.stop)
         await loop.run_in_executor(None, self.filler.stop)  # first: it speaks to the reactors
         self._reactors.detach(loop)
         await loop.run_in_executor(None, self._reactors.stop)

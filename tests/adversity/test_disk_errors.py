@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 
 from bootplane.core import http_fetch, tftp_fetch
+from bootplane.core.lru import Cache
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.filesystems import KINDS, LOG_IN_FRONT, MIB, CannotMountError, Disk, on_disk
-from tests.fakes.http_client import PATIENCE_S, Client
+from tests.fakes.http_client import PATIENCE_S, Client, cold, fill
 from tests.fakes.region import FakeRegion
 
 pytestmark = pytest.mark.integration
@@ -266,3 +267,45 @@ def test_a_disk_that_has_gone_is_refused_and_not_waited_for(disk: Disk, many: Fa
             rack.start()
         said = rack.log().splitlines()[-1]
         assert said == f"bootplane rack: {rack.data}: expected a writable directory, got Input/output error"
+
+
+# -- files of an earlier run that do not fit
+
+
+@pytest.mark.parametrize("disk", ["ext4"], indirect=True)
+@pytest.mark.parametrize("heals", [True, False])
+def test_a_file_that_does_not_fit_and_cannot_be_removed_stays_on_the_account(disk: Disk, heals: bool) -> None:
+    data, directory = BIG[: 5 * MIB], disk.point / "cache"
+    folder = directory / f"{hashlib.sha256(data).hexdigest()}.d"
+    cache = Cache(str(directory), 64 * MIB)
+    cache.close()
+    folder.mkdir()
+    (folder / "0").write_bytes(b"short")
+    (folder / "1").write_bytes(data[4 * MIB :])
+    (folder / "7").write_bytes(b"beyond the end")
+    cache = Cache(str(directory), 64 * MIB)
+    disk.run("chattr", "+i", str(folder))
+    blob = cold(cache, data)
+    assert blob.states(0, 5) == bytes([0, 0, 0, 0, 3])
+    assert cache.stats()["misfit_segments"] == 2
+    assert cache.stats()["charged_bytes"] == 4096 + MIB + 4096
+    cache.settle([])
+    with pytest.raises(OSError, match="/0: file cannot be unlinked"):
+        cache.begin(blob, 0)
+    assert cache.stats()["charged_bytes"] == 4096 + MIB + 4096
+    disk.run("chattr", "-i", str(folder))
+    if heals:
+        cache.settle([])
+        for chunk in range(4):
+            fill(cache, blob, data, chunk)
+        assert cache.recheck(blob, 4)
+        assert blob.read(0, len(data)) == data
+        cache.reap()
+        assert cache.stats()["charged_bytes"] == 5 * MIB
+        assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
+    assert cache.close() == ""
+    cache = Cache(str(directory), 64 * MIB)
+    assert cache.stats()["charged_bytes"] == sum(-(-f.stat().st_size // 4096) * 4096 for f in folder.glob("*"))
+    blob = cold(cache, data)
+    assert blob.present_bytes() == (len(data) if heals else 0)
+    cache.close()

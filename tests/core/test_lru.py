@@ -272,6 +272,7 @@ class TestLimit:
             "evicted_disk_segments": 0,
             "evicted_bytes": 4096,
             "filled_bytes": 4,
+            "misfit_segments": 0,
             "refused_chunks": 0,
             "kept_segments": 0,
             "rechecked_chunks": 0,
