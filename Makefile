@@ -2,7 +2,8 @@
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
-# The rest: build, check, lint, bench-smoke, bench-herd (root), bench-api, bench-restart, clean.
+# make check  lint, types, and the tests of core and dataplane under the sanitizers
+# The rest: build, lint, sanitize, sanitize-full (minutes), bench-smoke, bench-herd (root), bench-api, bench-restart, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,7 +13,8 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test vm vm-storm soak build check lint bench-smoke bench-herd bench-api bench-restart clean
+.PHONY: help run test vm vm-storm soak build check lint sanitize sanitize-full bench-smoke bench-herd bench-api
+.PHONY: bench-restart clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -23,7 +25,7 @@ run:
 
 test:
 	@.ci/setup test
-	@.ci/timed tests $(PYTHON) -m pytest -q -m "not vm and not soak" $(PYTEST_ARGS)
+	@.ci/timed tests $(PYTHON) -m pytest -q -m "not vm and not soak and not sanitize" $(PYTEST_ARGS)
 
 vm:
 	@.ci/setup vm
@@ -40,7 +42,7 @@ soak:
 build:
 	@.ci/setup run
 
-check: lint
+check: lint sanitize
 
 lint:
 	@.ci/setup lint
@@ -48,6 +50,17 @@ lint:
 	@.ci/timed "ruff format" $(PYTHON) -m ruff format --check .
 	@.ci/timed "mypy strict" $(PYTHON) -m mypy
 	@.ci/timed "cython-lint" $(VENV)/bin/cython-lint --no-pycodestyle --max-line-length 120 core
+
+sanitize:
+	@.ci/setup sanitize
+	@.ci/timed "address sanitizer" $(PYTHON) -m tests.sanitizers.run address
+	@.ci/timed "thread sanitizer" $(PYTHON) -m tests.sanitizers.run thread
+	@.ci/timed "planted mistakes are reported" $(PYTHON) -m pytest -q -m sanitize tests/sanitizers
+
+sanitize-full:
+	@.ci/setup sanitize
+	@.ci/timed "address sanitizer, all" $(PYTHON) -m tests.sanitizers.run address --full
+	@.ci/timed "thread sanitizer, all" $(PYTHON) -m tests.sanitizers.run thread --full
 
 bench-smoke:
 	@.ci/setup bench

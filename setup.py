@@ -2,8 +2,8 @@
 
 BOOTPLANE_ONLY="blob lru"      build just these modules (their .pxd must be there, the others may be broken)
 BOOTPLANE_DEBUG=1              bounds checks, assertions and reference counts on
-BOOTPLANE_SANITIZE=thread      watched by ThreadSanitizer, or `address`: by AddressSanitizer and UndefinedBehaviorSanitizer. Only
-                               for a private copy of the tree (tests/sanitizers/run.py): no plain Python can load these
+BOOTPLANE_SANITIZE=thread      watched by ThreadSanitizer; `address`: by Address- and UndefinedBehaviorSanitizer.
+                               For a private copy of the tree (tests/sanitizers/run.py): plain Python cannot load it
 BOOTPLANE_ANNOTATE=1           write Cython's annotated HTML beside each module
 Uses ccache when it is on PATH.
 """
