@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.racks import RackRecord, RackRepository
-from bootplane.dataplane import cachereport
+from bootplane.dataplane import cachereport, units
 from bootplane.dataplane.cachereport import CacheReport
 from bootplane.dataplane.limits import LimitError, Limits, checked
 from bootplane.dataplane.racktoken import RackToken
@@ -129,7 +129,8 @@ class RackBook:
         with self._setting:
             found = self._repository.set_limits(rack.id, changes)
             self._limits[rack.id] = found
-        _LOG.info("rack %s: limits are set: %s", rack.name, found._asdict())
+        cache, upstream = (units.size(found.cache_bytes), units.rate(found.upstream_bytes_s))
+        _LOG.info("rack %s: limits are set: cache %s, upstream %s", rack.name, cache, upstream)
 
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
         """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""

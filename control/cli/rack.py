@@ -197,7 +197,7 @@ def forecast_sentences(forecast: dict[str, Any]) -> list[str]:
     if forecast["evicted_bytes"]:
         sentences.append(f"{free}: {size(forecast['evicted_bytes'])} would leave for it, about in this order.")
     else:
-        sentences.append(f"{free}: nothing would leave for it.")
+        sentences.append(f"{free}: no other file would leave for it.")
     if forecast["short_bytes"]:
         sentences.append(
             f"It does not fit: {size(forecast['short_bytes'])} of it would push out its own beginning, "
@@ -326,7 +326,10 @@ def _throttled(cache: dict[str, Any]) -> str:
     if not cache["upstream_limit_bytes_s"]:
         return ""
     limit = units.rate(cache["upstream_limit_bytes_s"])
-    return f"Upstream is limited to {limit}; somebody has waited for that for {figures.duration(cache['throttled_s'])}."
+    waited = "nobody has waited for that yet"
+    if cache["throttled_s"]:
+        waited = f"machines have waited for that for {figures.duration(cache['throttled_s'])}"
+    return f"Upstream is limited to {limit}; {waited}."
 
 
 def _kept(cache: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -92,6 +93,19 @@ def test_every_name_begins_with_ours_and_no_label_is_unbounded() -> None:
     labelled = [name for name in found if "|" in name and "build" not in name]
     bounded = (*QUESTION_OUTCOMES, *CONTROL_OUTCOMES, *FETCH_ERRORS)
     assert len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES)
+
+
+def test_the_manual_lists_exactly_the_series_there_are_and_the_values_of_each_label() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", manual, re.MULTILINE))
+    found: dict[str, set[str]] = {}
+    for name in samples(1):
+        series, *labels = name.removeprefix("bootplane_").split("|")
+        found.setdefault(series, set()).update(labels)
+    assert rows.keys() == found.keys()
+    del found["build_info"]
+    for series, values in found.items():
+        assert values == set(re.findall(r"`(\w+)`[,.]", rows[series])), series
 
 
 def cache_series(cache: Cache) -> dict[str, int]:

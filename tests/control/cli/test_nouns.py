@@ -253,13 +253,15 @@ def test_rack_cache_says_what_a_larger_one_is_good_for_and_what_the_disk_has_sho
         "Evicted: 9 segments, 0 B (4 for room, 3 by a lower limit, 2 for a full disk). No chunk was refused.",
         "512 of 812 files are open; one was opened again 96 times.",
         "Of 1000 segments fetched, a cache of 8.0 GiB would still have had 12 %, one of 16.0 GiB 30 %.",
-        "Upstream is limited to 250 Mbit/s; somebody has waited for that for 3:07.",
+        "Upstream is limited to 250 Mbit/s; machines have waited for that for 3:07.",
         "812 segments kept from the run before; 96 chunks hashed before the first use, 1 found rotten.",
         "Scrub: 1204 chunks read again from the disk, none damaged; 2 whole passes, the last in 3:07.",
     ]
-    region.answers[CACHE] = region.answers[CACHE] | {"rechecked_chunks": 0, "rotten_chunks": 0, "scrub_passes": 1}
+    changes = {"rechecked_chunks": 0, "rotten_chunks": 0, "scrub_passes": 1, "throttled_s": 0.0}
+    region.answers[CACHE] = region.answers[CACHE] | changes
     shown = bootplane("rack", "cache").stdout
     assert "\n812 segments kept from the run before.\n" in shown and "; 1 whole pass, the last" in shown
+    assert "Upstream is limited to 250 Mbit/s; nobody has waited for that yet." in shown
 
 
 def test_a_forecast_says_what_a_storm_fetches_and_what_leaves_for_it(bootplane, region) -> None:
@@ -289,7 +291,7 @@ def test_a_forecast_says_what_a_storm_fetches_and_what_leaves_for_it(bootplane, 
         does_not_fit,
     ]
     assert said(evicted=[], evicted_bytes=0, short_bytes=0, age_s=1)[1:] == [
-        "100.0 MiB of 4.0 GiB are free: nothing would leave for it."
+        "100.0 MiB of 4.0 GiB are free: no other file would leave for it."
     ]
     whole = f"{image} 20261120 is 512.0 MiB: all of it is in the cache of rack a07; a storm would fetch nothing."
     assert said(needed_bytes=0) == [whole]
