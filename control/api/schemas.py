@@ -188,6 +188,7 @@ class RackCache(_Out):
     filled_bytes: int
     refused_chunks: int
     kept_segments: int
+    misfit_segments: int
     rechecked_chunks: int
     rotten_chunks: int
     present_bytes: int

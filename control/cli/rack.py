@@ -340,6 +340,8 @@ def _kept(cache: dict[str, Any]) -> str:
     if cache["rechecked_chunks"] or cache["rotten_chunks"]:
         looked = figures.count(cache["rechecked_chunks"], "chunk")
         said += f"; {looked} hashed before the first use, {cache['rotten_chunks'] or 'none'} found rotten"
+    if cache["misfit_segments"]:
+        said += f"; {cache['misfit_segments']} did not fit what the catalogue says of their files"
     return f"{said}."
 
 

@@ -77,6 +77,7 @@ def test_a_file_fetched_twice_is_one_miss_one_hit_and_here_to_the_last_byte(site
         "evicted_limit_segments": 0,
         "evicted_disk_segments": 0,
         "kept_segments": 0,
+        "misfit_segments": 0,
         "rechecked_chunks": 0,
         "rotten_chunks": 0,
         "scrub_passes": 0,

@@ -291,7 +291,7 @@ EVENT = {"at": 1.0, "blob": "a" * 64, "chunk": 0, "source": "s", "expected": "e"
         ({"cache_report": {"files": [FILE | {"name": "\ud800"}]}}, "printable characters as name"),
         ({"cache_report": {"files": [FILE | {"sha256": "A" * 64}]}}, "a sha256 as sha256"),
         ({"cache_report": {"evictions": [LEFT] * (EVICTIONS + 1)}}, f"at most {EVICTIONS} objects as evictions"),
-        ({"cache_report": {"evictions": [LEFT | {"reason": "boredom"}]}}, "expected one of room, limit, disk, dropped"),
+        ({"cache_report": {"evictions": [LEFT | {"reason": "x" * 33}]}}, "printable characters as reason"),
         ({"cache_report": {"evictions": [LEFT | {"wanted_by": "x"}]}}, "a sha256 as wanted_by"),
         ({"cache_report": {"evictions": [LEFT | {"idle_s": -1}]}}, "seconds as idle_s"),
         ({"cache_report": {"leaving": [[0, 1]]}}, "a place in files and bytes as leaving, got '[0, 1]'"),

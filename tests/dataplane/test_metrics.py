@@ -12,6 +12,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.counters import COUNTERS
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
+from bootplane.dataplane.cachereport import CACHE_NUMBERS
 from bootplane.dataplane.fill import FillStats
 from bootplane.dataplane.metrics import (
     CACHE_COUNTERS,
@@ -132,6 +133,12 @@ def fill(cache: Cache, data: bytes) -> Blob:
         assert cache.begin(blob, chunk)
         cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
     return blob
+
+
+def test_every_number_of_a_cache_is_a_series_and_is_told_to_the_region(tmp_path: Path) -> None:
+    cache = Cache(str(tmp_path), MIB)
+    assert set(cache.stats()) == {*CACHE_GAUGES, *CACHE_COUNTERS} == set(CACHE_NUMBERS)
+    cache.close()
 
 
 def test_every_series_of_the_cache_moves_with_what_a_cache_does(tmp_path: Path) -> None:

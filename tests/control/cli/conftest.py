@@ -80,7 +80,7 @@ CACHE = {
     "open_segments": 812, "reopened_segments": 0,
     "protected_bytes": 4 << 20, "reused_bytes": 1 << 30, "made_segments": 812, "ghost_double_segments": 0,
     "ghost_quadruple_segments": 0, "evicted_room_segments": 0, "evicted_limit_segments": 0, "evicted_disk_segments": 0,
-    "kept_segments": 0, "rechecked_chunks": 0, "rotten_chunks": 0, "throttled_s": 0.0,
+    "kept_segments": 0, "misfit_segments": 0, "rechecked_chunks": 0, "rotten_chunks": 0, "throttled_s": 0.0,
     "scrub_passes": 0, "scrub_chunks": 0, "scrub_damaged": 0, "scrub_last_pass_s": 0.0,
     "evicted_segments": 0, "evicted_bytes": 0, "filled_bytes": 404 << 20, "refused_chunks": 0,
     "present_bytes": 404 << 20, "upstream_bytes": 404 << 20, "served_bytes": 64 * (404 << 20),

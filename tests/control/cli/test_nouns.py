@@ -260,6 +260,9 @@ def test_rack_cache_says_what_a_larger_one_is_good_for_and_what_the_disk_has_sho
     changes = {"rechecked_chunks": 0, "rotten_chunks": 0, "scrub_passes": 1, "throttled_s": 0.0}
     region.answers[CACHE] = region.answers[CACHE] | changes
     shown = bootplane("rack", "cache").stdout
+    region.answers[CACHE] = region.answers[CACHE] | {"misfit_segments": 2}
+    misfits = "\n812 segments kept from the run before; 2 did not fit what the catalogue says of their files.\n"
+    assert misfits in bootplane("rack", "cache").stdout
     assert "\n812 segments kept from the run before.\n" in shown and "; 1 whole pass, the last" in shown
     assert "Upstream is limited to 250 Mbit/s; nobody has waited for that yet." in shown
 
