@@ -17,6 +17,6 @@ cdef struct range_client_t:
     http_reply_t reply
     trouble_t trouble
 
-# Without the GIL. ST_OK; ST_TIMEOUT: not a byte in stall_ms; ST_CLOSED: ended before; ST_BAD: malformed; or -errno.
+# Without the GIL. ST_OK; ST_TIMEOUT: not a byte in stall_ms, or not all by until_ns (0: no such bound); ST_CLOSED: ended before; ST_BAD: malformed; or -errno.
 cdef int range_ask(range_client_t* c, const char* request, size_t n) noexcept nogil
-cdef int range_receive(range_client_t* c, uint8_t* out, size_t n) noexcept nogil
+cdef int range_receive(range_client_t* c, uint8_t* out, size_t n, int64_t until_ns) noexcept nogil

@@ -12,12 +12,12 @@ Left to others: which answer is right and what is said about a wrong one (datapl
 from typing import NamedTuple
 
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy, memset
 from bootplane.core.http_reply cimport http_reply_parse
 from bootplane.core.linux cimport (
-    EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SOL_SOCKET, errno, poll, pollfd, recv, send, setsockopt,
-    ssize_t,
+    EAGAIN, EINTR, MSG_DONTWAIT, MSG_NOSIGNAL, POLLIN, POLLOUT, SOL_SOCKET, errno, monotonic_ns, poll, pollfd, recv, send,
+    setsockopt, ssize_t,
 )
 from bootplane.core.status cimport ST_BAD, ST_CLOSED, ST_OK, ST_TIMEOUT, check
 
@@ -124,7 +124,7 @@ cdef int range_ask(range_client_t* c, const char* request, size_t n) noexcept no
             return ST_BAD
 
 
-cdef int range_receive(range_client_t* c, uint8_t* out, size_t n) noexcept nogil:
+cdef int range_receive(range_client_t* c, uint8_t* out, size_t n, int64_t until_ns) noexcept nogil:
     cdef size_t ready = min(c.filled - c.taken, n)
     cdef ssize_t got
     memcpy(out, c.room + c.taken, ready)
@@ -140,6 +140,8 @@ cdef int range_receive(range_client_t* c, uint8_t* out, size_t n) noexcept nogil
         c.left -= got
         out += got
         n -= <size_t>got
+        if n and until_ns and monotonic_ns() > until_ns:
+            return ST_TIMEOUT
     return ST_OK
 
 
@@ -200,18 +202,22 @@ cdef class RangeClient:
         """Whether any byte of the answer that was asked for last has come."""
         return self.c.filled > 0
 
-    def receive(self, out) -> None:
+    def receive(self, out, double patience_s=0.0) -> None:
         """Fills *out*, any writable buffer, with the next bytes of the body, without the GIL. ValueError when it is
-        longer than what is left of it. Raises Timeout, OSError, and RemoteError when the source has closed."""
+        longer than what is left of it. Raises Timeout, OSError, and RemoteError when the source has closed.
+
+        *patience_s*, when it is not 0, is the longest time for all of *out*; it is looked at when some of it has come, so
+        that it may be exceeded by stall_s."""
         cdef Py_buffer view
         cdef int status
+        cdef int64_t until_ns = monotonic_ns() + <int64_t>(patience_s * 1e9) if patience_s > 0 else 0
         self.check_open()
         PyObject_GetBuffer(out, &view, PyBUF_WRITABLE)
         try:
             if view.len > self.c.left:
                 raise ValueError(f"expected room for at most the {self.c.left} bytes that are left, got {view.len}")
             with nogil:
-                status = range_receive(&self.c, <uint8_t*>view.buf, <size_t>view.len)
+                status = range_receive(&self.c, <uint8_t*>view.buf, <size_t>view.len, until_ns)
         finally:
             PyBuffer_Release(&view)
         check(status)

@@ -413,7 +413,9 @@ class Filler:
         is_kept = False
         try:
             began = time.monotonic()
-            body.readinto(view)
+            with self._lock:
+                patience_s = self._sources.patience_s(source, blob.sha256, len(view), began)
+            body.readinto(view, patience_s)
             now = time.monotonic()
             with self._lock:
                 self._sources.measured(source, len(view), now - began, now)

@@ -28,6 +28,7 @@ RUN_S = 1.0  # a run is no longer than what its source delivers in about this ti
 FIRST_RUN_BYTES = 2 << 20  # the run of a source nobody has measured
 FORGET_S = 10.0  # a measured speed is believed to have doubled after so long: what was slow gets another chance
 TOO_SLOW = 4.0  # times slower than the best: then a busy best one is waited for
+PATIENCE_S = 10.0  # with a source for one chunk, when another would have sent it several times over
 
 
 @dataclass(slots=True, eq=False)
@@ -96,6 +97,13 @@ class Sources:
     def longest_run(source: Source) -> int:
         """Bytes it delivers in about RUN_S."""
         return int(source.bytes_s * RUN_S) if source.bytes_s else FIRST_RUN_BYTES
+
+    def patience_s(self, source: Source, sha256: str, length: int, now: float) -> float:
+        """How long *source* may take for *length* bytes of the blob before they are had from another; 0.0: as it
+        likes, since none is well and so much faster that a change makes sense."""
+        others = (s for s in self._sources if s is not source and not s.failures and s.refuses.get(sha256, 0.0) <= now)
+        fastest = max((s.bytes_s for s in others), default=0.0)
+        return PATIENCE_S if fastest * PATIENCE_S >= TOO_SLOW * length else 0.0
 
     def _most(self, source: Source) -> int:
         """Threads that may be at it."""

@@ -11,6 +11,7 @@ Left to others: receiving (core.range_client), whether the bytes are right (core
 from __future__ import annotations
 
 import socket
+import time
 
 from bootplane.core.range_client import RangeClient, Reply
 from bootplane.core.status import RemoteError, Timeout
@@ -42,12 +43,18 @@ class Body:
         self._client = client
         self._keeps = keeps
 
-    def readinto(self, view: memoryview) -> None:
-        """Fills *view*. Raises UpstreamError when the source stalls or cuts."""
+    def readinto(self, view: memoryview, patience_s: float = 0.0) -> None:
+        """Fills *view*. Raises UpstreamError when the source stalls or cuts, or when *patience_s* is not 0 and it takes
+        longer than that, looked at when some of it has come."""
+        before, began = self.left, time.monotonic()
         try:
-            self._client.receive(view)
+            self._client.receive(view, patience_s)
         except Timeout as error:
-            raise UpstreamError(f"{self._source.key}: sent nothing for {STALL_S:.0f} s", "stalled") from error
+            took = time.monotonic() - began
+            text = f"sent nothing for {STALL_S:.0f} s"
+            if 0 < patience_s < took:
+                text = f"expected {len(view)} bytes within {patience_s:.0f} s, got {before - self.left} in {took:.0f} s"
+            raise UpstreamError(f"{self._source.key}: {text}", "stalled") from error
         except RemoteError as error:
             text = f"expected {self._client.left} more bytes, got the end of the answer"
             raise UpstreamError(f"{self._source.key}: {text}", "cut") from error

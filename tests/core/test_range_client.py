@@ -130,6 +130,32 @@ def test_less_than_the_kernel_gathers_is_taken_before_a_source_is_called_stalled
     assert impatient.client.left == 2 * MIB - 1000
 
 
+def test_a_source_that_is_never_silent_and_too_slow_times_out_and_what_came_is_counted(impatient: Peers) -> None:
+    stopped = threading.Event()
+
+    def drip() -> None:
+        sent = 0
+        while not stopped.wait(0.01) and sent < 1000:
+            impatient.far.sendall(BODY[sent : sent + 100])
+            sent += 100
+
+    impatient.say(head(2 * MIB))
+    impatient.client.ask(REQUEST)
+    threading.Thread(target=drip, daemon=True).start()
+    with pytest.raises(Timeout):
+        impatient.client.receive(memoryview(bytearray(MIB)), 1e-6)
+    stopped.set()
+    assert 2 * MIB - 1000 <= impatient.client.left < 2 * MIB
+
+
+def test_all_of_it_is_taken_however_late_it_is(impatient: Peers) -> None:
+    impatient.say(head(1000), BODY[:1000])
+    impatient.client.ask(REQUEST)
+    view = memoryview(bytearray(1000))
+    impatient.client.receive(view, 1e-6)
+    assert view == BODY[:1000]
+
+
 def test_the_end_of_an_answer_is_not_waited_for_with_the_next_ones_bytes(impatient: Peers) -> None:
     """A kernel that gathers 256 KiB must not keep the last 17 bytes of a range back."""
     impatient.say(head(len(BODY)), BODY[:-17])

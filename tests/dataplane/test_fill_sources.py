@@ -191,6 +191,25 @@ def test_what_hangs_in_a_source_that_stalls_comes_from_the_other(
     dead.stall.clear()
 
 
+def test_what_drips_from_one_source_comes_from_the_other(
+    make: Callable[..., Rack],
+    regions: tuple[FakeRegion, FakeRegion, FakeRegion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bootplane.dataplane.upstream.STALL_S", 0.5)
+    monkeypatch.setattr("bootplane.dataplane.sources.PATIENCE_S", 1.0)
+    drip, good, _ = regions
+    drip.link = Link(200_000)  # never silent for long, and a chunk takes it 5 s
+    rack = make(good)
+    assert rack.read_whole(rack.blob(OTHER)) == OTHER  # now the good one's speed is known
+    rack.filler.set_sources([("127.0.0.1", drip.bulk_port), ("127.0.0.1", good.bulk_port)])
+    assert rack.read_whole(rack.blob()) == DATA
+    assert sum(chunks_sent(drip).values()) >= 1
+    assert 1 <= rack.filler.stats.errors["stalled"] <= 2, "one for each thread that may be at it"
+    assert 0 < rack.filler.stats.wasted_bytes < 2 * MIB
+    drip.link = None
+
+
 def test_a_much_slower_source_hardly_slows_the_file(
     make: Callable[..., Rack], regions: tuple[FakeRegion, FakeRegion, FakeRegion]
 ) -> None:

@@ -5,6 +5,7 @@ from bootplane.dataplane.sources import (
     FORGET_S,
     MAX_BACKOFF_S,
     MISSING_S,
+    PATIENCE_S,
     PROBE_S,
     QUARANTINE_S,
     Source,
@@ -179,3 +180,17 @@ def test_a_run_is_what_a_source_delivers_in_about_a_second() -> None:
     for _ in range(50):
         sources.measured(source, 1 << 20, 2.0, now=0)
     assert sources.longest_run(source) == 1 << 19
+
+
+def test_a_source_is_given_up_in_mid_chunk_only_for_one_that_is_well_and_much_faster() -> None:
+    sources, (drip, other) = several(2)
+    chunk = 1 << 20
+    assert sources.patience_s(drip, A, chunk, 0) == 0.0, "nothing is known of the other"
+    sources.measured(other, chunk, PATIENCE_S / 2, now=0)
+    assert sources.patience_s(drip, A, chunk, 0) == 0.0, "it is slow, too: both on a narrow link"
+    sources.measured(other, 1000 * chunk, 1.0, now=0)
+    assert sources.patience_s(drip, A, chunk, 0) == PATIENCE_S
+    sources.missing(other, A, 0)
+    assert sources.patience_s(drip, A, chunk, 0) == 0.0
+    sources.failed(other, 0)
+    assert sources.patience_s(drip, B, chunk, 0) == 0.0
