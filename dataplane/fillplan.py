@@ -24,6 +24,7 @@ Left to others: presence (a function the caller gives), sources, telling the wai
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +33,7 @@ FIRST_WINDOW = 4  # chunks: one segment, charged whole anyway
 OVERLAP = 2  # a stream's next run starts while this many chunks are still on their way: no round trip between runs
 MAX_STREAMS = 64  # places of one blob remembered; the one used least recently goes
 SHORT_RUN = 2  # chunks of a run while somebody else waits
+RESTING = 4  # active blobs that are looked at for whether they can rest, each time
 MOVING_S = 10.0  # a reader that missed nothing for so long shares no read-ahead
 
 Absent = Callable[[int, int, int], bytes]  # (blob, first, count) -> a byte for each chunk, non-zero: must be fetched
@@ -79,7 +81,7 @@ class Planner:
         self.read_ahead_in_all = read_ahead_in_all  # chunks before all of them
         self.longest_run = longest_run
         self._wanted: dict[int, _Wanted] = {}
-        self._active: dict[int, None] = {}  # blobs next() must look at
+        self._active: dict[int, None] = {}  # blobs next() must look at; the streams of others stay, for who comes back
         self._clock = 0  # that of the blob which was served last, before it was
         self._runs = 0
 
@@ -93,7 +95,21 @@ class Planner:
 
     def next(self, absent: Absent, ready: Ready) -> Run | None:
         """Takes the next run into flight, or returns None when nothing can be fetched now."""
+        self._let_rest(absent)
         return self._next_awaited(absent, ready) or self._next_ahead(absent, ready)
+
+    def _let_rest(self, absent: Absent) -> None:
+        """Looks at a few of the active blobs, in turns: those for which nothing is to be done are active no more. While
+        somebody waits all the time nobody else would see that, and each miss would look at every blob there ever was."""
+        for blob in list(itertools.islice(self._active, RESTING)):
+            del self._active[blob]
+            wanted = self._wanted[blob]
+            if (
+                wanted.demand
+                or wanted.flying
+                or any(any(absent(blob, s.position, s.horizon - s.position)) for s in wanted.streams)
+            ):
+                self._active[blob] = None
 
     def _next_awaited(self, absent: Absent, ready: Ready) -> Run | None:
         waiting = {blob: found for blob in self._active if (found := self._wanted[blob].waiting())}
@@ -128,7 +144,7 @@ class Planner:
                 if run is not None:
                     return run
             if not wanted.demand and not wanted.flying:
-                del self._active[blob]  # the streams stay: a slow reader that comes back is still a follower
+                del self._active[blob]
         return None
 
     def landed(self, blob: int, chunk: int) -> None:

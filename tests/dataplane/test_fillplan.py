@@ -328,3 +328,16 @@ def test_blobs_share_the_link_evenly_and_the_places_of_one_blob_share_its_part()
     assert all(900 <= part <= 1100 for part in parts.values()), parts
     places = [reader.got for reader in work.readers if reader.blob == 1]
     assert all(80 <= got <= 120 for got in places), places
+
+
+def test_a_storm_of_small_files_leaves_no_trail_that_every_miss_must_walk() -> None:
+    plan, files, waiting = Planner(), Files(), 0
+    for blob in range(500):
+        plan.miss(blob, 1, 0, now=blob)
+        waiting += 1
+        if waiting == 16:  # as many clients as that: somebody waits all the time
+            run = take(plan, files)
+            assert run is not None
+            files.land(plan, run)
+            waiting -= 1
+    assert len(plan._active) <= 16 + 4
