@@ -242,7 +242,11 @@ def cut(states: bytes, length: int) -> bytes:
 def remove(int dirfd, segment) -> None:
     """Best effort: what stays is replaced when the segment is filled."""
     try:
-        os.unlink(f"{segment.sha256}.d/{segment.index}", dir_fd=dirfd)
+        sub = os.open(f"{segment.sha256}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+        try:
+            os.unlink(str(segment.index), dir_fd=sub)
+        finally:
+            os.close(sub)
         os.rmdir(f"{segment.sha256}.d", dir_fd=dirfd)
     except OSError:
         pass

@@ -30,6 +30,8 @@ cdef extern from "<sys/stat.h>" nogil:
         timespec st_ctim
     int mkdirat(int dirfd, const char* path, unsigned int mode)
     int fstat(int fd, stat_t* status)
+    int fstatat(int dirfd, const char* path, stat_t* status, int flags)
+    bint S_ISDIR(unsigned int mode)
     bint S_ISREG(unsigned int mode)
 
 cdef extern from "<unistd.h>" nogil:
@@ -40,6 +42,7 @@ cdef extern from "<fcntl.h>" nogil:
     enum: O_DIRECTORY
     enum: O_NONBLOCK
     enum: AT_REMOVEDIR
+    enum: AT_SYMLINK_NOFOLLOW
 
 cdef enum:
     MAKE_TRIES = 16                  # a directory may be removed under us by an eviction this often
@@ -139,8 +142,14 @@ cdef bint file_has_data(int fd, off_t offset, off_t length) noexcept nogil:
 
 cdef int file_unlink(int dirfd, const uint8_t* digest, uint32_t index, bint last) noexcept nogil:
     cdef char path[96]
+    cdef stat_t folder
     cdef int status = ST_OK
     dir_name(digest, path)
+    # A look instead of a descriptor: what is evicted because none is left must not need one.
+    if fstatat(dirfd, path, &folder, AT_SYMLINK_NOFOLLOW) != 0:
+        return ST_OK if errno == ENOENT else -errno
+    if not S_ISDIR(folder.st_mode):  # a link or file of somebody's: nothing behind it is ours
+        return ST_OK
     snprintf(path + 66, 16, b"/%u", index)
     if unlinkat(dirfd, path, 0) != 0 and errno != ENOENT:
         status = -errno
@@ -174,10 +183,17 @@ class CacheInUse(CoreError):
 def lock_directory(int dirfd, str directory) -> int:
     """A descriptor that holds the lock of *directory*. Raises CacheInUse when another one does.
 
-    The lock ends with the process, so a killed rack leaves nothing to clean up."""
+    The lock ends with the process, so a killed rack leaves nothing to clean up. The directory itself (*dirfd*, which the
+    caller keeps open) is locked as well: a lock file may be removed, or replaced by a copy, while its rack runs."""
     cdef int fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=dirfd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(dirfd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:              # some network file systems lock files only
+            pass
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError:
