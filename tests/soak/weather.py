@@ -71,8 +71,7 @@ class Weather:
             if all(self._longest_well(who, at, life_began) < ENOUGH * self.park_limit_s for who in self.names):
                 return "no source was well for long"
             at -= 0.5
-        slow = [who for who in self.names if self.spoilt(who, until, life_began, ("slow",))]
-        return f"a run was held by {slow[0]}, which was slow" if slow else ""
+        return ""
 
     def _longest_well(self, who: str, until: float, life_began: float) -> float:
         """The longest time within the park limit before *until* in which *who* could be asked and would answer."""
