@@ -509,21 +509,25 @@ class World:
         self._is_told(life, time.time())
 
     def _is_told(self, life: Life, since: float) -> None:
-        """The next beat tells the region what is on the disk."""
+        """A beat tells the region what is on the disk: not always the next one, since what was begun to be read ahead
+        goes on for a while."""
         until = time.monotonic() + BEAT_S
-        while (beat := self.control.last_beat).get("time", 0.0) < since or beat["http"] != str(life.http):
+        wrong = f"expected a beat within {BEAT_S:.0f} s, got none"
+        while not self.failed.wait(0.1):
+            with life.still():
+                now = rack.look(life, self.rack.cache)
+            beat = self.control.last_beat
+            if beat.get("time", 0.0) >= since and beat["http"] == str(life.http):
+                charged, condemned = beat["cache"]["charged_bytes"], beat["cache"]["condemned_bytes"]
+                present = beat["cache_report"]["present_bytes"]
+                if charged == now.charge and not condemned and present <= now.disk:
+                    return
+                wrong = (
+                    f"the region is told of {charged} bytes charged, {condemned} condemned and {present} present,"
+                    f" and there are {now.charge}, of which {now.disk} are on the disk"
+                )
             if time.monotonic() > until:
-                raise Wrong(f"life {life.number}: expected a beat within {BEAT_S:.0f} s, got none")
-            if self.failed.wait(0.1):
-                return
-        with life.still():
-            now = rack.look(life, self.rack.cache)
-        charged, present = beat["cache"]["charged_bytes"], beat["cache_report"]["present_bytes"]
-        if charged != now.charge or beat["cache"]["condemned_bytes"] or not present <= now.disk:
-            raise Wrong(
-                f"life {life.number} tells its region of {charged} bytes charged, {beat['cache']['condemned_bytes']}"
-                f" condemned and {present} present, and has {now.charge}, of which {now.disk} are on the disk"
-            )
+                raise Wrong(f"life {life.number}: {wrong}")
 
     def _unsettled(self, life: Life) -> str:
         """What is not as it should be when nobody reads; "" when all is."""
