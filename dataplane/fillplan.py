@@ -99,8 +99,8 @@ class Planner:
         return self._next_awaited(absent, ready) or self._next_ahead(absent, ready)
 
     def _let_rest(self, absent: Absent) -> None:
-        """Looks at a few of the active blobs, in turns: those for which nothing is to be done are active no more. While
-        somebody waits all the time nobody else would see that, and each miss would look at every blob there ever was."""
+        """Looks at a few active blobs, in turns: those for which nothing is to be done are active no more. While
+        somebody waits all the time nobody else would see that, and each miss would walk through all there were."""
         for blob in list(itertools.islice(self._active, RESTING)):
             del self._active[blob]
             wanted = self._wanted[blob]
