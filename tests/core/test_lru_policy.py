@@ -356,19 +356,17 @@ class TestRestart:
 
     def test_what_was_used_again_still_is_after_a_clean_end(self, rack: Callable[[int], Rack]) -> None:
         before = rack(8)
-        old = many("old", 4)
-        before.use(*old, *many("n", 4))
-        before.use("old3", "old2", "old1", at=REUSE)
-        before.use("x")  # old1 to 3 have been looked at: old0 has left
+        before.use(*many("old", 3), *many("n", 5))
+        before.use("old2", "old1", "old0", at=REUSE)
+        before.use("x")  # n0 has left, and the three before it have been looked at
         before.use("n2")  # and this has not
+        assert before.cache.stats()["reused_bytes"] == 3 * BLOCK
         before.cache.close()
         it = rack(8)
         assert it.cache.stats()["reused_bytes"] == 4 * BLOCK
-        assert it.leave(many("m", 4)) == ["n0", "n1", "n3", "x"]
-        for name in ("old3", "old2", "old1", "n2"):
-            it.blob(name)
+        assert it.leave(many("m", 4)) == ["n1", "n3", "n4", "x"]
         it.cache.limit_bytes = 3 * BLOCK
-        assert it.held == ["old2", "old1", "n2"]
+        assert it.held == ["old1", "old0", "n2"]
 
     def test_after_any_other_end_the_order_is_that_of_the_files_and_uses_count_at_once(
         self, rack: Callable[[int], Rack], tmp_path: pathlib.Path
@@ -390,8 +388,9 @@ class TestRestart:
         self, rack: Callable[[int], Rack], tmp_path: pathlib.Path
     ) -> None:
         before = rack(16)
-        before.use("s0", "s1", "s2", *many("old", 6), *many("n", 6))
+        before.use("s0", "s1", "s2", *many("old", 6))
         before.use(*many("old", 6), at=REUSE)
+        before.use(*many("n", 6))
         before.cache.close()
         left = []
         for blocks in (12, 9, 8, 4, 0):
