@@ -579,6 +579,48 @@ class TestRestart:
         cache.close()
         assert known(start(0)).states(0, 4) == bytes([UNCHECKED] * 4)
 
+    def test_a_kept_file_changed_while_it_was_open_is_checked_once_it_has_been_closed(
+        self, start: Callable[..., Cache]
+    ) -> None:
+        cache = start(2)
+        path = path_of(cache, filled(cache), 0)
+        cache.close()
+        cache = start(2)
+        blob = known(cache)
+        assert blob.states(0, 4) == bytes([PRESENT] * 4)
+        with path.open("r+b") as file:
+            file.write(b"another byte")
+        close_files_of(cache)
+        assert blob.states(0, 4) == bytes([CLOSED] * 4)
+        with pytest.raises(DigestMismatch):
+            cache.recheck(blob, 0)
+
+    def test_what_was_checked_again_is_vouched_for_again(self, start: Callable[..., Cache]) -> None:
+        cache = start(1)
+        path = path_of(cache, filled(cache), 0)
+        cache.close()
+        cache = start(1)
+        path.touch()
+        for chunk in range(4):
+            assert cache.recheck(known(cache), chunk)
+        assert cache.stats()["rechecked_chunks"] == 4
+        cache.close()
+        cache = start(2)
+        assert known(cache).states(0, 4) == bytes([PRESENT] * 4)
+
+    @pytest.mark.parametrize("open_limit", [0, 1])
+    def test_a_chunk_that_was_added_to_a_kept_file_is_kept_too(
+        self, start: Callable[..., Cache], open_limit: int
+    ) -> None:
+        cache = start(open_limit)
+        filled(cache, DATA, 0)
+        cache.close()
+        cache = start(open_limit)
+        fill(cache, known(cache), DATA, 1)
+        cache.close()
+        cache = start(0)
+        assert known(cache).states(0, 4) == bytes([PRESENT, PRESENT, ABSENT, ABSENT])
+
     def test_a_closed_file_that_is_gone_at_the_end_costs_nothing_else(self, start: Callable[..., Cache]) -> None:
         cache = start(1)
         path_of(cache, filled(cache), 0).unlink()
