@@ -11,6 +11,7 @@ renamed. What it says about a file counts only while size and ctime are those re
 Left to others: adopting what was found (lru, lru_kept), checking it at its first use (dataplane.fill).
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -22,6 +23,7 @@ from bootplane.core.blob cimport CHUNK_ABSENT, CHUNK_BYTES, CHUNK_PRESENT, CHUNK
 MAGIC = "bootplane-cache 1"
 INDEX_LIMIT = 1 << 18                # a blob of 1 TiB: a name beyond is no segment of ours
 NAMED = 8                            # removed names that are kept for the log
+SYNCERS = 16                         # files on their way to the disk at once, at the end
 BLOCK = 4096                         # as in lru_steps: charges are rounded up to it
 UNKNOWN = bytes([CHUNK_UNCHECKED]) * SEGMENT_CHUNKS
 LINE = re.compile("([0-9a-f]{64}) ([0-9]{1,6}) (-1|[0-9]{1,18}) ([0-9a-f]{64}|-) ([023]{4}) ([0-9]{1,10}) ([0-9]{1,20})( reused)?")
@@ -137,14 +139,52 @@ def put_state(int dirfd, records) -> None:
         os.close(fd)
 
 
-def sync_directories(int dirfd, names) -> None:
-    for name in names:
-        fd = os.open(f"{name}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def sync(int dirfd, segments) -> list:
+    """Puts files that were written to on stable storage, and their names: [(stamp, record, descriptor, or -1: not open)] ->
+    [(stamp, record)], without those whose file is gone."""
+    records = at_once(lambda each: sync_file(dirfd, each[1], each[2]), segments)
+    found = [(stamp, record) for (stamp, _, _), record in zip(segments, records, strict=True) if record is not None]
+    at_once(lambda name: sync_directory(dirfd, name), sorted({record.sha256 for _, record in found}))
     os.fsync(dirfd)
+    return found
+
+
+def at_once(work, items) -> list:
+    """*work* of each, SYNCERS at a time: a journal commits together what is asked for together."""
+    from concurrent.futures import ThreadPoolExecutor    # not at the start, which is not to wait for it
+
+    try:
+        with ThreadPoolExecutor(SYNCERS) as pool:
+            return list(pool.map(work, items))
+    except RuntimeError:             # no thread can be started
+        return [work(item) for item in items]
+
+
+def sync_file(int dirfd, record, int fd):
+    """*record*; None when there is no such file. The ctime of an open one is what it is now: it is we who wrote to it."""
+    if fd >= 0:
+        os.fsync(fd)
+        return record._replace(ctime_ns=os.fstat(fd).st_ctime_ns)
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(f"{record.sha256}.d/{record.index}", flags, dir_fd=dirfd)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return None
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return record
+
+
+def sync_directory(int dirfd, name: str) -> None:
+    fd = os.open(f"{name}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def find(int dirfd, limit: int):

@@ -1,6 +1,6 @@
 # The byte-bounded cache: segments of blobs as files of 4 MiB, least recently used first out.
 from libc.stdint cimport int64_t, uint64_t
-from bootplane.core.blob cimport Blob, segment_t
+from bootplane.core.blob cimport Blob
 from bootplane.core.lru_steps cimport cache_t, fault_t
 
 cdef class Cache:
@@ -16,7 +16,6 @@ cdef class Cache:
 
     cdef object adopt(self, int dirfd, list segments)
     cdef str keep(self)
-    cdef bint sync(self, segment_t* seg, object record) except -1
 
     cdef object shrink(self, uint64_t wanted, const uint64_t* limit)
     cdef object check_open(self)

@@ -30,7 +30,6 @@ from bootplane.core.lru_evictions cimport (
 )
 from bootplane.core.lru_forecast cimport cache_leavers, leaver_t
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
-from bootplane.core.lru_open cimport is_shortage
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
 from bootplane.core.lru_settle cimport cache_settle, lost_t
@@ -38,7 +37,6 @@ from bootplane.core.lru_steps cimport (
     cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_evictions, cache_fill, cache_is_idle, cache_look,
     cache_new, cache_protect, cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
 )
-from bootplane.core.segment_file cimport file_open
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
 from bootplane.core import kept_segments
@@ -197,7 +195,7 @@ cdef class Cache:
             kept = cache_list(self.c, &count)
         if kept == NULL:
             return f"cache directory {self.directory}: its state cannot be kept: no memory"
-        entries, names = [], set()
+        entries, written = [], []
         roots = {}
         try:
             for i in range(count):
@@ -216,40 +214,17 @@ cdef class Cache:
                 if not any(states):  # only claims that nobody ended, or rotten
                     kept_segments.remove(self.c.dirfd, record)
                     continue
-                if not self.sync(seg, record):
-                    continue
-                entries.append((kept[i].stamp, record._replace(ctime_ns=seg.ctime_ns)))
-                names.add(sha256)
+                record = record._replace(ctime_ns=seg.ctime_ns)
+                if seg.synced or (seg.fd < 0 and CHUNK_PRESENT not in states):       # or: all of it will be checked
+                    entries.append((kept[i].stamp, record))
+                else:
+                    written.append((kept[i].stamp, record, seg.fd))
         finally:
             free(kept)
-        kept_segments.sync_directories(self.c.dirfd, sorted(names))
+        entries += kept_segments.sync(self.c.dirfd, written)
         entries.sort(key=lambda entry: entry[0])
         kept_segments.put_state(self.c.dirfd, [record for _, record in entries])
         return ""
-
-    cdef bint sync(self, segment_t* seg, object record) except -1:
-        # Puts the segment on stable storage, with the ctime for which its record is true. False: its file is gone.
-        cdef int64_t ctime_ns = 0
-        cdef const char* what = NULL
-        cdef int fd = seg.fd
-        if seg.synced:
-            return True              # and whoever has touched it since has changed its ctime
-        if fd < 0 and CHUNK_PRESENT not in record.states:
-            return True              # all of it will be checked
-        try:
-            if fd < 0:
-                fd = file_open(self.c.dirfd, seg.blob.digest, seg.index, seg.length, &ctime_ns, &what)
-                if fd < 0 and is_shortage(fd):
-                    raise OSError(-fd, os.strerror(-fd))
-                if fd < 0:
-                    return False
-            os.fsync(fd)
-            if seg.fd >= 0:
-                seg.ctime_ns = os.fstat(fd).st_ctime_ns          # while it was open, we wrote
-            return True
-        finally:
-            if fd >= 0 and seg.fd < 0:
-                os.close(fd)
 
     def blob(self, str sha256 not None, off_t size, bytes chunks not None, *, bint protected=False):
         """The Blob of this digest, to be filled by begin() and store(). The same blob_t for as long as anybody has it or
