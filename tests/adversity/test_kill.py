@@ -154,7 +154,7 @@ def renew(directory: Path) -> None:
     lines = []
     for line in head.decode().splitlines():
         words = line.split(" ")
-        if len(words) == 7:
+        if len(words) >= 7:
             words[6] = str((directory / f"{words[0]}.d" / words[1]).stat().st_ctime_ns)
         lines.append(" ".join(words))
     text = "".join(f"{line}\n" for line in lines).encode()
