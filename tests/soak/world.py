@@ -13,6 +13,7 @@ charged.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import itertools
 import os
 import random
@@ -161,11 +162,11 @@ class World:
             self.control.start()
             options = ["--park-limit", str(self.profile.park_limit_s), "--scrub-pass", str(SCRUB_S)]
             self.rack = Rack(
-                self.directory / "rack", self.host, self.control.url, self.control.token.line(), options, self._said
+                self.directory / "rack", self.host, self.control.url, self.control.token.line(), options, self._hear
             )
             for seat, kind in enumerate(plan.seats(self.profile)):
                 threads.append(threading.Thread(target=self._sit, args=(seat, kind), daemon=True))
-            threads.append(threading.Thread(target=self._sample, daemon=True))
+            threads.append(threading.Thread(target=self._watch, daemon=True))
             for thread in threads:
                 thread.start()
             yield
@@ -387,6 +388,13 @@ class World:
 
     # -- the log
 
+    def _hear(self, life: Life, line: str) -> None:
+        try:
+            self._said(life, line)
+        except Exception as error:  # else nobody would listen any more
+            traceback.print_exc()
+            self.fail(f"the log of life {life.number} was not understood: {type(error).__name__}: {error}: {line}")
+
     def _said(self, life: Life, line: str) -> None:
         now = time.monotonic()
         if "Traceback" in line or "not foreseen" in line:
@@ -420,6 +428,13 @@ class World:
             self.fail(f"life {life.number} found rot that nobody has planted: {line}")
 
     # -- the sampler
+
+    def _watch(self) -> None:
+        try:
+            self._sample()
+        except Exception as error:  # else nobody would look any more
+            traceback.print_exc()
+            self.fail(f"the sampler ended: {type(error).__name__}: {error}")
 
     def _sample(self) -> None:
         while not self.stopping.wait(SAMPLE_S):
@@ -463,7 +478,7 @@ class World:
     def _scrape(self, life: Life) -> dict[str, float]:
         try:
             self._totals[life.number] = life.metrics()
-        except OSError:
+        except (OSError, http.client.HTTPException):  # it is being killed
             return {}
         return self._totals[life.number]
 
