@@ -164,8 +164,8 @@ def _dark(rng: random.Random, seconds: float, profile: Profile, quiet: list[floa
     """Every source at once. What they are quarantined for outlives the fault, but not the rack."""
     for at in _every(profile.dark_s, seconds):
         start = at + rng.uniform(-0.2, 0.2) * profile.dark_s
-        kind = rng.choice((*SPOILS, *SPOILS, "refuse", "stall", "404", "500"))
-        for_s = round(rng.uniform(1.5, 0.35 * profile.dark_s), 2)
+        kind = rng.choice((*SPOILS, *SPOILS, *SPOILS, "refuse", "stall", "404", "500"))
+        for_s = round(rng.uniform(2.0, 0.4 * profile.dark_s), 2)
         if start + for_s > seconds - 1.0 or any(start - 1.0 < point < start + for_s + 1.0 for point in quiet):
             continue
         for source in range(profile.sources):
