@@ -6,7 +6,9 @@
 
 Invariants: what was refused changes nothing that is served, and is said in one sentence, once; a catalogue is kept on
 disk before it is served, so that the rack does not go back over a restart (on a full disk it is served all the same). A
-blob whose chunk list cannot be had is left out of the table, named in the log, and tried again.
+new catalogue takes the place of another once the region was asked for each chunk list of it: one whose region falls
+silent in between would take names away that can be served. A blob of which no region has the (right) list is left out
+of the table, named in the log, and tried again.
 
 Left to others: what a catalogue is (catalogue), blobs (names), the beat (rackservice).
 """
@@ -121,12 +123,22 @@ class Follower:
 
     def _take(self, signed: SignedBody) -> None:
         catalogue = open_signed(signed.body, signed.signature, self._key, self.version)
+        if self.catalogue is not None:
+            self._fetch_lists(catalogue)
         try:
             kept.save(self._path, signed.body, signed.signature or "")
         except OSError as error:
             self._say(f"{self._path}: the catalogue could not be kept: {error.strerror}")
         self._apply(catalogue)
         self._lists.prune(catalogue.blobs.keys())
+
+    def _fetch_lists(self, catalogue: Catalogue) -> None:
+        """To the rack's disk, those it does not have. Raises RegionError when no region answers for one of them."""
+        for sha256, entry in catalogue.blobs.items():
+            if not self.registry.has(sha256, entry):
+                self._chunks(sha256, entry)
+            if self._region_failed:
+                raise RegionError(f"catalogue {catalogue.version} waits for the chunk list of {sha256}")
 
     def _apply(self, catalogue: Catalogue) -> None:
         table, lacking = self.registry.apply(catalogue)

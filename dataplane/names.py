@@ -96,17 +96,24 @@ class Registry:
             self._by_id = {**self._retired, **{blob.id: blob for blob in self._current.values()}}
         return len(done)
 
+    def has(self, sha256: str, entry: BlobEntry) -> bool:
+        """Whether apply() needs no chunk list for it."""
+        return self._usable(sha256, entry) is not None or self._is_in_store(sha256, entry)
+
+    def _is_in_store(self, sha256: str, entry: BlobEntry) -> bool:
+        return self._store is not None and self._store.has(sha256, entry.size)
+
     def _usable(self, sha256: str, entry: BlobEntry) -> Blob | None:
         """The Blob there is, unless its file has meanwhile become complete in the shared store."""
         blob = self._current.get(sha256)
         if blob is None or blob.size != entry.size:
             return None
-        if self._store is not None and not blob.complete and self._store.has(sha256, entry.size):
+        if not blob.complete and self._is_in_store(sha256, entry):
             return None
         return blob
 
     def _open(self, sha256: str, entry: BlobEntry) -> Blob | None:
-        if self._store is not None and self._store.has(sha256, entry.size):
+        if self._store is not None and self._is_in_store(sha256, entry):
             try:
                 return self._store.open_blob(sha256, entry.size)
             except (OSError, CoreError) as error:

@@ -157,6 +157,31 @@ def test_a_catalogue_that_cannot_be_kept_is_served_all_the_same(
     assert "the catalogue could not be kept: No space left on device" in caplog.text
 
 
+def test_a_new_catalogue_takes_no_name_away_while_its_lists_cannot_be_had(
+    make: Callable[[], Rack], region: FakeRegion, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A region that dies between its catalogue and the chunk list of a replaced file: what is here is served on."""
+    rack = make()
+    rack.thread.start()
+    rack.eventually(lambda: rack.names() == 2)
+    region.list_status = 503
+    replaced = BIG + b"2"
+    region.publish({"loader": b"y", "squashfs": replaced})
+    waits = f"catalogue 2 waits for the chunk list of {hashlib.sha256(replaced).hexdigest()}; serving what is here"
+    rack.eventually(lambda: any(record.message == waits for record in caplog.records))
+    region.stop()
+    assert (rack.names(), rack.follower.version, len(rack.tables)) == (2, 1, 1)
+    again = make()
+    again.follower.load()
+    assert (again.names(), again.follower.version) == (2, 1)
+    region.list_status = None
+    region.start()
+    again.thread.start()
+    again.eventually(lambda: again.follower.version == 2)
+    assert again.names() == 2
+    assert [len(table) for table in again.tables] == [2, 2]
+
+
 def test_lists_of_blobs_that_left_are_removed(make: Callable[[], Rack], region: FakeRegion, tmp_path: Path) -> None:
     rack = make()
     rack.thread.start()

@@ -117,6 +117,7 @@ class FakeRegion:
         self.transfers_status: int | None = None  # batches are heard and answered so
         self.without_list: set[str] = set()  # blobs whose chunk list is answered with 404
         self.wrong_list: set[str] = set()  # ... with other bytes of the right length
+        self.list_status: int | None = None  # any chunk list is answered so
         self.changed = threading.Condition(self.lock)
         self.publish(files)
         self._api: _Server | None = None
@@ -234,7 +235,9 @@ class _Api(_Handler):
         elif parts.path.startswith("/rack/v1/chunks/"):
             sha256 = parts.path.rpartition("/")[2]
             data = None if sha256 in region.without_list else region.blobs.get(sha256)
-            if data is None:
+            if region.list_status is not None:
+                self.answer(region.list_status, b"as told")
+            elif data is None:
                 self.answer(404)
             else:
                 self.answer(200, chunks_of(data)[:: -1 if sha256 in region.wrong_list else 1])
