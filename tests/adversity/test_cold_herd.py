@@ -100,9 +100,9 @@ class Gated(bytes):
     opened: threading.Event
 
     def __getitem__(self, key: Any) -> Any:
-        if isinstance(key, slice) and key.start is not None and key.stop - key.start <= PIECE:
-            if key.start >= self.closed_at:
-                self.opened.wait(1)
+        is_piece = isinstance(key, slice) and key.start is not None and key.stop - key.start <= PIECE
+        if is_piece and key.start >= self.closed_at:
+            self.opened.wait(1)
         return super().__getitem__(key)
 
 
