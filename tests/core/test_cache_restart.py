@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import pathlib
@@ -12,9 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bootplane.core.blob import Blob, counts, reap
+from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 MIB = 1 << 20
 SEGMENT = 4 * MIB
@@ -47,18 +48,6 @@ def filled(cache: Cache, data: bytes = DATA, *chunks: int) -> Blob:
 def on_disk(directory: pathlib.Path) -> int:
     """Bytes that files take, without what is no segment."""
     return sum(p.stat().st_blocks * 512 for p in directory.rglob("*") if p.is_file() and p.parent != directory)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def state() -> tuple[dict[str, int], int]:
-        gc.collect()
-        reap()
-        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-    before = state()
-    yield
-    assert state() == before
 
 
 @pytest.fixture

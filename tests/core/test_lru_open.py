@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import hashlib
 import os
 import pathlib
@@ -15,9 +14,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bootplane.core.blob import Blob, counts, reap
+from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache, CacheFull
 from bootplane.core.status import DigestMismatch
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 MIB = 1 << 20
 SEGMENT = 4 * MIB
@@ -65,18 +66,6 @@ def close_files_of(cache: Cache, *texts: bytes) -> None:
     """Opens other files until none but theirs is open."""
     for text in texts or [b"push %d" % i for i in range(20)]:
         filled(cache, text)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def look() -> tuple[dict[str, int], int]:
-        gc.collect()
-        reap()
-        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-    before = look()
-    yield
-    assert look() == before
 
 
 @pytest.fixture

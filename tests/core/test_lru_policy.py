@@ -4,7 +4,6 @@ Every segment here is one block of the disk: a small file, or the second segment
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
 import pathlib
@@ -15,9 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from bootplane.core.blob import Blob, Pin, counts, reap
+from bootplane.core.blob import Blob, Pin
 from bootplane.core.lru import Cache, CacheFull
 from bootplane.core.status import DigestMismatch
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -94,18 +95,6 @@ class PlainLru:
                     self.held.popitem(last=False)
                 self.held[name] = None
             self.held.move_to_end(name)
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def state() -> tuple[dict[str, int], int]:
-        gc.collect()
-        reap()
-        return counts(), len(list(pathlib.Path("/proc/self/fd").iterdir()))
-
-    before = state()
-    yield
-    assert state() == before
 
 
 @pytest.fixture

@@ -12,25 +12,25 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bootplane.core.blob import Blob, counts, reap
+from bootplane.core.blob import Blob, reap
 from bootplane.core.lru import Cache, CacheFull, alive
 from bootplane.core.status import DigestMismatch
+
+pytestmark = pytest.mark.usefixtures("nothing_leaks")
+
+
+@pytest.fixture(autouse=True)
+def every_cache_is_freed() -> Iterator[None]:
+    before = alive()
+    yield
+    gc.collect()
+    reap()
+    assert alive() == before
+
 
 MIB = 1 << 20
 SEGMENT = 4 * MIB
 PRESENT, CLOSED = 2, 4
-
-
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    def state() -> tuple[dict[str, int], int, int, int]:
-        gc.collect()
-        reap()
-        return counts(), alive(), len(list(pathlib.Path("/proc/self/fd").iterdir())), threading.active_count()
-
-    before = state()
-    yield
-    assert state() == before
 
 
 def known(cache: Cache, data: bytes) -> Blob:
