@@ -150,7 +150,9 @@ def sync(int dirfd, segments) -> list:
 
 
 def at_once(work, items) -> list:
-    """*work* of each, SYNCERS at a time: a journal commits together what is asked for together."""
+    """*work* of each; of many, SYNCERS at a time: a journal commits together what is asked for together."""
+    if len(items) <= SYNCERS:
+        return [work(item) for item in items]
     from concurrent.futures import ThreadPoolExecutor    # not at the start, which is not to wait for it
 
     try:
