@@ -68,7 +68,7 @@ def main() -> int:
     print("verifier against hashlib, cache against OrderedDict", flush=True)
     python = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--benchmark-disable-gc"]
     units = subprocess.run([*python, "bench/test_digest.py", "bench/test_lru.py"], check=False).returncode
-    # These two are told and fail nothing: on a busy machine of two CPUs they were seen to be off by nearly a factor of two.
+    # These two are told and fail nothing: on a busy machine they were seen to be off by nearly a factor of two.
     print("fills against hashlib", flush=True)
     subprocess.run([*python, "bench/test_fill.py"], check=False)
     print("a cold herd over a slow link, beside nginx and varnish: short, for the figures make bench-herd", flush=True)
