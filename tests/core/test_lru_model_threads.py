@@ -39,7 +39,7 @@ from bootplane.core.status import CoreError, DigestMismatch
 MIB = 1 << 20
 SEGMENT = 4 * MIB
 BLOCK = 4096
-ABSENT, FILLING, PRESENT, UNCHECKED = range(4)
+ABSENT, FILLING, PRESENT, UNCHECKED, CLOSED = range(5)  # CLOSED is PRESENT to the model: its file is not open
 _rng = random.Random(11)
 DATA = [_rng.randbytes(size) for size in (1, BLOCK + 1, MIB + 5, 2 * MIB, SEGMENT + 10, SEGMENT + MIB + 77)]
 DIGESTS = [hashlib.sha256(data).hexdigest() for data in DATA]
@@ -165,6 +165,8 @@ ROUNDS = st.lists(st.lists(OPERATIONS, min_size=1, max_size=4), min_size=2, max_
 
 
 class CacheUnderThreads(RuleBasedStateMachine):
+    open_limit = 0
+
     def __init__(self) -> None:
         super().__init__()
         self.interval = sys.getswitchinterval()
@@ -181,12 +183,16 @@ class CacheUnderThreads(RuleBasedStateMachine):
         self.watchers = Watchers(self.compare, self.chase)
 
     def open(self) -> None:
-        self.cache = Cache(str(self.directory), self.limit)
+        self.cache = Cache(str(self.directory), self.limit, open_limit=self.open_limit)
         self.blobs: list[Blob] = [
             self.cache.blob(digest, len(data), chunks)
             for digest, data, chunks in zip(DIGESTS, DATA, LISTS, strict=True)
         ]
         self.numbers = {"filled_bytes": 0, "refused_chunks": 0, "rechecked_chunks": 0, "rotten_chunks": 0}
+
+    def state(self, at: Chunk) -> int:
+        state = self.blobs[at[0]].states(at[1], 1)[0]
+        return PRESENT if state == CLOSED else state
 
     def teardown(self) -> None:
         sys.setswitchinterval(self.interval)
@@ -329,6 +335,11 @@ class CacheUnderThreads(RuleBasedStateMachine):
         )
         self.look(log)
 
+    @rule(threads=st.integers(1, 3), others=st.lists(OPERATIONS, min_size=1, max_size=4))
+    def everybody_checks_everything(self, threads: int, others: list[tuple[str, object]]) -> None:
+        every = [("recheck", at) for at, state in self.states.items() if state in (UNCHECKED, PRESENT)]
+        self.look(self.at_once([*[every] * threads, others]))
+
     @rule(blob=st.integers(0, len(DATA) - 1), times=st.integers(2, 8), how=st.sampled_from(["right", "abandon"]))
     def a_segment_comes_and_goes(self, blob: int, times: int, how: str) -> None:
         """Each step of one thread meets the file of another's."""
@@ -359,13 +370,15 @@ class CacheUnderThreads(RuleBasedStateMachine):
         self.allowed = self.limit
         self.open()
         for at, before in self.states.items():
-            now = self.blobs[at[0]].states(at[1], 1)[0]
+            now = self.state(at)
             kept = {PRESENT} if is_clean else {UNCHECKED}
             may = kept | {ABSENT} if before != ABSENT or at in log.stored else {ABSENT}
             may |= {UNCHECKED} if before == UNCHECKED else set()
             assert now in may, f"{at}: {before} before the start, {now} after it, expected {may}"
             self.states[at] = now
         self.everything_is_one_thing()
+        if not is_clean:
+            self.everybody_checks_everything(2, [("drop", late), ("reap", None)])
 
     def damage(self) -> None:
         for blob, digest in enumerate(DIGESTS):
@@ -383,6 +396,7 @@ class CacheUnderThreads(RuleBasedStateMachine):
         present = [at for at, state in self.states.items() if state == PRESENT]
         if present:
             at = present[which % len(present)]
+            self.cache.recheck(self.blobs[at[0]], at[1])  # opens its file
             pin = self.blobs[at[0]].pin(at[1] * MIB)
             self.pins.append((pin, segment_of(at), os.fstat(pin.fd).st_ino))
             if leaves:
@@ -402,6 +416,7 @@ class CacheUnderThreads(RuleBasedStateMachine):
         for limit in log.limits:
             assert len(log.limits) > 1 or self.cache.limit_bytes == limit
         needs_room = self.may_need_room(log)
+        self.states_before = {**self.states}
         self.answers_have_a_reason(log, needs_room)
         self.limit = self.cache.limit_bytes
         self.claims = [claim for claim in log.claims if not claim.ended]
@@ -410,7 +425,7 @@ class CacheUnderThreads(RuleBasedStateMachine):
         bad = {segment_of(at) for at in (*log.discarded, *log.rotten)}
         self.doomed |= claimed & ({s for s in claimed if s[0] in log.dropped} | bad)
         for at, before in self.states.items():
-            now, segment = self.blobs[at[0]].states(at[1], 1)[0], segment_of(at)
+            now, segment = self.state(at), segment_of(at)
             is_kept = not (needs_room or at[0] in log.dropped or segment in self.doomed | bad)
             if at in owned:
                 may = {FILLING}
@@ -424,7 +439,7 @@ class CacheUnderThreads(RuleBasedStateMachine):
         self.doomed &= {segment_of(at) for at in owned}
         self.numbers["filled_bytes"] += sum(len(right(at)) for at in log.stored)
         self.numbers["refused_chunks"] += log.wrong
-        self.numbers["rechecked_chunks"] += len(log.rechecked)
+        self.numbers["rechecked_chunks"] += sum(self.states_before[at] == UNCHECKED for at in {*log.rechecked})
         self.numbers["rotten_chunks"] += len(log.rotten) + len(log.discarded)
         self.everything_is_one_thing()
 
@@ -461,7 +476,10 @@ class CacheUnderThreads(RuleBasedStateMachine):
             there.setdefault(segment_of(at), []).append(state)
         there = {segment: states for segment, states in there.items() if any(states)}
         names = {digest: blob for blob, digest in enumerate(DIGESTS)}
-        listed = {(names[sha], index): list(states) for sha, index, states, _ in self.cache.segments()}
+        listed = {
+            (names[sha], index): [PRESENT if state == CLOSED else state for state in states]
+            for sha, index, states, _ in self.cache.segments()
+        }
         assert listed == there
         files = {
             (names[path.parent.name.removesuffix(".d")], int(path.name)): path.stat()
@@ -479,13 +497,18 @@ class CacheUnderThreads(RuleBasedStateMachine):
         assert stats["condemned_bytes"] == sum(map(charge, condemned.values()))
         used = stats["charged_bytes"] + stats["condemned_bytes"]
         assert used <= self.allowed
+        assert not self.open_limit or stats["open_segments"] <= self.open_limit + len(self.pins) + len(self.claims) + 4
         self.allowed = max(self.limit, used)
         assert {name: stats[name] for name in self.numbers} == self.numbers
         assert counts()["segments"] - self.before[0]["segments"] == len(there) + len(condemned)  # type: ignore[index]
 
 
-CacheUnderThreads.TestCase.settings = settings(
-    max_examples=25,
+class CacheOfFewFiles(CacheUnderThreads):
+    open_limit = 2
+
+
+CacheUnderThreads.TestCase.settings = CacheOfFewFiles.TestCase.settings = settings(
+    max_examples=20,
     stateful_step_count=20,
     deadline=None,
     database=None,
@@ -493,3 +516,4 @@ CacheUnderThreads.TestCase.settings = settings(
     suppress_health_check=list(HealthCheck),
 )
 TestCacheUnderThreads = CacheUnderThreads.TestCase
+TestCacheOfFewFiles = CacheOfFewFiles.TestCase
