@@ -19,11 +19,13 @@ Left to others: seeing that each of them finds a planted mistake (test_planted.p
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -161,13 +163,21 @@ def run(tree: pathlib.Path, sanitizer: str, arguments: Sequence[str]) -> tuple[i
     # UndefinedBehaviorSanitizer has no log_path when it comes with the other one: it ends the process, and says why on
     # descriptor 2, which pytest must leave alone for that.
     command = [str(python(tree, sanitizer, reports)), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys"]
-    command += ["--timeout=400", *arguments]
-    done = subprocess.run(
-        command, cwd=tree, preexec_fn=fixed_addresses, stderr=subprocess.PIPE, text=True, errors="replace"
-    )
-    sys.stderr.write(done.stderr)
+    # A test that stands still in our code, or leaves a thread there, ends the run and not only itself.
+    command += ["--timeout=300", "-o", "timeout_method=thread", *arguments]
+    process = subprocess.Popen(
+        command, cwd=tree, preexec_fn=fixed_addresses, start_new_session=True,
+        stderr=subprocess.PIPE, text=True, errors="replace",
+    )  # fmt: skip
+    try:
+        _, errors = process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # children that a test did not wait for
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    sys.stderr.write(errors)
     found = [path.read_text(errors="replace") for path in sorted(reports.iterdir())]
-    return done.returncode, found + [done.stderr] * ("runtime error:" in done.stderr)
+    return process.returncode, found + [errors] * ("runtime error:" in errors)
 
 
 def main() -> int:
