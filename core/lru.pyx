@@ -30,6 +30,7 @@ from bootplane.core.lru_evictions cimport (
 )
 from bootplane.core.lru_forecast cimport cache_leavers, leaver_t
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
+from bootplane.core.lru_open cimport open_trim
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
 from bootplane.core.lru_settle cimport cache_settle, lost_t
@@ -485,10 +486,12 @@ cdef class Cache:
         return dropped
 
     def reap(self) -> int:
-        """Closes what was let go of (as blob.reap) and forgets blobs nobody has; returns the segments closed."""
+        """Closes what was let go of (as blob.reap) and files beyond the open limit, and forgets blobs nobody has; returns the
+        segments closed by the former."""
         cdef int64_t closed
         cdef Blob own
         with nogil:
+            open_trim(self.c)
             closed = blob_reap()
         with self.known_lock:
             for sha256 in [name for name, own in self.known.items() if self.is_idle(own)]:

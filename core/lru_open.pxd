@@ -1,4 +1,4 @@
-# Which segments of a cache have their file open. Nothing here is for a reactor. cache_t.lock held in all of them.
+# Which segments of a cache have their file open. Nothing here is for a reactor. cache_t.lock held in all but open_trim.
 from bootplane.core.blob cimport segment_t
 from bootplane.core.lru_steps cimport cache_t, fault_t
 
@@ -18,3 +18,5 @@ cdef bint is_shortage(int status) noexcept nogil                         # one o
 # Opens the file of *seg*, which is in its slot, not open, not ROTTEN, and nobody's busy_t. Lets go of the lock. ST_OK: look
 # again. ST_GONE: the file is not what was left; *seg* is ROTTEN now, and the caller's to remove. -errno: it stays closed.
 cdef int segment_open(cache_t* c, segment_t* seg, bint* tried, fault_t* fault) noexcept nogil
+# Closes what is open beyond the limit because it was held when another one was opened. Lock not held.
+cdef void open_trim(cache_t* c) noexcept nogil

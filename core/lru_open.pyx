@@ -19,7 +19,7 @@ Invariants
  - Not closed: a segment with a FILLING chunk (its filler has the descriptor), a ROTTEN one, one that a sender holds.
  - Bytes of a file that was closed are trusted only while its length and ctime are what they were: nobody wrote to it.
  - open_files counts descriptors from before they are opened until they are closed. It is at most open_limit, unless none of
-   the open ones may be closed: then as many more as there are fill threads.
+   the open ones may be closed: then as many more as there are fill threads, until the next open_trim.
 
 Which to close: those in the list longest that were not used since (second chance), some at a time, so that a look at the list
 is paid once for many. The file is not synced: its dirty pages are the page cache's with or without a descriptor.
@@ -238,6 +238,14 @@ cdef bint open_spare(cache_t* c) noexcept nogil:
         closed = blob_reap() > 0
         pthread_mutex_lock(&c.lock)
     return closed > 0
+
+
+cdef void open_trim(cache_t* c) noexcept nogil:
+    cdef int closed = 1
+    pthread_mutex_lock(&c.lock)
+    while closed > 0 and not c.closed and c.open_limit > 0 and c.open_files > c.open_limit:
+        closed = close_some(c, <int>min(c.open_files - c.open_limit, <uint64_t>CLOSE_BATCH))
+    pthread_mutex_unlock(&c.lock)
 
 
 cdef bint is_shortage(int status) noexcept nogil:

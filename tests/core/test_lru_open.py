@@ -159,6 +159,21 @@ class TestBound:
         assert [state(blob) for blob in (sent, begun, third)] == [CLOSED] * 3
         assert files_open(cache) == 1
 
+    def test_what_was_open_beyond_the_limit_is_closed_though_nothing_else_is_opened(
+        self, start: Callable[..., Cache]
+    ) -> None:
+        cache = start(1)
+        sent = filled(cache, b"sent")
+        with sent.pin(0):
+            begun = known(cache, b"begun")
+            assert cache.begin(begun, 0)
+            cache.reap()
+            assert (state(sent), files_open(cache)) == (PRESENT, 2), "both are in use"
+            cache.store(begun, 0, b"begun")
+        cache.reap()
+        assert sorted([state(sent), state(begun)]) == [PRESENT, CLOSED]
+        assert files_open(cache) == cache.stats()["open_segments"] == 1
+
     def test_a_sender_keeps_its_file_while_another_is_closed_for_it(self, start: Callable[..., Cache]) -> None:
         cache = start(2)
         held, other = filled(cache, b"held"), filled(cache, b"other")

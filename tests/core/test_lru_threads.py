@@ -164,7 +164,7 @@ def test_filling_evicting_dropping_and_sending_at_once_never_shows_a_wrong_byte(
     assert cache.stats()["evicted_segments"] > 10
     assert cache.stats()["refused_chunks"] == outcomes["refused"]
     assert cache.stats()["rechecked_chunks"] == cache.stats()["rotten_chunks"] == 0
-    assert (cache.stats()["reopened_segments"] > 0) == (open_limit > 0)
+    assert (cache.stats()["reopened_segments"] > 20) == (open_limit > 0)
     settled(cache, blobs)
     cache.close()
 
@@ -267,25 +267,27 @@ def test_references_taken_while_a_slot_changes_hands_are_all_given_back(tmp_path
 
 
 def test_references_taken_while_files_are_closed_and_opened_are_all_given_back(tmp_path: pathlib.Path) -> None:
-    """Three files, of which one may be open: a slot goes from one segment_t to the next while readers look at it."""
+    """A slot goes from one segment_t to the next while readers look at it.
+
+    One of eight files may be open. Five are at most: that one, one for each reader, which holds it, and one for each
+    thread that opens. So some are always closed, and there is always something to do.
+    """
     cache = Cache(str(tmp_path), 64 * 4096, open_limit=1)
-    texts = [b"a", b"b", b"c"]
+    texts = [bytes([i]) for i in range(8)]
     blobs = [known(cache, text) for text in texts]
     for blob, text in zip(blobs, texts, strict=True):
         assert cache.begin(blob, 0)
         cache.store(blob, 0, text)
     found = [0, 0]
-    ends = time.monotonic() + PATIENCE_S
 
     def goes_on() -> bool:
-        few = min(found) < 2000 or cache.stats()["reopened_segments"] < 1000
-        return few and time.monotonic() < ends
+        return min(found) < 2000 or cache.stats()["reopened_segments"] < 1000
 
     def swap(seed: int) -> None:
         rng = random.Random(seed)
         while goes_on():
-            cache.recheck(blobs[rng.randrange(3)], 0)
-            assert cache.stats()["open_segments"] <= 3 and cache.stats()["segments"] == 3
+            cache.recheck(blobs[rng.randrange(8)], 0)
+            assert cache.stats()["open_segments"] <= 5 and cache.stats()["segments"] == 8
 
     def look(which: int) -> None:
         seed = which + 1
@@ -296,7 +298,6 @@ def test_references_taken_while_files_are_closed_and_opened_are_all_given_back(t
             found[which] += seen
 
     run(lambda: swap(1), lambda: swap(2), lambda: look(0), lambda: look(1))
-    assert min(found) > 0 and cache.stats()["reopened_segments"] > 100
     assert (cache.stats()["rechecked_chunks"], cache.stats()["rotten_chunks"]) == (0, 0)
     assert all(blob.complete for blob in blobs)
     settled(cache, blobs)
