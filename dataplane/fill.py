@@ -13,13 +13,12 @@ matched; everybody who waits is woken in the end: present, or with the status wh
 A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
 quarantined.
 
-Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), what to hash (rechecks),
-HTTP (upstream), a disk that is full or refuses (storing), eviction (core.lru).
+Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), what to look at where it
+lies (rechecks) and doing so (look), HTTP (upstream), a disk that is full or refuses (storing), eviction (core.lru).
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 import time
@@ -30,11 +29,11 @@ from typing import Protocol
 
 from bootplane.core.blob import Blob
 from bootplane.core.lru import CacheFull
-from bootplane.core.status import CoreError, DigestMismatch
+from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.budget import Budget
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
-from bootplane.dataplane.damage import Examiner
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
+from bootplane.dataplane.look import Looked, Looker
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.refusals import Refusal, Refusals
 from bootplane.dataplane.sources import Source, Sources
@@ -48,7 +47,6 @@ ST_UPSTREAM = 13
 READ_AHEAD_BYTES = 32 << 20
 MAX_RUN_BYTES = 16 << 20  # one request
 CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
-SHORTAGE_S = 0.5  # before a file is opened again when no descriptor was left
 RETRY_S = 0.05  # between looks at sources that back off
 IDLE_S = 0.5  # between looks at the graveyard
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
@@ -56,7 +54,6 @@ STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and to
 # chunk_state_t -> must it be fetched? ABSENT yes, FILLING, PRESENT and CLOSED no, UNCHECKED not before it was checked
 _MUST_FETCH = bytes(state == 0 for state in range(256))
 HERE = (b"\2", b"\4")  # PRESENT, CLOSED
-SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 log = logging.getLogger("bootplane.fill")
 
@@ -119,7 +116,7 @@ class Filler:
         self._storer = Storer(cache, self._stopping)
         self._disk = DiskHealth()
         self._runs_in_hand = 0
-        self._examiner = Examiner(cache, self._met_damage)
+        self._looker = Looker(cache, self._met_damage, self._stopping)
         self._refusals = Refusals()
         self._last_error = "no bulk address is known yet"
         self._disk_error = ""
@@ -252,30 +249,19 @@ class Filler:
 
     def _recheck(self, blob: Blob, chunk: int) -> None:
         """Whatever happens, who waits for the chunk is woken, or it is demanded of the sources."""
-        status = OK
-        is_short = False
+        looked = Looked.FAILED
         try:
-            if blob.chunks is not None:  # else a file of the shared store
-                self._cache.recheck(blob, chunk)
-            if self._rechecks.is_reported(blob, chunk) and not self._examiner.examine(blob, chunk):
-                status = ST_FULL
-        except DigestMismatch as error:
-            log.error("rotten in the cache, removed: %s", error)
-        except (CoreError, OSError, ValueError) as error:  # ValueError: the cache has been closed
-            is_short = isinstance(error, OSError) and error.errno in SHORTAGES  # it lies where it lay
-            log.error("chunk %d of blob %s cannot be checked: %s", chunk, blob.sha256, error)
-            if is_short:
-                self._stopping.wait(SHORTAGE_S)
+            looked = self._looker.look(blob, chunk, is_reported=self._rechecks.is_reported(blob, chunk))
         finally:
             with self._work:
                 awaited = self._rechecks.done(blob, chunk)
-                is_present = is_short or blob.states(chunk, 1) in HERE  # if not (any more), the reader asks again
+                is_present = looked is Looked.SHORT or blob.states(chunk, 1) in HERE  # else the reader asks again
                 if awaited and not is_present:
                     self._blobs[blob.id] = blob
                     self._plan.miss(blob.id, chunk_count(blob.size), chunk, time.monotonic())
                     self._work.notify()
         if awaited and is_present:
-            self._wake(blob, chunk, status)
+            self._wake(blob, chunk, ST_FULL if looked is Looked.UNREADABLE else OK)
 
     def _met_damage(self, sha256: str, chunk: int, expected: str, got: str) -> None:
         with self._lock:
@@ -412,23 +398,16 @@ class Filler:
         before = body.left
         is_kept = False
         try:
-            began = time.monotonic()
-            with self._lock:
-                patience_s = self._sources.patience_s(source, blob.sha256, len(view), began)
-            body.readinto(view, patience_s)
-            now = time.monotonic()
-            with self._lock:
-                self._sources.measured(source, len(view), now - began, now)
-                self._sources.succeeded(source)
+            self._receive(body, view, blob, source)
             if mine:
                 self._storer.put(blob, chunk, view)
                 is_kept = True
         finally:
-            with self._lock:
-                self.stats.upstream_bytes += before - body.left
-                self.stats.wasted_bytes += 0 if is_kept else before - body.left
-            if mine and not is_kept:
-                self._cache.abandon(blob, chunk)
+            if not is_kept:
+                with self._lock:
+                    self.stats.wasted_bytes += before - body.left
+                if mine:
+                    self._cache.abandon(blob, chunk)
         with self._lock:
             self._plan.landed(blob.id, chunk)
             self.stats.chunks += mine
@@ -436,6 +415,21 @@ class Filler:
         if disk_is_back:
             log.info("the cache's disk takes chunks again")
         self._wake(blob, chunk, OK)
+
+    def _receive(self, body: Body, view: memoryview, blob: Blob, source: Source) -> None:
+        """Fills *view*; its bytes are counted before anybody can see them."""
+        before, began = body.left, time.monotonic()
+        with self._lock:
+            patience_s = self._sources.patience_s(source, blob.sha256, len(view), began)
+        try:
+            body.readinto(view, patience_s)
+        finally:
+            with self._lock:
+                self.stats.upstream_bytes += before - body.left
+        now = time.monotonic()
+        with self._lock:
+            self._sources.measured(source, len(view), now - began, now)
+            self._sources.succeeded(source)
 
     def _source_failed(self, source: Source, blob: Blob, error: UpstreamError, *, missing: bool = False) -> None:
         now = time.monotonic()

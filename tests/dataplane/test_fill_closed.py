@@ -13,7 +13,7 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.core.status import CoreError
-from bootplane.dataplane import fill
+from bootplane.dataplane import look
 from bootplane.dataplane.fill import Filler
 from tests.fakes.region import FakeRegion, chunks_of
 
@@ -131,7 +131,7 @@ def test_without_a_descriptor_the_reader_waits_and_nothing_is_fetched(
     tmp_path: Path, region: FakeRegion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the kernel says is real in test_lru_open; here it is what the filler makes of it."""
-    monkeypatch.setattr(fill, "SHORTAGE_S", 0.01)
+    monkeypatch.setattr(look, "SHORTAGE_S", 0.01)
     rack = Rack(tmp_path / "cache", region, open_limit=2)
     try:
         assert rack.read_whole() == DATA
@@ -149,7 +149,7 @@ def test_without_a_descriptor_the_reader_waits_and_nothing_is_fetched(
                     raise OSError(24, "Too many open files")
                 return rack.cache.recheck(blob, chunk)
 
-        rack.filler._cache = Short()  # type: ignore[assignment]
+        rack.filler._looker._cache = Short()  # type: ignore[assignment]
         while not rack.blob.span(0):
             assert rack.wait_for(0) == 0
         assert len(tries) >= 4 and region.sent == {}
