@@ -3,7 +3,7 @@
     python -m tests.sanitizers.run address            what `make sanitize` runs: core's and dataplane's tests
     python -m tests.sanitizers.run thread             the same for data races: those of them that start threads
     python -m tests.sanitizers.run thread --full      all of core's and dataplane's, and those that start processes
-    python -m tests.sanitizers.run thread tests/core/test_lru.py -k close      or what pytest is told
+    python -m tests.sanitizers.run thread tests/core/test_lru.py -k close      or these, as pytest is told
 
 Idea: no plain Python can load an instrumented extension, so the tree is copied to build/sanitize-NAME/ and built there;
 the build in place stays as it is. Python itself is not instrumented: the sanitizer's library comes first by LD_PRELOAD.
@@ -187,8 +187,8 @@ def main() -> int:
     parsed, arguments = parser.parse_known_args()
     if parsed.full:
         arguments = [*TESTS["address"], "-m", "not vm and not soak and not sanitize", *arguments]
-    elif not arguments:
-        arguments = [*(test for test in TESTS[parsed.sanitizer] if (ROOT / test).exists()), "-m", QUICK]
+    elif not any((ROOT / argument.partition("::")[0]).exists() for argument in arguments):  # options only, or nothing
+        arguments = [*(test for test in TESTS[parsed.sanitizer] if (ROOT / test).exists()), "-m", QUICK, *arguments]
     status, reports = run(prepared(parsed.sanitizer), parsed.sanitizer, arguments)
     for report in reports:
         print("\n".join(report.splitlines()[:REPORT_LINES]))
