@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bootplane import __version__
 from bootplane.core.lru import Cache
 from bootplane.dataplane.addresses import HostPort
+from bootplane.dataplane.background import Job
 from bootplane.dataplane.cachereport import CacheReporter
 from bootplane.dataplane.catalogue import PinnedKey
 from bootplane.dataplane.dynamic import Dynamic
@@ -109,7 +110,8 @@ class RackService:
         )
         self._exposition: Exposition | None = None
         self._region_reachable = False
-        self._stopping = threading.Event()
+        self._is_beat_failing = False
+        self._beats = Job("beat", self._beat, failed_s=BEAT_S)
 
     def load(self) -> None:
         """Serves what the rack's own disk holds. The reactors run already."""
@@ -134,8 +136,8 @@ class RackService:
         self._reporter.start()
         self.scrubber.start()
         self._settler.start()
-        for work in (self._follower.run, self._beats):
-            threading.Thread(target=work, name=work.__qualname__, daemon=True).start()
+        self._beats.start()
+        threading.Thread(target=self._follower.run, name="follower", daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
         ready()
         await stop.wait()
@@ -143,7 +145,7 @@ class RackService:
         await self._end(loop)
 
     async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._stopping.set()
+        self._beats.end()
         self._follower.stop()
         if not await self._reactors.drain(DRAIN_S):
             log.warning("some transfers were not finished within %.0f s and are cut", DRAIN_S)
@@ -189,22 +191,21 @@ class RackService:
 
     # -- the beat, on its thread
 
-    def _beats(self) -> None:
-        failing = False
-        while not self._stopping.is_set():
-            try:
-                answer = self._client.beat(self._report())
-                self.filler.set_sources(answer.bulk)
-                self._region_reachable, failing = True, False
-                if answer.settings is not None:
-                    self._limits.take(answer.settings)
-            except RegionError as error:
-                self._region_reachable = False
-                if not failing:
-                    log.warning("beat: %s", error)
-                failing = True
-            self._limits.settle()
-            self._stopping.wait(BEAT_S)
+    def _beat(self) -> float:
+        """Seconds until the next one."""
+        try:
+            answer = self._client.beat(self._report())
+            self.filler.set_sources(answer.bulk)
+            self._region_reachable, self._is_beat_failing = True, False
+            if answer.settings is not None:
+                self._limits.take(answer.settings)
+        except RegionError as error:
+            self._region_reachable = False
+            if not self._is_beat_failing:
+                log.warning("beat: %s", error)
+            self._is_beat_failing = True
+        self._limits.settle()
+        return BEAT_S
 
     def _rest(self) -> dict[str, float]:
         scrub = self.scrubber.stats

@@ -22,7 +22,6 @@ import hashlib
 import logging
 import mmap
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ import xxhash
 from bootplane.core.blob import Blob
 from bootplane.core.idle_io import make_idle
 from bootplane.core.status import CoreError
+from bootplane.dataplane.background import Job
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_length
 
 PASS_S = 24 * 3600.0
@@ -85,7 +85,7 @@ class _Place(NamedTuple):
     chunk: int
 
 
-class Scrubber:
+class Scrubber(Job):
     """*blobs* gives those that may be looked at: others in the cache have no chunk list yet. *on_damage* is called on
     the thread of the scrub."""
 
@@ -97,6 +97,7 @@ class Scrubber:
         *,
         pass_s: float = PASS_S,
     ) -> None:
+        super().__init__("scrub", self.step, first_s=min(NOTHING_S, pass_s), failed_s=NOTHING_S, prepare=_be_idle)
         self._cache, self._blobs, self._on_damage = cache, blobs, on_damage
         self._pass_s = pass_s
         self._sums: dict[_Place, int] = {}  # XXH3 of bytes whose SHA-256 was right
@@ -105,17 +106,7 @@ class Scrubber:
         self._began = 0.0
         self._pause_s = NOTHING_S
         self._buffer = mmap.mmap(-1, CHUNK_BYTES)  # page-aligned, as O_DIRECT wants it
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scrub", daemon=True)
         self.stats = ScrubStats()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def step(self) -> float:
         """Looks at one chunk; returns how many seconds to wait before the next."""
@@ -128,17 +119,6 @@ class Scrubber:
             if not self._places:
                 self._end_pass()
         return self._pause_s
-
-    def _run(self) -> None:
-        if error := make_idle():
-            log.warning("scrub: reads with ordinary I/O priority: %s", os.strerror(error))
-        pause_s = min(NOTHING_S, self._pass_s)
-        while not self._stopping.wait(pause_s):
-            try:
-                pause_s = self.step()
-            except Exception:
-                log.exception("a scrub failed in a way that was not foreseen")
-                pause_s = NOTHING_S
 
     def _begin_pass(self) -> None:
         self._known = {blob.sha256: blob for blob in self._blobs() if blob.chunks is not None}
@@ -169,7 +149,7 @@ class Scrubber:
             try:
                 data = self._read(blob, place.chunk, path)
             except OSError as error:
-                got = os.strerror(error.errno or errno.EIO)
+                got = error.strerror or os.strerror(errno.EIO)
                 if error.errno != errno.EIO:  # no descriptor, no right: that says nothing of the bytes
                     log.warning("scrub: %s: cannot be read: %s", path, got)
                     return
@@ -210,8 +190,9 @@ class Scrubber:
             return None
         if (named.st_dev, named.st_ino) != (opened.st_dev, opened.st_ino):
             return None
-        if done < length:
-            raise OSError(errno.EIO, f"expected {length} bytes, got {done}")
+        if done < length:  # or there was an error in the middle of it
+            is_cut = opened.st_size < within * CHUNK_BYTES + length
+            raise OSError(errno.EIO, "a file that ends before" if is_cut else os.strerror(errno.EIO))
         return memoryview(self._buffer)[:length]
 
     def _damaged(self, blob: Blob, damage: Damage) -> None:
@@ -223,6 +204,11 @@ class Scrubber:
         except (CoreError, OSError, ValueError) as error:  # ValueError: the cache has been closed
             log.error("scrub: chunk %d of blob %s is sent no more: %s", damage.chunk, damage.blob, error)
         self._on_damage(damage)
+
+
+def _be_idle() -> None:
+    if error := make_idle():
+        log.warning("scrub: reads with ordinary I/O priority: %s", os.strerror(error))
 
 
 def _open(path: Path) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from typing import Protocol
 
 from bootplane.core.idle_io import make_idle
+from bootplane.dataplane.background import Job
 
 LOOK_S = 2.0
 SYNC_AFTER_S = 60.0  # Linux writes what is 30 s old; what is evicted before is never written at all
@@ -27,31 +27,17 @@ class CacheLike(Protocol):
     def settle_writes(self, after_s: float) -> list[tuple[str, int, int]]: ...
 
 
-class Settler:
+class Settler(Job):
     def __init__(self, cache: CacheLike, *, look_s: float = LOOK_S, sync_after_s: float = SYNC_AFTER_S) -> None:
+        # where idle priority is refused, it syncs with the ordinary one
+        super().__init__("settle", self.look, first_s=look_s, failed_s=look_s, prepare=make_idle)
         self._cache, self._look_s, self._sync_after_s = cache, look_s, sync_after_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="settle", daemon=True)
         self.refused = 0  # segments, since start
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def look(self) -> None:
+    def look(self) -> float:
+        """Seconds until the next one."""
         for sha256, index, error in self._cache.settle_writes(self._sync_after_s):
             self.refused += 1
             path = f"{self._cache.directory}/{sha256}.d/{index}"
             log.error("the disk has refused what was written, removed: %s: %s", path, os.strerror(error))
-
-    def _run(self) -> None:
-        make_idle()  # where that is refused, it syncs with ordinary priority
-        while not self._stopping.wait(self._look_s):
-            try:
-                self.look()
-            except Exception:
-                log.exception("a look at what was written failed in a way that was not foreseen")
+        return self._look_s

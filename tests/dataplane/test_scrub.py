@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -109,7 +109,7 @@ def test_a_file_that_was_cut_is_damage_that_says_why(cache: Cache) -> None:
     world = Scrubbed(cache, 4, 5)
     os.truncate(segment_path(cache, 1), MIB + 10)
     world.whole_pass()
-    assert [(d.chunk, d.got) for d in world.found] == [(5, os.strerror(errno.EIO))]
+    assert [(d.chunk, d.got) for d in world.found] == [(5, "a file that ends before")]
     assert world.blob.states(4, 2) == bytes(2)
 
 
@@ -120,21 +120,31 @@ def test_a_scrub_is_no_use_of_a_segment(cache: Cache) -> None:
     assert world.blob.states(0, 6) == bytes([0, 0, 0, 0, 0, PRESENT])
 
 
+def at_the_next_open(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None], after: Callable[[], None]) -> None:
+    """What happens to the cache just before and just after the scrub opens a file, once."""
+    ordinary = scrub._open
+
+    def opened(path: Path) -> int:
+        monkeypatch.setattr(scrub, "_open", ordinary)
+        before()
+        fd = ordinary(path)
+        after()
+        return fd
+
+    monkeypatch.setattr(scrub, "_open", opened)
+
+
 def test_a_segment_that_left_and_came_back_half_filled_is_not_damaged(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at the list and the read the segment is evicted, and made anew with other chunks."""
     world = Scrubbed(cache, 0, 1)
-    ordinary = scrub._open
 
-    def swap(path: Path) -> int:
+    def make_anew() -> None:
         cache.drop(world.blob)
-        fill(cache, world.blob, 3)
-        fd = ordinary(path)  # chunks 0 and 1 are holes in it
-        monkeypatch.setattr(scrub, "_open", ordinary)
-        return fd
+        fill(cache, world.blob, 3)  # chunks 0 and 1 are holes in it
 
-    monkeypatch.setattr(scrub, "_open", swap)
+    at_the_next_open(monkeypatch, make_anew, lambda: None)
     world.whole_pass()
     assert world.found == [] and world.blob.states(3, 1)[0] == PRESENT
 
@@ -143,17 +153,12 @@ def test_bytes_of_a_file_that_has_lost_its_name_meanwhile_count_for_nothing(
     cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = Scrubbed(cache, 0)
-    ordinary = scrub._open
 
-    def swap(path: Path) -> int:
-        spoil(path, 0)
-        fd = ordinary(path)
+    def make_anew() -> None:
         cache.drop(world.blob)
         fill(cache, world.blob, 0)
-        monkeypatch.setattr(scrub, "_open", ordinary)
-        return fd
 
-    monkeypatch.setattr(scrub, "_open", swap)
+    at_the_next_open(monkeypatch, lambda: spoil(segment_path(cache, 0), 0), make_anew)
     world.whole_pass()
     assert world.found == [] and world.blob.states(0, 1)[0] == PRESENT
 
