@@ -208,31 +208,35 @@ class Filler:
         buffer = memoryview(bytearray(CHUNK_BYTES))
         try:
             while not self._stopping.is_set():
-                with self._work:
-                    check = self._rechecks.take()
-                    found = self._next_locked() if check is None else None
-                    probe = self._probe_locked() if check is None and found is None else None
-                    hopeless = self._hopeless_locked()
-                    if found is None and check is None and probe is None and not hopeless:
-                        now = time.monotonic()
-                        pause = max(self._budget.wait_s(now), self._disk.wait_s(now)) or IDLE_S
-                        self._work.wait(min(pause, RETRY_S if self._plan.is_starving() else IDLE_S))
                 try:
-                    try:
-                        self._tell(hopeless)
-                    finally:  # what was taken in hand ends in any case
-                        if check is not None:
-                            self._recheck(*check)
-                        if found is not None:
-                            self._fetch(upstream, buffer, *found)
-                        if probe is not None:
-                            self._probe(upstream, *probe)
-                    self._reap()
-                except Exception:  # the thread must live: everybody who waits depends on it
+                    self._turn(upstream, buffer)
+                except Exception:  # everything: each waiter depends on this thread, and the log has the traceback
                     log.exception("a fill failed in a way that was not foreseen")
                     self._stopping.wait(RETRY_S)
         finally:
             upstream.close()
+
+    def _turn(self, upstream: Upstream, buffer: memoryview) -> None:
+        """Does what is next, or waits a while for something to do."""
+        with self._work:
+            check = self._rechecks.take()
+            found = self._next_locked() if check is None else None
+            probe = self._probe_locked() if check is None and found is None else None
+            hopeless = self._hopeless_locked()
+            if found is None and check is None and probe is None and not hopeless:
+                now = time.monotonic()
+                pause = max(self._budget.wait_s(now), self._disk.wait_s(now)) or IDLE_S
+                self._work.wait(min(pause, RETRY_S if self._plan.is_starving() else IDLE_S))
+        try:
+            self._tell(hopeless)
+        finally:  # what was taken in hand ends in any case
+            if check is not None:
+                self._recheck(*check)
+            if found is not None:
+                self._fetch(upstream, buffer, *found)
+            if probe is not None:
+                self._probe(upstream, *probe)
+        self._reap()
 
     def _run_checks(self) -> None:
         """A lane that no source can hold up."""
@@ -244,7 +248,7 @@ class Filler:
             if check is not None:
                 try:
                     self._recheck(*check)
-                except Exception:
+                except Exception:  # as in _run; _recheck has woken who waited
                     log.exception("a check failed in a way that was not foreseen")
 
     def _recheck(self, blob: Blob, chunk: int) -> None:

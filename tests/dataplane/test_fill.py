@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,25 @@ def test_however_many_wait_each_chunk_is_fetched_once(make: Callable[..., Rack],
     for reader in readers:
         reader.join(timeout=30)
     assert region.sent == {(SHA, chunk): 1 for chunk in range(COUNT)}
+
+
+def test_a_plan_that_fails_is_logged_and_costs_no_thread(
+    make: Callable[..., Rack], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rack = make(threads=2)
+    blob = rack.blob()
+    ordinary, failures = rack.filler._plan.next, [1, 2, 3, 4]
+
+    def broken(*arguments: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise KeyError("of the test")
+        return ordinary(*arguments)
+
+    monkeypatch.setattr(rack.filler._plan, "next", broken)
+    assert rack.wait_for(blob, 0) == 0
+    assert caplog.text.count("a fill failed in a way that was not foreseen") == 4
+    assert "KeyError: 'of the test'" in caplog.text
 
 
 def test_a_kernel_comes_within_a_few_chunks_while_an_image_is_read_at_many_places(
