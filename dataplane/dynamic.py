@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from bootplane.core.blob import Blob
+from bootplane.core.status import RingFull
 from bootplane.dataplane import addresses
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.catalogue import CatalogueError, PinnedKey
@@ -64,10 +65,13 @@ class Dynamic:
     def _answer(self, reactor: int, request: int, proto: str, name: str, peer: Address, local: Address) -> None:
         try:
             blob, status = self.resolve(proto, name, peer[0], local[0])
-        except Exception:  # the machine waits for some answer, and the log for the reason
+        except Exception:  # everything: the machine waits for some answer, and the log for the traceback
             log.exception("boot text %r for %s could not be made", name, peer[0])
             blob, status = None, ST_UPSTREAM
-        self._reply(reactor, request, blob, status)
+        try:
+            self._reply(reactor, request, blob, status)
+        except RingFull as error:  # nobody reads what this task raises
+            log.error("boot text %r for %s: %s", name, peer[0], error)
 
     def resolve(self, proto: str, name: str, peer: str, local: str) -> tuple[Blob | None, int]:
         """The answer for a machine at *peer* that asked at our address *local*: a blob, or None and a status code."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from bootplane.core.blob import Blob
+from bootplane.core.status import RingFull
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.catalogue import PinnedKey
 from bootplane.dataplane.dynamic import ST_UNKNOWN, ST_UPSTREAM, Dynamic
@@ -57,6 +58,23 @@ def test_a_question_gets_the_regions_signed_text(region: FakeRegion) -> None:
     ]
     assert asking.outcomes == {"text": 1}
     asking.close()
+
+
+def test_an_answer_that_no_reactor_takes_is_in_the_log(region: FakeRegion, caplog: pytest.LogCaptureFixture) -> None:
+    tried = threading.Event()
+
+    class Stuck(Replies):
+        def __call__(self, reactor: int, request: int, blob: Blob | None, status: int) -> None:
+            tried.set()
+            raise RingFull(f"reactor {reactor} has not read its inbox of 4096 mails for 2 s", 3)
+
+    asking = dynamic(region, Stuck())
+    asking.ask(3, 77, "tftp", NAME, ("10.0.0.9", 25300), ("10.0.0.1", 69))
+    assert tried.wait(20)
+    asking._pool.shutdown()
+    assert [record.message for record in caplog.records] == [
+        f"boot text {NAME!r} for 10.0.0.9: reactor 3 has not read its inbox of 4096 mails for 2 s"
+    ]
 
 
 def test_a_machine_is_told_the_address_at_which_it_asked(region: FakeRegion) -> None:
