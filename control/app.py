@@ -83,7 +83,7 @@ class Region:
         except SQLAlchemyError as error:
             self._undo.close()
             raise StartError(f"{settings.data}: cannot start: {_reason(error)}") from None
-        except BaseException:
+        except BaseException:  # goes on to the caller: what was built so far holds locks and descriptors
             self._undo.close()
             raise
 

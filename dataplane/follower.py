@@ -98,7 +98,7 @@ class Follower:
                 self._say(f"refused: {error}")
                 self.tried.set()
                 self._stopping.wait(REFUSED_S)
-            except Exception:  # the thread must live: a rack that follows nothing serves old files for ever
+            except Exception:  # everything: a rack that follows nothing serves old files for ever; logged, tried again
                 log.exception("following the catalogue failed in a way that was not foreseen")
                 self.tried.set()
                 self._stopping.wait(REFUSED_S)

@@ -251,7 +251,7 @@ class ControlPort:
         except (OSError, h11.RemoteProtocolError) as error:  # a TimeoutError too: it took nothing for SEND_S
             self.outcomes["gone"] += 1
             log.debug("%s went away: %s", peer[0], error)
-        except Exception:
+        except Exception:  # everything: nobody awaits this task; the client is cut, and the log has the traceback
             self.outcomes["cut"] += 1
             log.exception("request of %s could not be answered", peer[0])
         finally:

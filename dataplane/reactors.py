@@ -97,7 +97,7 @@ def _bind(family: int, kind: socket.SocketKind, place: Any, *, shared: bool) -> 
         sock.bind(place)
         if kind == socket.SOCK_STREAM:  # a bind alone proves nothing: with SO_REUSEADDR two may bind, one may listen
             sock.listen(BACKLOG)
-    except BaseException:
+    except BaseException:  # whatever it was, it goes on to the caller: only the descriptor is not left behind
         sock.close()
         raise
     return sock
@@ -160,7 +160,7 @@ class Reactors:
                 continue
             try:
                 handlers[mail[0]](reactor.index, mail)
-            except Exception:  # one mail must not cost the others theirs; a waiter left alone times out
+            except Exception:  # everything: one mail must not cost the others theirs; a waiter left alone times out
                 log.exception("mail %s of reactor %d could not be handled", mail[0], reactor.index)
 
     def publish(self, table: Table) -> None:

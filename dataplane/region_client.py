@@ -220,7 +220,7 @@ class RegionClient:
                     raise
                 connection = None  # a kept connection the region had closed: once more on a new one
                 continue
-            except BaseException:
+            except BaseException:  # goes on to the caller: a connection in the middle of an answer is not kept
                 connection.close()
                 raise
             if len(data) > limit:

@@ -207,7 +207,7 @@ class Reporter:
         while not self._stopping.wait(POLL_S):
             try:
                 self.poll()
-            except Exception:  # a timeline with a hole is better than none
+            except Exception:  # everything: a timeline with a hole is better than none; the log has the traceback
                 log.exception("records could not be read")
 
     def _sends(self) -> None:
@@ -217,7 +217,7 @@ class Reporter:
             self._waiting.clear()
             try:
                 is_well = self.send()
-            except Exception:
+            except Exception:  # as above: the batch is sent again
                 log.exception("transfers could not be sent")
                 is_well = False
             failures = 0 if is_well else failures + 1

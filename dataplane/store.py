@@ -182,7 +182,7 @@ class Store:
             self._open.add(sha256)
         try:
             return Ingest(self, path, sha256, size, name or sha256, reservation)
-        except BaseException:
+        except BaseException:  # goes on to the caller: nobody else would say that the writer is gone
             self._closed(sha256)
             raise
 
@@ -242,7 +242,7 @@ class Ingest:
         self._gather = bytearray()
         try:
             self._resume()
-        except BaseException:
+        except BaseException:  # goes on to the caller, who has no object to close
             os.close(self._fd)
             raise
 
