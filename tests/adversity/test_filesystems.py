@@ -30,11 +30,12 @@ import pytest
 from bootplane.core import tftp_fetch
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache, CacheFull
-from bootplane.core.reactor import Reactor
+from bootplane.core.reactor import Reactor, Record
 from bootplane.core.status import CoreError
 from bootplane.dataplane.fill import Filler
 from tests.fakes import tftp_client
-from tests.fakes.filesystems import KINDS, MIB, CannotMountError, bytes_on_disk, files_in, leave_room, mounted
+from tests.fakes.filesystems import KINDS, MIB, bytes_on_disk, files_in, leave_room, mounted, or_skip
+from tests.fakes.filling import eventually
 from tests.fakes.http_client import CHUNK, PATIENCE_S, Client, chunk_list, cold, nothing_left, rack
 from tests.fakes.region import FakeRegion
 
@@ -54,12 +55,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     with contextlib.ExitStack() as undo:
         where = tmp_path
         if request.param != "tmp":
-            try:
-                where = undo.enter_context(mounted(request.param, tmp_path))
-            except CannotMountError as error:
-                if request.node.get_closest_marker("soak"):
-                    raise
-                pytest.skip(f"{request.param}: {error}")
+            making = mounted(request.param, tmp_path)
+            where = undo.enter_context(making if request.node.get_closest_marker("soak") else or_skip(making))
         with nothing_left():
             yield where
 
@@ -313,8 +310,10 @@ def test_windows_are_right_when_their_segment_goes_while_they_lie_unread_and_hal
                 seen.add(packet.number)
             acked = last if top == last and acked + 1 >= last - window // 2 else acked + max(1, (top - acked) // 2)
         client.ack(last)
+        records: list[Record] = []  # written when the last ACK has come
+        eventually(lambda: not records.extend(it.reactor.records()) and "bits" in [r.name for r in records])
+        (record,) = [record for record in records if record.name == "bits"]
         it.until("tftp_completed", 1)
-        (record,) = [record for record in it.reactor.records() if record.name == "bits"]
     assert record.retransmits >= last // 2, "the other half of each window was sent again"
     assert pump.answered >= evictions // 2, "from a file that had to be filled again"
 

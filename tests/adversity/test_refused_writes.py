@@ -20,7 +20,7 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.dataplane.settle import Settler
-from tests.fakes.filesystems import MIB, CannotMountError, Disk, files_in, leave_room, on_disk
+from tests.fakes.filesystems import MIB, Disk, files_in, leave_room, on_disk, or_skip
 from tests.fakes.http_client import CHUNK, cold, fill, nothing_left
 
 DATA = random.Random(21).randbytes(6 * MIB)
@@ -31,14 +31,13 @@ NOW, NEVER = 0.0, 3600.0
 @pytest.fixture(params=["ext4", "xfs"])  # btrfs gives up the whole file system: nothing can be read or removed then
 def thin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     """A disk of 320 MiB in a file that cannot grow any more once cut_off() was called."""
-    try:
-        with nothing_left(), on_disk("ext4", tmp_path, 700 * MIB) as outer:
-            (outer.point / "disk").mkdir()
-            with on_disk(request.param, outer.point / "disk") as disk:
+    with nothing_left(), or_skip(on_disk("ext4", tmp_path, 700 * MIB)) as outer:
+        (outer.point / "disk").mkdir()
+        with or_skip(on_disk(request.param, outer.point / "disk")) as disk:
+            try:
                 yield disk
+            finally:
                 (outer.point / "ballast").unlink(missing_ok=True)
-    except CannotMountError as error:
-        pytest.skip(str(error))
 
 
 def cut_off(disk: Disk) -> None:

@@ -2,25 +2,35 @@
 
 ``mounted("xfs", directory)`` makes, mounts and removes one; a mount that is still busy at the end fails the test, since
 then somebody has kept a descriptor or a mapping. ``on_disk`` is the same with the device in hand: Disk.spoil() makes
-bytes of a file unreadable, Disk.snapshot() keeps what a power cut would leave at this instant.
+bytes of a file unreadable, Disk.snapshot() keeps what a power cut would leave at this instant. ``or_skip`` enters one
+of them, or skips the test when the machine cannot have it.
 
-``Meter`` samples how much a cache directory takes on the disk, by the
-file system's own count (st_blocks), and never claims more than was there at one moment.
+What a machine cannot have is asked for first (CannotMountError); a command that fails after that is a failure. Mounts
+and loop devices end with this process, however it ends: it has a mount namespace of its own from the first one on.
+
+``Meter`` samples how much a cache directory takes on the disk, by the file system's own count (st_blocks), and never
+claims more than was there at one moment.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
+import functools
 import mmap
 import os
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
+
+import pytest
 
 MIB = 1 << 20
 BLOCK = 512  # unit of st_blocks, whatever the file system
@@ -33,6 +43,10 @@ MKFS = {
     "xfs": ["mkfs.xfs", "-q", "-f"],
     "btrfs": ["mkfs.btrfs", "-q", "-f"],
 }
+ALL_USERS = ["0", "0", str(2**32 - 1)]  # user_namespaces(7): the first namespace, whose root is the machine's
+CAP_SYS_ADMIN = 21  # linux/capability.h
+CLONE_NEWNS = 0x20000  # linux/sched.h
+LOOP_CTL_GET_FREE = 0x4C82  # linux/loop.h
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
 
@@ -40,21 +54,57 @@ class CannotMountError(Exception):
     """This machine or this user cannot have that file system; the text says why."""
 
 
+def _program(name: str) -> str | None:
+    return shutil.which(name, path=SYSTEM_PATH)
+
+
 def _run(*command: str) -> str:
-    program = shutil.which(command[0], path=SYSTEM_PATH)
-    if program is None:
-        raise CannotMountError(f"{command[0]} is not on this machine")
+    program = _program(command[0])
+    assert program is not None, f"{command[0]} is not on this machine"
     done = subprocess.run([program, *command[1:]], capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise CannotMountError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr.strip() or done.returncode}"
     return done.stdout.strip()
+
+
+def lacking(kind: str) -> str:
+    """What this machine or this user lacks for a file system of *kind*, in a few words; "": nothing."""
+    if os.geteuid() != 0 or Path("/proc/self/uid_map").read_text().split() != ALL_USERS:
+        return "only root can mount"
+    capabilities = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("CapEff:"))
+    if not int(capabilities.split()[1], 16) >> CAP_SYS_ADMIN & 1:
+        return "this root may not mount"
+    for name in (MKFS[kind][0], "losetup", "mount", "umount"):
+        if _program(name) is None:
+            return f"{name} is not on this machine"
+    try:
+        with Path("/dev/loop-control").open("rb") as control:
+            number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+    except OSError as error:
+        return f"no loop devices: /dev/loop-control: {error.strerror}"
+    if not Path(f"/dev/loop{number}").exists():
+        return f"no loop devices: /dev/loop{number} is not there"
+    return ""
+
+
+def _is_in_kernel(kind: str) -> bool:
+    """Whether the kernel has *kind*; one that is a module is loaded by the first attempt to mount it."""
+    return kind in Path("/proc/filesystems").read_text().split()
+
+
+@functools.cache
+def _mounts_of_our_own() -> None:
+    """From now on what this thread and its children mount is seen by them alone, and goes when they have ended."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) != 0:
+        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
+    _run("mount", "--make-rprivate", "/")
 
 
 def _unmount(point: Path) -> None:
     """Leaves no mount behind, and says so when somebody still had a file of it."""
     try:
         _run("umount", str(point))
-    except CannotMountError as error:
+    except AssertionError as error:
         _run("umount", "--lazy", str(point))
         raise AssertionError(f"{point}: a descriptor or a mapping was kept") from error
 
@@ -95,15 +145,26 @@ class Disk:
 @contextlib.contextmanager
 def attached(kind: str, image: Path, point: Path, options: str = "defaults", *, direct: bool = True) -> Iterator[Disk]:
     """The file system that *image* holds, mounted at *point*, a new directory. A clone cannot be read by *direct* I/O
-    in the sectors of 512 bytes that its file system was made for. Raises CannotMountError."""
-    with contextlib.ExitStack() as undo:
+    in the sectors of 512 bytes that its file system was made for. Raises CannotMountError when the kernel has none of
+    its *kind*."""
+    _mounts_of_our_own()
+    point.mkdir()
+    try:
         device = _run("losetup", "--find", "--show", f"--direct-io={'on' if direct else 'off'}", str(image))
-        undo.callback(_run, "losetup", "--detach", device)
-        point.mkdir()
-        undo.callback(point.rmdir)
-        _run("mount", "-t", kind, "-o", options, device, str(point))
-        undo.callback(_unmount, point)
-        yield Disk(kind, image, device, point)
+        try:
+            _run("mount", "-t", kind, "-o", options, device, str(point))
+        except AssertionError:
+            if not _is_in_kernel(kind):
+                raise CannotMountError(f"the kernel has no {kind}") from None
+            raise
+        finally:
+            _run("losetup", "--detach", device)  # mounted: once that has ended
+        try:
+            yield Disk(kind, image, device, point)
+        finally:
+            _unmount(point)
+    finally:
+        point.rmdir()
 
 
 @contextlib.contextmanager
@@ -111,15 +172,17 @@ def on_disk(
     kind: str, directory: Path, size: int = IMAGE_BYTES, options: str = "defaults", mkfs: Sequence[str] = ()
 ) -> Iterator[Disk]:
     """A new file system of *kind*, made with further options *mkfs*. Raises CannotMountError."""
-    if os.geteuid() != 0:
-        raise CannotMountError("only root can mount")
+    if why := lacking(kind):
+        raise CannotMountError(why)
     image = directory / f"{kind}.img"
-    with contextlib.ExitStack() as undo:
-        undo.callback(image.unlink)
+    try:
         with image.open("wb") as file:
             file.truncate(size)
         _run(*MKFS[kind], *mkfs, str(image))
-        yield undo.enter_context(attached(kind, image, directory / kind, options))
+        with attached(kind, image, directory / kind, options) as disk:
+            yield disk
+    finally:
+        image.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -127,6 +190,21 @@ def mounted(kind: str, directory: Path, size: int = IMAGE_BYTES) -> Iterator[Pat
     """A new file system of *kind*; its mount point. Raises CannotMountError."""
     with on_disk(kind, directory, size) as disk:
         yield disk.point
+
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def or_skip(making: AbstractContextManager[T]) -> Iterator[T]:
+    """What *making* makes: ``with or_skip(on_disk("xfs", tmp_path)) as disk``. Skips the test, and says why, when this
+    machine or this user cannot have it."""
+    with contextlib.ExitStack() as undo:
+        try:
+            made = undo.enter_context(making)
+        except CannotMountError as error:
+            pytest.skip(str(error))
+        yield made
 
 
 def leave_room(directory: Path, free: int) -> None:
@@ -166,7 +244,7 @@ class Meter:
         self.most = 0
         self.samples = 0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
+        self._pool = ThreadPoolExecutor(1)
 
     def _sample(self) -> None:
         while not self._stop.wait(0.002):
@@ -175,9 +253,10 @@ class Meter:
             self.samples += 1
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._sampling = self._pool.submit(self._sample)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stop.set()
-        self._thread.join()
+        self._pool.shutdown()
+        self._sampling.result()  # one that has ended early has missed the most
