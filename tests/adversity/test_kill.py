@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import multiprocessing
-import os
 import random
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,9 @@ SMALL_LIMIT = 2 * MIB
 INSTANTS = 6
 MEMORY = Path("/dev/shm")
 FILLERS = 3  # threads that may be making a file at one moment
+STEPS = 5  # between two pieces of news
+MOST_NEWS = 80  # of one that is killed
+NEWS_S = 60  # it imports for a while
 
 
 def fill(cache: Cache, data: bytes, *chunks: int) -> None:
@@ -131,7 +134,7 @@ def test_killed_before_and_after_each_system_call_of_a_life(quick: Path) -> None
         renew(directory)
         try:
             _, ended = ptraced.run(lambda: a_life(directory), stop)
-        except ptraced.CannotTraceError as error:
+        except ptraced.CannotTraceError as error:  # refused by the kernel: everything else has failed
             pytest.skip(str(error))
         if is_right(directory, EVERY, SMALL_LIMIT):
             clean.append(stop)
@@ -161,31 +164,48 @@ def renew(directory: Path) -> None:
     path.write_bytes(text + f"sha256 {hashlib.sha256(text).hexdigest()}\n".encode())
 
 
-def busy(directory: str, seed: int) -> None:
-    """Until it is killed; now and then it ends cleanly by itself and starts again."""
+def busy(directory: str, seed: int, news: Connection) -> None:
+    """Until it is killed; now and then it ends cleanly by itself and starts again. Of every few steps it sends news."""
+    chance = random.Random(seed)
     while True:
         cache = Cache(directory, LIMIT)
         with Work(cache, contents_of(1), seed) as work:
-            work.wait_for(random.Random(seed).randrange(20, 400))
+            for _ in range(chance.randrange(2, 40)):
+                work.wait_for(work.done + STEPS)
+                news.send("at work")
+        news.send("ending")
         cache.close()
+        news.send("ended")
         seed += 1
 
 
-def killed_at_moments(directory: Path, seed: int, instants: int) -> int:
-    chance = random.Random(seed)
+@contextlib.contextmanager
+def child_at_work(directory: Path, seed: int) -> Iterator[tuple[SpawnProcess, Connection]]:
+    """A process that is busy(), and its news; killed on leaving."""
     context = multiprocessing.get_context("spawn")
+    news, its_end = context.Pipe(duplex=False)
+    child = context.Process(target=busy, args=(str(directory), seed, its_end))
+    child.start()
+    try:
+        its_end.close()  # of ours: the news end with the child
+        yield child, news
+    finally:
+        child.kill()
+        child.join()
+        news.close()
+
+
+def killed_at_moments(directory: Path, seed: int, instants: int) -> int:
+    """How often the state was clean. Each is killed when it has sent so many pieces of news."""
+    chance = random.Random(seed)
     texts = list(contents_of(1).values())
     clean = 0
     for instant in range(instants):
-        child = context.Process(target=busy, args=(str(directory), seed * 1000 + instant))
-        child.start()
-        deadline = time.monotonic() + 60
-        while not list(directory.glob("*.d")) and time.monotonic() < deadline:  # it imports for a while
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0.3, 1.0))
-        assert child.pid is not None and child.is_alive(), "it has failed by itself"
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
+        with child_at_work(directory, seed * 1000 + instant) as (child, news):
+            for _ in range(chance.randrange(1, MOST_NEWS)):
+                assert news.poll(NEWS_S), f"nothing was heard of it for {NEWS_S} s"
+                news.recv()  # EOFError: it has failed by itself
+        assert child.exitcode == -signal.SIGKILL
         clean += is_right(directory, texts, LIMIT)
     return clean
 
