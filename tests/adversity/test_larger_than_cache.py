@@ -174,7 +174,7 @@ def test_two_gib_through_128_mib_by_eight_readers_a_quarter_of_a_second_apart(tm
                 began = time.monotonic()
 
                 def reader(number: int) -> str:
-                    time.sleep(0.25 * number)
+                    time.sleep(0.25 * number)  # paces the load: a quarter of a second apart
                     return http_fetch.fetch(rack.http.host, rack.http.port, f"/{NAME}", timeout_s=600).sha256
 
                 close = [pool.submit(reader, number) for number in range(READERS)]

@@ -75,7 +75,7 @@ class Link:
             self.free_at = max(self.free_at, now - 0.005) + n / self.bytes_s
             wait = self.free_at - now
         if wait > 0.002:
-            time.sleep(wait)
+            time.sleep(wait)  # paces the load
 
 
 class FakeRegion:
@@ -260,8 +260,9 @@ class _Api(_Handler):
             told = {"taken": len(batch.transfers), "refused": len(batch.refused), "sentences": batch.refused}
             self.answer(self.region.transfers_status or 200, json.dumps(told).encode())
         else:
+            beat = json.loads(self.body())
             with self.region.lock:
-                self.region.beats.append(json.loads(self.body()))
+                self.region.beats.append(beat)
             told: dict[str, Any] = {"bulk": [self.region.bulk]}
             if self.region.settings is not None:
                 told["settings"] = self.region.settings

@@ -103,4 +103,7 @@ def up(
             yield site
         finally:
             process.terminate()
-            assert process.wait(END_S) == 0, log.read_text()
+            try:
+                assert process.wait(END_S) == 0, log.read_text()
+            finally:
+                process.kill()  # nothing, if it has ended: leaving waits for it without a limit
