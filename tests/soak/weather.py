@@ -57,11 +57,6 @@ class Weather:
                 for f in self._faults
             )
 
-    def felt_control(self, since: float, until: float) -> bool:
-        """Whether the region's control port was not well then, or shortly before."""
-        with self._lock:
-            return any(f.who == "control" and f.began <= until and f.ended + CONTROL_S >= since for f in self._faults)
-
     def explains(self, since: float, until: float, life_began: float) -> str:
         """Why a rack begun at *life_began* could refuse at some time from *since* to *until*; "": nothing does."""
         if all(self.spoilt(who, until, life_began, tuple(QUARANTINE_S)) for who in self.names):

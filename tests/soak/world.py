@@ -369,11 +369,7 @@ class World:
             if life.ending:
                 self.count(f"refused: the rack ended ({life.ending})")
                 return
-            if refusal.how == "404":
-                if self.weather.felt_control(refusal.since, now):
-                    self.count("refused: no chunk list was to be had")
-                    return
-            elif refusal.how not in ("silent", "fin"):
+            if refusal.how not in ("404", "silent", "fin"):
                 with self._lock:
                     lately = [
                         at for at, sha in self._gave_up if sha == refusal.file.sha256 and at >= refusal.since - 2.0
