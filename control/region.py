@@ -12,7 +12,6 @@ import contextlib
 import errno
 import logging
 import os
-import resource
 import socket
 import sys
 from pathlib import Path
@@ -21,8 +20,10 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from bootplane.control import config, datadir, logs
+from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError, StartError
+from bootplane.dataplane import logs
+from bootplane.dataplane.openfiles import raise_file_limit
 
 GRACE_S = 5  # for requests under way once the process is told to end
 KEEP_ALIVE_S = 75
@@ -38,7 +39,7 @@ def main(
 ) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status. None leaves an option to environment, file and default."""
     logs.install()
-    _raise_file_limit()
+    raise_file_limit()  # every blob the bulk port serves is a descriptor
     try:
         settings = config.load(data, listen=listen, bulk=bulk, database=database)
         return _serve(settings, ready_fd)
@@ -126,12 +127,6 @@ class _Server(uvicorn.Server):
         with super().capture_signals():
             yield
             self._captured_signals.clear()
-
-
-def _raise_file_limit() -> None:
-    """Every blob the bulk port serves is a descriptor."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _listen(address: str) -> socket.socket:

@@ -4,7 +4,8 @@
                                                                                └─▶ right: the reader tries again
 
 Invariants: nothing is thrown away on a reader's word alone, which may be old or the error have passed; a reader that
-cannot read what is right is not sent back for ever; each damaged chunk is one log line, however many have met it.
+cannot read what is right is not sent back for ever; each damaged chunk is one log line, however many have met it (and
+of a whole disk of them logs lets a few pass).
 
 Left to others: who waits and fetching again (fill), damage that no reader has met (scrub).
 """
@@ -73,9 +74,10 @@ class Examiner:
         what = f"chunk {chunk} of blob {blob.sha256}"
         if blob.chunks is None:  # of a store that is not ours to mend
             with self._lock:
-                known = (blob.sha256, chunk) in self._said or len(self._said) >= REMEMBERED
-                self._said.add((blob.sha256, chunk))
-            if not known:
+                is_news = (blob.sha256, chunk) not in self._said and len(self._said) < REMEMBERED
+                if is_news:
+                    self._said.add((blob.sha256, chunk))
+            if is_news:
                 log.error("damaged in the shared store, not ours to mend: %s: expected %s, got %s", what, expected, got)
                 self._on_damage(blob.sha256, chunk, expected, got)
             return

@@ -16,13 +16,12 @@ import fcntl
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bootplane.core.lru import Cache
-from bootplane.dataplane import addresses, limits, racktoken
+from bootplane.dataplane import addresses, limits, logs, racktoken
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.openfiles import mappings_allowed, open_segments, raise_file_limit
@@ -52,25 +51,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    _install_log()
+    logs.install(logs.Bounded())
     try:
         _run(_options(argv))
     except (RackError, TokenError, ListenError) as error:
         print(f"bootplane rack: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _install_log() -> None:
-    """One line an event to standard error, UTC, in the form of the region's log."""
-    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("bootplane").setLevel(logging.INFO)
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -14,7 +14,8 @@ import pytest
 
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
-from bootplane.dataplane.damage import UNFOUNDED
+from bootplane.dataplane import damage
+from bootplane.dataplane.damage import UNFOUNDED, Examiner
 from bootplane.dataplane.fill import ST_FULL, ST_UPSTREAM, Filler
 
 MIB = 1 << 20
@@ -124,3 +125,19 @@ def test_a_file_of_the_shared_store_is_named_once_and_left_alone(
     ]
     assert rack.filler.stats.damaged == 2
     assert path.stat().st_size == MIB
+
+
+def test_what_is_remembered_of_a_broken_store_is_bounded(
+    rack: Rack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(damage, "REMEMBERED", 3)
+    path = tmp_path / "store"
+    path.write_bytes(DATA)
+    blob = Blob.open_file(str(path), SHA, len(DATA))
+    os.truncate(path, 0)
+    told: list[int] = []
+    examiner = Examiner(rack.cache, lambda sha256, chunk, expected, got: told.append(chunk))
+    for chunk in range(6):
+        assert examiner.examine(blob, chunk)
+    assert told == [0, 1, 2] and len(caplog.records) == 3
+    assert len(examiner._said) == 3
