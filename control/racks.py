@@ -31,6 +31,8 @@ KEEP_S = 30.0
 LIMITS_S = 5.0  # as a beat
 SECRET_BYTES = 32
 _CACHE_KEYS = 64  # of what a rack says about its cache
+_CACHE_KEY_CHARACTERS = 64
+_MAX = (1 << 63) - 1
 _LOG = logging.getLogger("bootplane.racks")
 
 
@@ -129,7 +131,9 @@ class RackBook:
         with self._setting:
             found = self._repository.set_limits(rack.id, changes)
             self._limits[rack.id] = found
-        cache, upstream = (units.size(found.cache_bytes), units.rate(found.upstream_bytes_s))
+        own = "as its own command line says"
+        cache = own if found.cache_bytes is None else units.size(found.cache_bytes)
+        upstream = own if found.upstream_bytes_s is None else units.rate(found.upstream_bytes_s)
         _LOG.info("rack %s: limits are set: cache %s, upstream %s", rack.name, cache, upstream)
 
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
@@ -160,10 +164,14 @@ def _told(rack: RackRecord) -> tuple[object, ...]:
 
 def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
     version, cache = report.get("catalogue"), report.get("cache")
-    if version is not None and (not isinstance(version, int) or isinstance(version, bool)):
-        raise CallerError(f"beat of rack {rack.id}: expected a number as catalogue, got {version!r}")
+    if version is not None and not (isinstance(version, int) and _is_number(version)):
+        raise CallerError(f"beat of rack {rack.id}: expected a number as catalogue, got {str(version)[:40]!r}")
     if cache is not None and (not isinstance(cache, dict) or len(cache) > _CACHE_KEYS):
         raise CallerError(f"beat of rack {rack.id}: expected an object of at most {_CACHE_KEYS} numbers as cache")
+    for key, value in (cache or {}).items():  # pages reckon with them
+        if not _is_number(value) or len(key) > _CACHE_KEY_CHARACTERS:
+            got = f"{str(value)[:40]!r} as {key[:40]!r}"
+            raise CallerError(f"beat of rack {rack.id}: expected numbers from 0 to {_MAX} as cache, got {got}")
     if report.get("rack", rack.id) != rack.id:
         raise CallerError(f"beat: expected rack {rack.id}, whose token this is, got {report['rack']!r}")
     return dataclasses.replace(
@@ -174,6 +182,10 @@ def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
         catalogue_version=version,
         cache=cache,
     )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= _MAX  # NaN is not
 
 
 def _explained(rack: RackRecord, report: Mapping[str, Any]) -> CacheReport | None:

@@ -58,9 +58,12 @@ class Paced(Protocol):
 def checked(limits: Limits) -> Limits:
     """*limits*, when a rack can work with them. Raises LimitError."""
     cache, upstream = limits
-    if cache is not None and not SEGMENT_BYTES <= cache <= _MAX:
+    for what, limit in (("cache limit", cache), ("upstream limit", upstream)):
+        if limit is not None and limit > _MAX:
+            raise LimitError(f"{what}: expected at most {_MAX} bytes, got {limit}")
+    if cache is not None and cache < SEGMENT_BYTES:
         raise LimitError(f"cache limit: expected {SEGMENT_BYTES} bytes (one segment) or more, got {cache}")
-    if upstream is not None and upstream != 0 and not MIN_UPSTREAM_BYTES_S <= upstream <= _MAX:
+    if upstream is not None and upstream != 0 and upstream < MIN_UPSTREAM_BYTES_S:
         raise LimitError(
             f"upstream limit: expected 0 for none, or {MIN_UPSTREAM_BYTES_S} bytes a second (1 Mbit/s) or more, "
             f"got {upstream}"
@@ -123,6 +126,7 @@ class Keeper:
         self._path, self._own, self._told, self._cache, self._paced = directory / FILE, own, told, cache, paced
         self._lock = threading.Lock()
         self._said = ""
+        self._is_kept = True
         if paced is not None:
             paced.upstream_limit_bytes_s = self._value("upstream_bytes_s")
         if told.cache_bytes is not None:
@@ -140,12 +144,14 @@ class Keeper:
             return
         with self._lock:
             before, self._told = self._told, told
-            if told == before:
+            if told == before and self._is_kept:
                 return
             try:
                 keep(self._path, told)
-            except OSError as error:
-                log.warning("%s: the limits could not be kept: %s", self._path, error.strerror)
+                self._is_kept = True
+            except OSError as error:  # tried again with the next beat: they must be there at the next start
+                self._is_kept = False
+                self._say(f"{self._path}: the limits could not be kept: {error.strerror}")
             self._apply_cache()
             self._apply_upstream()
 

@@ -12,6 +12,7 @@ Left to others: what a rack does (rackservice), supervision (control's ``up``).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import logging
 import os
@@ -83,7 +84,7 @@ def _run(options: argparse.Namespace) -> None:
     try:
         cache_bytes = parse_size(options.cache_size, "--cache-size")
         upstream_bytes_s = parse_rate(options.upstream_limit, "--upstream-limit")
-        limits.checked(Limits(upstream_bytes_s=upstream_bytes_s))
+        own = limits.checked(Limits(cache_bytes, upstream_bytes_s))
         http_address = addresses.parse(options.http, "--http")
         tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
     except ValueError as error:
@@ -96,7 +97,7 @@ def _run(options: argparse.Namespace) -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     lock = lock_directory(options.data)
     try:
-        own, told = Limits(cache_bytes, upstream_bytes_s), limits.kept(options.data)
+        told = limits.kept(options.data)
         cache_bytes = cache_bytes if told.cache_bytes is None else told.cache_bytes
         try:
             cache = Cache(str(options.data / "cache"), cache_bytes, open_limit=open_limit)
@@ -191,8 +192,9 @@ def lock_directory(directory: Path) -> int:
         owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise RackError(f"{directory}: expected no other rack on it, got one running as process {owner}") from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk: who holds it is a courtesy to the next one
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
 
 

@@ -6,7 +6,9 @@ Left to others: which values make sense.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
+_MAX = (1 << 63) - 1
 _SIZES = {
     "": 1,
     "B": 1,
@@ -19,11 +21,11 @@ _SIZES = {
     "GB": 10**9,
 }
 _RATES = {
-    "bit/s": 1 / 8,
-    "kbit/s": 10**3 / 8,
-    "Mbit/s": 10**6 / 8,
-    "Gbit/s": 10**9 / 8,
-    **{f"{unit}/s": factor for unit, factor in _SIZES.items() if unit},
+    "bit/s": Decimal(1) / 8,
+    "kbit/s": Decimal(10**3) / 8,
+    "Mbit/s": Decimal(10**6) / 8,
+    "Gbit/s": Decimal(10**9) / 8,
+    **{f"{unit}/s": Decimal(factor) for unit, factor in _SIZES.items() if unit},
 }
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+/s)\Z")
@@ -34,7 +36,7 @@ def parse_size(text: str, what: str = "size") -> int:
     found = _SIZE.match(text.strip())
     if found is None or found[2] not in _SIZES:
         raise ValueError(f"{what}: expected a number with KiB, MiB, GiB, TiB, kB, MB or GB, got {text!r}")
-    return int(float(found[1]) * _SIZES[found[2]])
+    return _bytes(Decimal(found[1]) * _SIZES[found[2]], text, what)
 
 
 def parse_rate(text: str, what: str = "rate") -> int:
@@ -44,7 +46,17 @@ def parse_rate(text: str, what: str = "rate") -> int:
     found = _RATE.match(text.strip())
     if found is None or found[2] not in _RATES:
         raise ValueError(f"{what}: expected none, or a number with kbit/s, Mbit/s, Gbit/s, MB/s or MiB/s, got {text!r}")
-    return int(float(found[1]) * _RATES[found[2]])
+    count = _bytes(Decimal(found[1]) * _RATES[found[2]], text, what)
+    if not count:  # which would be no limit
+        raise ValueError(f"{what}: expected none for no limit, or 1 byte a second or more, got {text!r}")
+    return count
+
+
+def _bytes(count: Decimal, text: str, what: str) -> int:
+    if count > _MAX:
+        got = text if len(text) <= 40 else f"{text[:40]}..."
+        raise ValueError(f"{what}: expected less than {size(_MAX)}, got {got!r}")
+    return int(count)
 
 
 def size(count: float | None) -> str:

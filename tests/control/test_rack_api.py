@@ -329,9 +329,28 @@ def test_a_forecast_is_made_of_the_last_beat_and_the_images_own_files(
     assert unknown.status_code == 404 and "image 'nobody'" in unknown.json()["detail"]
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{" * 10, b'{"catalogue": "x"}', b'{"rack": "another"}', b" " * 70_000])
-def test_a_beat_that_makes_no_sense_is_400_and_changes_nothing(rack: TestClient, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{" * 10,
+        b'{"catalogue": "x"}',
+        b'{"catalogue": 36893488147419103232}',
+        b'{"rack": "another"}',
+        b'{"cache": {"limit_bytes": "many"}}',
+        b'{"cache": {"limit_bytes": NaN}}',
+        b'{"cache": {"limit_bytes": -1}}',
+        b'{"cache": {"limit_bytes": {"a": [1]}}}',
+        b" " * 70_000,
+    ],
+)
+def test_a_beat_that_makes_no_sense_is_400_and_changes_nothing(
+    pair: tuple[Region, TestClient], rack: TestClient, body: bytes
+) -> None:
+    before = pair[1].get("/api/v1/racks")
     assert rack.post("/rack/v1/beat", content=body).status_code == 400
+    assert pair[1].get("/api/v1/racks").json() == before.json()
 
 
 def test_a_wildcard_bulk_address_becomes_the_name_the_rack_called(tmp_path: Path) -> None:

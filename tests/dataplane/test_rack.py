@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import hashlib
 import http.client
+import os
 import random
 import re
 import socket
@@ -19,6 +21,7 @@ import pytest
 from bootplane.core import http_fetch, tftp_fetch
 from bootplane.core.client import Fetch
 from bootplane.core.status import RemoteError
+from bootplane.dataplane.rack import RackError, lock_directory
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.region import CHUNK, FakeRegion
 
@@ -224,6 +227,19 @@ def test_what_stops_the_start_is_one_sentence(tmp_path: Path, region: FakeRegion
             )
 
 
+def test_a_rack_starts_on_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(fd: int, data: bytes, at: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", full)
+        fd = lock_directory(tmp_path)
+    with pytest.raises(RackError, match="expected no other rack on it, got one running as process unknown"):
+        lock_directory(tmp_path)
+    os.close(fd)
+    os.close(lock_directory(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -246,6 +262,7 @@ def test_what_stops_the_start_is_one_sentence(tmp_path: Path, region: FakeRegion
             ["--upstream-limit", "9kbit/s"],
             "upstream limit: expected 0 for none, or 125000 bytes a second (1 Mbit/s) or more, got 1125",
         ),
+        (["--cache-size", "4"], "cache limit: expected 4194304 bytes (one segment) or more, got 4"),
         (["--reactors", "0"], "--reactors: expected 1 to 64, got 0"),
         (
             ["--http", "192.0.2.1:0"],
