@@ -18,6 +18,8 @@ cdef void policy_add(policy_t* p, segment_t* seg, bint reused) noexcept nogil   
 cdef bint policy_has_proven(policy_t* p, segment_t* seg, uint64_t bytes, uint64_t filled) noexcept nogil
 cdef void policy_put_back(policy_t* p, segment_t* seg) noexcept nogil            # after policy_remove; lru_stamp is set
 cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil
+# Whether it is in an order: of a segment that is the cache's, it is not on its way out, nor out.
+cdef bint policy_has(policy_t* p, segment_t* seg) noexcept nogil
 cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil             # its blob has become protected; idempotent
 # REUSED, or will be when it is looked at next. For the record at the end.
 cdef bint policy_is_reused(policy_t* p, segment_t* seg) noexcept nogil

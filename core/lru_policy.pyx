@@ -49,8 +49,12 @@ cdef void policy_remove(policy_t* p, segment_t* seg) noexcept nogil:
     order_remove(&p.orders[seg.lru_class], seg)
 
 
+cdef bint policy_has(policy_t* p, segment_t* seg) noexcept nogil:
+    return seg.lru_prev != NULL or p.orders[seg.lru_class].oldest == seg
+
+
 cdef void policy_protect(policy_t* p, segment_t* seg) noexcept nogil:
-    if seg.lru_class == CLASS_PROTECTED or (seg.lru_prev == NULL and p.orders[seg.lru_class].oldest != seg):
+    if seg.lru_class == CLASS_PROTECTED or not policy_has(p, seg):
         return                           # it is on its way out: policy_put_back, if it stays after all
     policy_remove(p, seg)
     policy_put_back(p, seg)

@@ -10,7 +10,7 @@ Left to others: what a file is worth and when it goes (lru_steps), closing descr
 import fcntl
 import os
 
-from libc.errno cimport errno
+from libc.errno cimport EBADF, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy
@@ -167,7 +167,7 @@ cdef int file_write(int fd, const uint8_t* data, size_t n, off_t offset) noexcep
         if took < 0:
             if errno == EINTR:
                 continue
-            return -errno
+            return -EROFS if errno == EBADF else -errno      # opened when it could only be read: file_open
         if took == 0:
             return -ENOSPC
         data += took
