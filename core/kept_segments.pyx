@@ -182,7 +182,10 @@ def sync_file(int dirfd, record, int fd):
 
 
 def sync_directory(int dirfd, name: str) -> None:
-    fd = os.open(f"{name}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    try:
+        fd = os.open(f"{name}.d", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dirfd)
+    except (FileNotFoundError, NotADirectoryError):      # removed by somebody: the next start finds no file of it
+        return
     try:
         os.fsync(fd)
     finally:

@@ -24,7 +24,7 @@ from bootplane.core.blob cimport (
     CHUNK_BYTES, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap,
     digest_of, segment_t,
 )
-from bootplane.core.linux cimport ESTALE, bp_load_u8, close, monotonic_ns, off_t
+from bootplane.core.linux cimport bp_load_u8, close, monotonic_ns, off_t
 from bootplane.core.lru_evictions cimport (
     EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
 )
@@ -141,7 +141,7 @@ cdef class Cache:
         count = total = 0
         for position, segment in enumerate(segments):
             if segment.sha256 not in self.unclaimed:
-                size = max(segment.size, (last[segment.sha256] + 1) * SEGMENT_BYTES)
+                size = (last[segment.sha256] + 1) * SEGMENT_BYTES        # whatever the record says: a slot for each file
                 digest = digest_of(segment.sha256)
                 b = blob_new(size, SEGMENT_BYTES, <const uint8_t*>PyBytes_AS_STRING(digest))
                 if b == NULL:
@@ -402,7 +402,7 @@ cdef class Cache:
             raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {expected[:32].hex()}, got {got[:32].hex()}",
                                  ST_MISMATCH)
         if status == ST_GONE:
-            self.fail(-ESTALE, &fault, 0)
+            self.fail(-fault.error, &fault, 0)
         if status != ST_OK and status != ST_AGAIN:
             self.fail(status, &fault, 0)
         return status == ST_OK

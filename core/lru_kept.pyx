@@ -47,8 +47,10 @@ cdef int cache_adopt(cache_t* c, blob_t* blob, uint32_t index, off_t length, con
     cdef int fd = -1, status
     if is_to_open:
         fd = file_open(c.dirfd, blob.digest, index, length, &now_ns, &what)
-        if fd < 0 and not is_shortage(fd):
-            return fd
+        if fd < 0:
+            if not is_shortage(fd):
+                return fd
+            fd = -1
     if not adopt_states(fd, states, now_ns == ctime_ns, known):
         if fd >= 0:
             close(fd)

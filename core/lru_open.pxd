@@ -16,7 +16,7 @@ cdef bint open_room(cache_t* c, bint* tried) noexcept nogil
 cdef bint open_spare(cache_t* c) noexcept nogil
 cdef bint is_shortage(int status) noexcept nogil                         # one of those
 # Opens the file of *seg*, which is in its slot, not open, not ROTTEN, and nobody's busy_t. Lets go of the lock. ST_OK: look
-# again. ST_GONE: the file is not what was left; *seg* is ROTTEN now, and the caller's to remove. -errno: it stays closed.
+# again. ST_GONE: the file is not what was left (*fault*.error: how so); *seg* is ROTTEN now, and the caller's to remove. -errno: it stays closed.
 cdef int segment_open(cache_t* c, segment_t* seg, bint* tried, fault_t* fault) noexcept nogil
 # Closes what is open beyond the limit because it was held when another one was opened. Lock not held.
 cdef void open_trim(cache_t* c) noexcept nogil

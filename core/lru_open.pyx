@@ -305,6 +305,7 @@ cdef int segment_open(cache_t* c, segment_t* seg, bint* tried, fault_t* fault) n
                 c.rotten_chunks += bp_load_u8(&seg.state[i]) != CHUNK_ABSENT
                 bp_store_u8(&seg.state[i], CHUNK_ABSENT)
             seg.doomed = ROTTEN
+            fault.error = -status
             status = ST_GONE
     segment_release(seg)
     if is_shortage(status) and open_spare(c):

@@ -12,7 +12,7 @@ cdef struct survey_t:            # one segment as it was when the cache was look
 
 # All take cache_t.lock themselves.
 # ST_OK: it is PRESENT now. ST_AGAIN: it was neither UNCHECKED nor CLOSED. ST_MISMATCH (*got* has the digest), ST_GONE (its file
-# is not the one that was left) or -errno: its segment is gone; but for -EMFILE, -ENFILE, -ENOMEM, with which it stays CLOSED.
+# is not the one that was left; *fault*.error) or -errno: its segment is gone; but for -EMFILE, -ENFILE, -ENOMEM, with which it stays CLOSED.
 cdef int cache_recheck(cache_t* c, blob_t* blob, uint64_t chunk, const uint8_t* expected, uint8_t* got,
                        fault_t* fault) noexcept nogil
 # A PRESENT or CLOSED chunk whose bytes are not, or cannot be read: its segment goes, as soon as its fills have ended. ST_AGAIN: it is

@@ -63,6 +63,7 @@ cdef int chunk_open(cache_t* c, blob_t* blob, uint32_t index, int within, bint* 
     # ST_OK: it is UNCHECKED, its file open, and nobody at work on it. ST_AGAIN: it was neither UNCHECKED nor CLOSED, or is
     # no more. ST_GONE: its file was another one; its segment is gone. -errno: no descriptor was left.
     cdef segment_t* seg
+    cdef fault_t unlinked
     cdef uint8_t state
     cdef bint tried = False
     cdef int status = ST_OK
@@ -80,7 +81,7 @@ cdef int chunk_open(cache_t* c, blob_t* blob, uint32_t index, int within, bint* 
         was_closed[0] = state == CHUNK_CLOSED
         status = segment_open(c, seg, &tried, fault)
     if status == ST_GONE:
-        cache_remove(c, seg, ROTTEN, NULL, fault)                # when that fails, begin() tries it again
+        cache_remove(c, seg, ROTTEN, NULL, &unlinked)            # when that fails, begin() tries it again
     return status
 
 

@@ -51,6 +51,7 @@ cdef struct fault_t:             # what a nogil function could not do, for the m
     const char* what             # static text
     uint8_t digest[32]           # of the segment's blob
     uint32_t index
+    int error                    # errno, with ST_GONE
 
 # All take cache_t.lock themselves. A status is ST_OK, ST_FULL, ST_CLOSED, ST_NOMEM or -errno with *fault* filled in.
 # Takes over *dirfd*; NULL: no memory, dirfd not taken. *reuse_ns*: see lru_policy.

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pathlib
 import random
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 
@@ -164,6 +165,18 @@ class TestClean:
         cache = start()
         assert (cache.found.clean, cache.found.segments, state.exists()) == (False, 2, False)
         assert known(cache).states(0, 6) == bytes([UNCHECKED] * 6)
+
+    def test_a_folder_that_somebody_has_removed_costs_nothing_else(
+        self, start: Callable[..., Cache], tmp_path: pathlib.Path
+    ) -> None:
+        cache = start()
+        filled(cache)
+        filled(cache, b"another")
+        shutil.rmtree(tmp_path / DIR)
+        assert cache.close() == ""
+        cache = start()
+        assert known(cache).states(0, 6) == bytes(6)
+        assert known(cache, b"another").states(0, 1) == bytes([PRESENT])
 
     def test_a_state_that_cannot_be_written_is_a_sentence_and_not_a_state(
         self, start: Callable[..., Cache], tmp_path: pathlib.Path
@@ -348,6 +361,19 @@ class TestStrange:
         assert cache.foreign == (f"{DIR}/6",)
         assert outside.read_bytes() == DATA[:SEGMENT]
         assert sorted(p.name for p in (tmp_path / DIR).iterdir()) == ["0", "1", "6"]
+
+    @pytest.mark.parametrize("size", [2**54, 10**18 - 1])
+    def test_a_record_of_a_blob_of_any_size_makes_no_place_that_is_not_there(
+        self, size: int, start: Callable[..., Cache], tmp_path: pathlib.Path
+    ) -> None:
+        cache = start()
+        filled(cache, DATA, 0, 1)
+        cache.close()
+        state = tmp_path / "state"
+        state.write_bytes(resigned(state.read_bytes().replace(f" {len(DATA)} ".encode(), f" {size} ".encode())))
+        cache = start()
+        assert (cache.found.clean, cache.found.segments) == (True, 1)
+        assert known(cache).states(0, 4) == bytes([UNCHECKED, UNCHECKED, ABSENT, ABSENT])
 
     @pytest.mark.parametrize("clean", [True, False])
     @pytest.mark.parametrize("length", [MIB, SEGMENT])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -341,26 +342,28 @@ class TestTouched:
         assert blob.states(0, 2) == bytes([PRESENT, PRESENT])
 
     @pytest.mark.parametrize(
-        "how",
+        ("how", "why"),
         [
-            lambda path: path.unlink(),
-            lambda path: os.truncate(path, SEGMENT - 1),
-            lambda path: os.truncate(path, SEGMENT + 1),
-            lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
-            lambda path: (path.unlink(), os.mkfifo(path)),
-            lambda path: (path.rename(path.with_name("1000")), path.parent.joinpath("1").rename(path)),
-            lambda path: (path.parent.rename(path.parent.with_name("x")), path.parent.symlink_to("x")),
+            (lambda path: path.unlink(), errno.ENOENT),
+            (lambda path: os.truncate(path, SEGMENT - 1), errno.ESTALE),
+            (lambda path: os.truncate(path, SEGMENT + 1), errno.ESTALE),
+            (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), errno.ELOOP),
+            (lambda path: (path.unlink(), os.mkfifo(path)), errno.ESTALE),
+            (lambda path: (path.rename(path.with_name("1000")), path.parent.joinpath("1").rename(path)), errno.ESTALE),
+            (lambda path: (path.parent.rename(path.parent.with_name("x")), path.parent.symlink_to("x")), errno.ENOTDIR),
         ],
         ids=["gone", "shorter", "longer", "a link", "a pipe", "another's", "its folder is a link"],
     )
     def test_another_file_in_its_place_is_not_opened_but_filled_again(
-        self, start: Callable[..., Cache], how: Callable[[pathlib.Path], object]
+        self, start: Callable[..., Cache], how: Callable[[pathlib.Path], object], why: int
     ) -> None:
         cache = start(1)
         blob, path = self.closed(cache)
         how(path)
-        with pytest.raises(OSError, match=r"/0: file (cannot be opened|is not the one that was left here): "):
+        is_other = "is not the one that was left here" if why == errno.ESTALE else "cannot be opened"
+        with pytest.raises(OSError, match=f"/0: file {is_other}: {os.strerror(why)}$") as raised:
             cache.recheck(blob, 0)
+        assert raised.value.errno == why
         assert blob.states(0, 4) == bytes(4)
         assert cache.stats()["rotten_chunks"] == 4
         if path.parent.is_symlink():
@@ -382,7 +385,7 @@ class TestTouched:
         blob, path = self.closed(cache)
         path.unlink()
         path.mkdir()
-        with pytest.raises(OSError, match="/0: "):
+        with pytest.raises(OSError, match="/0: file cannot be opened: Is a directory"):
             cache.recheck(blob, 0)
         assert blob.states(0, 4) == bytes(4)
         with pytest.raises(OSError, match="file cannot be unlinked"):
