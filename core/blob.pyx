@@ -36,7 +36,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from bootplane.core.linux cimport (
-    EINTR, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, bp_add_int, bp_add_u64, bp_cas_int, bp_cas_ptr, bp_load_int,
+    EINTR, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, bp_add_int, bp_add_u64, bp_cas_ptr, bp_load_int,
     bp_load_ptr, bp_load_u8, bp_store_int, bp_store_ptr, bp_store_relaxed_u64, bp_swap_ptr, close, mmap, monotonic_ns,
     munmap, off_t, pread, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ssize_t,
 )
@@ -57,8 +57,15 @@ cdef extern from * nogil:
     #else
     #define bp_widen() ((void)0)
     #endif
+    /* Raise a count, then look: whoever stores to the slot, has a full barrier and reads the count (lru_open) sees the one,
+       or we see the other. On x86-64 the same instructions as acquire and release. */
+    static inline int bp_cas_int_ordered(int* p, int old, int desired) {
+        return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE); }
+    #define bp_load_ptr_ordered(p) ((void*)__atomic_load_n((void**)(p), __ATOMIC_SEQ_CST))
     """
     void bp_widen()
+    bint bp_cas_int_ordered(int* p, int old, int desired)
+    void* bp_load_ptr_ordered(void* p)
 
 cdef enum:
     SLAB = 64                        # segments allocated at a time
@@ -88,10 +95,10 @@ cdef segment_t* segment_acquire(blob_t* blob, uint32_t index) noexcept nogil:
             return NULL
         bp_widen()
         refs = bp_load_int(&seg.refs)
-        if refs == 0 or not bp_cas_int(&seg.refs, refs, refs + 1):
+        if refs == 0 or not bp_cas_int_ordered(&seg.refs, refs, refs + 1):
             continue
         bp_widen()
-        if <segment_t*>bp_load_ptr(&blob.segs[index]) == seg:
+        if <segment_t*>bp_load_ptr_ordered(&blob.segs[index]) == seg:
             return seg
         segment_release(seg)         # it lives in another slot by now: see the module's opening
 

@@ -3,13 +3,12 @@
 Idea: segments lie in a list by lru_stamp. Senders write `stamp` without a lock. The evictor looks from the oldest on: a
 segment whose stamp is newer than its lru_stamp is put where it belongs and passed over.
 
-Invariant: the list is sorted by lru_stamp, which is no newer than stamp. Therefore the first segment that was not used since it was placed is
-the least recently used: every other one's stamp is at least its own lru_stamp, which is at least this one's.
+Invariant: the list is sorted by lru_stamp, which is no newer than stamp. Therefore the first segment that was not used since
+it was placed is the least recently used: every other one's stamp is at least its own lru_stamp, which is at least this one's.
+The exception: who places a segment may give it an lru_stamp newer than its stamp, and it lies where one lies that was used then.
 
 Never picked: a segment with a FILLING chunk (its filler would write into a file nobody can find), and one that a sender
 holds (its bytes would stay on the disk, condemned, and no room would be gained).
-
-A segment may also be placed with an lru_stamp newer than its stamp: it lies where one lies that was used then.
 
 Left to others: which orders there are and which of them gives way (lru_policy), the mutex under which all of this runs
 (lru_steps).
