@@ -1,11 +1,14 @@
 """What a storm of one image would cost a rack: what it would fetch, and what would leave its cache for that. Pure.
 
-    needed = the image's files - what is here of them
+    needed = the image's files - what is here of them - what is read in the region's own directory
     evicted = needed - free, taken from what would leave, in that order
 
 An estimate, from what the rack told with its last beat: each byte is fetched once however many machines boot, so their
 number does not matter. What is here of the image itself is taken to stay, as the storm reads it. What does not fit even
 when all that may leave has left pushes out the image's own beginning, and is fetched again by whoever comes late.
+
+A rack that reads a region's store (``up`` without --no-share) has each file of its catalogue either there or in its
+cache. So, where it told all files of its cache, those of the image that are not among them are read in place.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ class Share(NamedTuple):
 class Forecast:
     size: int
     present_bytes: int
+    in_place_bytes: int
     needed_bytes: int
     free_bytes: int
     evicted: tuple[Share, ...]  # the first to go first
@@ -54,8 +58,10 @@ def forecast(files: Sequence[Wanted], report: CacheReport) -> Forecast:
     ]
     numbers = report.numbers
     free = max(0, numbers["limit_bytes"] - numbers["charged_bytes"] - numbers["condemned_bytes"])
-    needed = sum(share.size - share.bytes for share in shares)
-    short = max(0, sum(-(-(share.size - share.bytes) // PAGE) * PAGE for share in shares) - free)
+    has_store = report.in_place_files > 0 and len(report.files) == report.files_total
+    in_place = {share.sha256 for share in shares if has_store and share.sha256 not in there}
+    lacking = [share.size - share.bytes for share in shares if share.sha256 not in in_place]
+    short = max(0, sum(-(-size // PAGE) * PAGE for size in lacking) - free)
     evicted: dict[str, int] = {}
     for leaving in report.leaving:
         if short and leaving.sha256 not in {file.sha256 for file in distinct}:
@@ -66,7 +72,8 @@ def forecast(files: Sequence[Wanted], report: CacheReport) -> Forecast:
     return Forecast(
         size=sum(share.size for share in shares),
         present_bytes=sum(share.bytes for share in shares),
-        needed_bytes=needed,
+        in_place_bytes=sum(share.size for share in shares if share.sha256 in in_place),
+        needed_bytes=sum(lacking),
         free_bytes=free,
         evicted=tuple(
             Share(names.get(sha256, ("", 0))[0], sha256, names.get(sha256, ("", 0))[1], bytes_)

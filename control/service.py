@@ -282,6 +282,7 @@ class RegionService:
             "version": shown["version"],
             "size": found.size,
             "present_bytes": found.present_bytes,
+            "in_place_bytes": found.in_place_bytes,
             "needed_bytes": found.needed_bytes,
             "free_bytes": found.free_bytes,
             "evicted_bytes": sum(share.bytes for share in found.evicted),

@@ -232,6 +232,7 @@ class RackForecast(_Out):
     charged_bytes: int
     size: int
     present_bytes: int
+    in_place_bytes: int
     needed_bytes: int
     free_bytes: int
     evicted_bytes: int

@@ -1,11 +1,11 @@
 """What a rack's cache has, how far that carries and what a storm would cost it, in sentences and tables.
 
-Pure text of the API's documents (RackCache, RackForecast). Left to others: asking (rack), the numbers (the rack's beat).
+Of the API's documents (RackCache, RackForecast). Left to others: asking (rack), the numbers (the rack's beat).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -48,9 +48,16 @@ def forecast_sentences(forecast: dict[str, Any]) -> list[str]:
     size = units.size
     told = "" if forecast["age_s"] <= LATE_S else f" This is as of {figures.duration(forecast['age_s'])} ago."
     needs = f"{forecast['image']} {forecast['version']} is {size(forecast['size'])}"
+    cached = f"in the cache of rack {forecast['name']}"
+    in_place = "in the region's own directory, which the rack reads"
     if not forecast["needed_bytes"]:
-        return [f"{needs}: all of it is in the cache of rack {forecast['name']}; a storm would fetch nothing.{told}"]
-    here = f"{size(forecast['present_bytes'])} of it in the cache of rack {forecast['name']}"
+        where = cached
+        if forecast["in_place_bytes"]:
+            where = f"{cached} or {in_place}" if forecast["present_bytes"] else f"{in_place} ({forecast['name']})"
+        return [f"{needs}: all of it is {where}; a storm would fetch nothing.{told}"]
+    here = f"{size(forecast['present_bytes'])} of it {cached}"
+    if forecast["in_place_bytes"]:
+        here += f" and {size(forecast['in_place_bytes'])} {in_place}"
     sentences = [f"{needs}, {here}: a storm would fetch {size(forecast['needed_bytes'])}, once.{told}"]
     free = f"{size(forecast['free_bytes'])} of {size(forecast['limit_bytes'])} are free"
     if forecast["evicted_bytes"]:
@@ -91,15 +98,7 @@ def cache_sentences(cache: dict[str, Any]) -> list[str]:
         was = "was" if cache["refused_chunks"] == 1 else "were"
         refused = f"{count(cache['refused_chunks'], 'chunk')} {was} refused for a wrong digest; no machine saw them."
     sentences = [f"{told}.", f"{used}.", _hits(cache), _upstream(cache), f"{evicted} {refused}"]
-    sentences += [
-        sentence
-        for sentence in (_open(cache), _ghost(cache), _throttled(cache), _kept(cache), _scrub(cache))
-        if sentence
-    ]
-    if cache["in_place_files"]:
-        files = count(cache["in_place_files"], "file")
-        sentences.append(f"{files} served from the region's own directory: not in the cache, and not counted as used.")
-    return sentences
+    return sentences + [said for key, words in _SAID_WHEN_THERE_IS if cache[key] and (said := words(cache))]
 
 
 def _hits(cache: dict[str, Any]) -> str:
@@ -123,15 +122,13 @@ def _upstream(cache: dict[str, Any]) -> str:
 
 
 def _open(cache: dict[str, Any]) -> str:
-    if not cache["reopened_segments"]:
-        return ""
     files = f"{cache['open_segments']} of {cache['segments']} files are open"
     return f"{files}; one was opened again {figures.count(cache['reopened_segments'], 'time')}."
 
 
 def _ghost(cache: dict[str, Any]) -> str:
     """What a larger cache would have been good for."""
-    if not cache["evicted_segments"] or not cache["made_segments"]:
+    if not cache["made_segments"]:
         return ""
     shares = [100 * cache[f"ghost_{times}_segments"] // cache["made_segments"] for times in ("double", "quadruple")]
     twice, four_times = (figures.size(times * cache["limit_bytes"]) for times in (2, 4))
@@ -142,8 +139,6 @@ def _ghost(cache: dict[str, Any]) -> str:
 
 
 def _throttled(cache: dict[str, Any]) -> str:
-    if not cache["upstream_limit_bytes_s"]:
-        return ""
     limit = units.rate(cache["upstream_limit_bytes_s"])
     waited = "nobody has waited for that yet"
     if cache["throttled_s"]:
@@ -153,8 +148,6 @@ def _throttled(cache: dict[str, Any]) -> str:
 
 def _kept(cache: dict[str, Any]) -> str:
     """What an earlier run left, and what became of it."""
-    if not cache["kept_segments"]:
-        return ""
     said = f"{figures.count(cache['kept_segments'], 'segment')} kept from the run before"
     if cache["rechecked_chunks"] or cache["rotten_chunks"]:
         looked = figures.count(cache["rechecked_chunks"], "chunk")
@@ -165,8 +158,6 @@ def _kept(cache: dict[str, Any]) -> str:
 
 
 def _scrub(cache: dict[str, Any]) -> str:
-    if not cache["scrub_chunks"]:
-        return ""
     looked = figures.count(cache["scrub_chunks"], "chunk")
     said = f"Scrub: {looked} read again from the disk, {cache['scrub_damaged'] or 'none'} damaged"
     if cache["scrub_passes"]:
@@ -174,6 +165,21 @@ def _scrub(cache: dict[str, Any]) -> str:
         passes = "1 whole pass" if cache["scrub_passes"] == 1 else f"{cache['scrub_passes']} whole passes"
         said += f"; {passes}, the last in {last}"
     return f"{said}."
+
+
+def _in_place(cache: dict[str, Any]) -> str:
+    files = figures.count(cache["in_place_files"], "file")
+    return f"{files} served from the region's own directory: not in the cache, and not counted as used."
+
+
+_SAID_WHEN_THERE_IS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (  # in this order
+    ("reopened_segments", _open),
+    ("evicted_segments", _ghost),
+    ("upstream_limit_bytes_s", _throttled),
+    ("kept_segments", _kept),
+    ("scrub_chunks", _scrub),
+    ("in_place_files", _in_place),
+)
 
 
 def _print_files(cache: dict[str, Any]) -> None:

@@ -11,7 +11,9 @@ KERNEL, ROOT, OLD, OLDER = (letter * 64 for letter in "abcd")
 STORM = [Wanted("boot-kernel", KERNEL, 10 * MIB), Wanted("squashfs", ROOT, 100 * MIB)]
 
 
-def told(limit: int, charged: int, present: dict[str, int], leaving: list[tuple[str, int]]) -> cachereport.CacheReport:
+def told(
+    limit: int, charged: int, present: dict[str, int], leaving: list[tuple[str, int]], **more: int
+) -> cachereport.CacheReport:
     """What a rack says; *present*: bytes of each file, *leaving*: (sha256 or "", bytes), the first to go first."""
     files: list[dict[str, Any]] = [
         {"name": f"name of {sha256[0]}", "sha256": sha256, "size": 200 * MIB, "present_bytes": here}
@@ -20,7 +22,12 @@ def told(limit: int, charged: int, present: dict[str, int], leaving: list[tuple[
     places = {sha256: place for place, sha256 in enumerate(present)}
     beat = {
         "cache": {"limit_bytes": limit, "charged_bytes": charged},
-        "cache_report": {"files": files, "leaving": [[places.get(sha256, -1), size] for sha256, size in leaving]},
+        "cache_report": {
+            "files": files,
+            "files_total": len(files),
+            "leaving": [[places.get(sha256, -1), size] for sha256, size in leaving],
+            **more,
+        },
     }
     found = cachereport.parse(json.loads(json.dumps(beat)))
     assert found is not None
@@ -71,3 +78,15 @@ def test_two_names_of_one_file_are_fetched_once() -> None:
 
 def test_a_cache_over_its_limit_has_no_room_and_not_less_than_none() -> None:
     assert forecast(STORM, told(8 * MIB, 40 * MIB, {}, [])).free_bytes == 0
+
+
+def test_a_rack_that_reads_the_regions_store_fetches_only_what_its_cache_has_begun() -> None:
+    found = forecast(STORM, told(500 * MIB, 60 * MIB, {ROOT: 60 * MIB}, [], in_place_files=7))
+    assert (found.present_bytes, found.in_place_bytes, found.needed_bytes) == (60 * MIB, 10 * MIB, 40 * MIB)
+    whole = forecast(STORM, told(0, 0, {}, [], in_place_files=7))
+    assert (whole.in_place_bytes, whole.needed_bytes, whole.short_bytes, whole.evicted) == (110 * MIB, 0, 0, ())
+
+
+def test_a_file_that_was_not_told_is_not_taken_for_one_in_the_store_while_others_were_not_told_either() -> None:
+    found = forecast(STORM, told(500 * MIB, 60 * MIB, {ROOT: 60 * MIB}, [], in_place_files=7, files_total=51))
+    assert (found.in_place_bytes, found.needed_bytes) == (0, 50 * MIB)

@@ -96,8 +96,8 @@ CACHE = {
 FORECAST = {
     "rack": "rack1", "name": "a07", "heard": "2026-11-21T10:00:00Z", "age_s": 3.4,
     "image": "ubuntu/noble/amd64/ga-24.04", "version": "20261120", "limit_bytes": 4 << 30, "charged_bytes": 4 << 30,
-    "size": 512 << 20, "present_bytes": 12 << 20, "needed_bytes": 500 << 20, "free_bytes": 100 << 20,
-    "evicted_bytes": 400 << 20, "short_bytes": 0,
+    "size": 512 << 20, "present_bytes": 12 << 20, "in_place_bytes": 0, "needed_bytes": 500 << 20,
+    "free_bytes": 100 << 20, "evicted_bytes": 400 << 20, "short_bytes": 0,
     "files": [{"name": "squashfs", "sha256": "a" * 64, "size": 512 << 20, "bytes": 12 << 20}],
     "evicted": [
         {"name": "centos/8/amd64/generic/root-tgz", "sha256": "c" * 64, "size": 300 << 20, "bytes": 300 << 20},

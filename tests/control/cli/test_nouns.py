@@ -298,6 +298,17 @@ def test_a_forecast_says_what_a_storm_fetches_and_what_leaves_for_it(bootplane, 
     ]
     whole = f"{image} 20261120 is 512.0 MiB: all of it is in the cache of rack a07; a storm would fetch nothing."
     assert said(needed_bytes=0) == [whole]
+    store = "in the region's own directory, which the rack reads"
+    assert said(in_place_bytes=500 << 20) == [
+        f"{image} 20261120 is 512.0 MiB: all of it is in the cache of rack a07 or {store}; a storm would fetch nothing."
+    ]
+    assert said(present_bytes=0) == [
+        f"{image} 20261120 is 512.0 MiB: all of it is {store} (a07); a storm would fetch nothing."
+    ]
+    assert said(present_bytes=1 << 20, needed_bytes=11 << 20)[0] == (
+        f"{image} 20261120 is 512.0 MiB, 1.0 MiB of it in the cache of rack a07 and 500.0 MiB {store}: "
+        "a storm would fetch 11.0 MiB, once."
+    )
     shown = bootplane("rack", "cache", "rack1", "--forecast", image, "--json").stdout
     assert json.loads(shown) == region.answers[key]
 
