@@ -178,6 +178,7 @@ class CacheUnderThreads(RuleBasedStateMachine):
         self.pins: list[tuple[Pin, Segment, int]] = []  # (pin, segment, inode)
         self.doomed: set[Segment] = set()  # perhaps: dropped or found rotten while a chunk of it was filled
         self.rotten: set[Segment] = set()  # of which somebody wrote over the file on the disk
+        self.holes: set[Chunk] = set()  # UNCHECKED in a file that was not looked into yet: perhaps never written
         self.limit = self.allowed = 2 * SEGMENT
         self.open()
         self.watchers = Watchers(self.compare, self.chase)
@@ -369,11 +370,15 @@ class CacheUnderThreads(RuleBasedStateMachine):
             self.limit = min(self.limit, limit)
         self.allowed = self.limit
         self.open()
+        written = {at for at, state in self.states.items() if state != ABSENT} | {*log.stored}
         for at, before in self.states.items():
             now = self.state(at)
             kept = {PRESENT} if is_clean else {UNCHECKED}
-            may = kept | {ABSENT} if before != ABSENT or at in log.stored else {ABSENT}
+            may = kept | {ABSENT} if at in written else {ABSENT}
             may |= {UNCHECKED} if before == UNCHECKED else set()
+            if self.open_limit and not is_clean and segment_of(at) in map(segment_of, written - {at}):
+                may |= {UNCHECKED}
+                self.holes |= {at} if now == UNCHECKED and at not in written else set()
             assert now in may, f"{at}: {before} before the start, {now} after it, expected {may}"
             self.states[at] = now
         self.everything_is_one_thing()
@@ -432,10 +437,11 @@ class CacheUnderThreads(RuleBasedStateMachine):
             else:
                 may = {PRESENT} if before == PRESENT or at in (*log.stored, *log.rechecked) else set()
                 may |= {UNCHECKED} if before == UNCHECKED and (at not in log.rechecked or not is_kept) else set()
-                if not may or not is_kept:
+                if not may or not is_kept or (at in self.holes and at not in log.rechecked):
                     may |= {ABSENT}
             assert now in may, f"{at}: {before} before the round, {now} after it, expected {may}: {log}"
             self.states[at] = now
+        self.holes = {at for at in self.holes if self.states[at] == UNCHECKED}
         self.doomed &= {segment_of(at) for at in owned}
         self.numbers["filled_bytes"] += sum(len(right(at)) for at in log.stored)
         self.numbers["refused_chunks"] += log.wrong
