@@ -77,33 +77,18 @@ def _version(name: str, path: str, env: dict[str, str]) -> str:
 
 def nginx_config(root: Path, port: int, work: Path) -> Path:
     """One worker, sendfile, no log: nginx at its best for this work. Returns the file."""
-    config = work / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(
-        f"""{user} daemon off; master_process on; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
-events {{ worker_connections 16384; use epoll; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 100000000; keepalive_timeout 65;
-  open_file_cache max=1000; default_type application/octet-stream; client_body_temp_path {work}/b;
-  proxy_temp_path {work}/p; fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u; scgi_temp_path {work}/s;
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
-}}
-"""
+    return _nginx_config(
+        work,
+        f"""  keepalive_requests 100000000; keepalive_timeout 65; open_file_cache max=1000;
+  server {{ listen 127.0.0.1:{port}; root {root}; }}""",
     )
-    return config
 
 
 def nginx_cache_config(origin: str, port: int, work: Path, slice_size: str = "4m") -> Path:
     """One worker that caches what *origin* (H:P) has, each slice fetched once however many wait. Returns the file."""
-    config = work / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""
-    config.write_text(
-        f"""{user} daemon off; master_process on; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
-events {{ worker_connections 16384; use epoll; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/octet-stream;
-  client_body_temp_path {work}/b; proxy_temp_path {work}/p; fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u;
-  scgi_temp_path {work}/s; open_file_cache max=10000;
+    return _nginx_config(
+        work,
+        f"""  open_file_cache max=10000;
   proxy_cache_path {work}/cache levels=1:2 keys_zone=herd:10m max_size=8g inactive=1h use_temp_path=off;
   upstream origin {{ server {origin}; keepalive 4; }}
   server {{
@@ -114,7 +99,22 @@ http {{
       proxy_cache herd; proxy_cache_valid 200 206 1h; proxy_cache_lock on; proxy_cache_lock_timeout 10m;
       proxy_cache_lock_age 10m;
     }}
-  }}
+  }}""",
+    )
+
+
+def _nginx_config(work: Path, http: str) -> Path:
+    """What both have in common, with *http* inside the http block."""
+    config = work / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    config.write_text(
+        f"""{user} daemon off; master_process on; worker_processes 1; pid {work}/nginx.pid; error_log {work}/error.log;
+events {{ worker_connections 16384; use epoll; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; tcp_nodelay on; default_type application/octet-stream;
+  client_body_temp_path {work}/b; proxy_temp_path {work}/p; fastcgi_temp_path {work}/f; uwsgi_temp_path {work}/u;
+  scgi_temp_path {work}/s;
+{http}
 }}
 """
     )
