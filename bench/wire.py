@@ -19,6 +19,7 @@ from bench.meter import Server
 from bench.ratio import Comparison, compare
 from bootplane.core import http_load, tftp_load
 from bootplane.core.client import LoadResult
+from bootplane.core.status import CoreError
 
 SERVER_CPU, LOAD_CPU = 0, 1
 READY_S = 30.0
@@ -67,13 +68,13 @@ def _until(ready: Callable[[], bool], server: Server) -> None:
     while not ready():
         if server.process.poll() is not None or time.monotonic() > deadline:
             raise anchors.Missing(f"{server.name}: it did not come up (exit status {server.process.poll()})")
-        time.sleep(0.02)
+        time.sleep(0.02)  # other people's programs tell nobody when they are ready
 
 
 def _tftp_answers(port: int, name: str) -> bool:
     try:
         return tftp_load.fetch("127.0.0.1", port, name, timeout_s=1).size > 0
-    except Exception:
+    except (OSError, CoreError):  # nobody listens yet, or says what it should
         return False
 
 
