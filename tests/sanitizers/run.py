@@ -19,16 +19,16 @@ Left to others: seeing that each of them finds a planted mistake (test_planted.p
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import hashlib
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+
+from tests.fakes import processgroup
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -165,19 +165,10 @@ def run(tree: pathlib.Path, sanitizer: str, arguments: Sequence[str]) -> tuple[i
     command = [str(python(tree, sanitizer, reports)), "-m", "pytest", "-q", "-p", "no:cacheprovider", "--capture=sys"]
     # A test that stands still in our code, or leaves a thread there, ends the run and not only itself.
     command += ["--timeout=300", "-o", "timeout_method=thread", *arguments]
-    process = subprocess.Popen(
-        command, cwd=tree, preexec_fn=fixed_addresses, start_new_session=True,
-        stderr=subprocess.PIPE, text=True, errors="replace",
-    )  # fmt: skip
-    try:
-        _, errors = process.communicate()
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # children that a test did not wait for
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    sys.stderr.write(errors)
+    done = processgroup.run(command, cwd=tree, preexec_fn=fixed_addresses, is_shown=True)
+    sys.stderr.write(done.stderr)
     found = [path.read_text(errors="replace") for path in sorted(reports.iterdir())]
-    return process.returncode, found + [errors] * ("runtime error:" in errors)
+    return done.returncode, found + [done.stderr] * ("runtime error:" in done.stderr)
 
 
 def main() -> int:
@@ -187,7 +178,7 @@ def main() -> int:
     parsed, arguments = parser.parse_known_args()
     if parsed.full:
         arguments = [*TESTS["address"], "-m", "not vm and not soak and not sanitize", *arguments]
-    elif not any((ROOT / argument.partition("::")[0]).exists() for argument in arguments):  # options only, or nothing
+    elif not any(argument.startswith("tests/") for argument in arguments):  # options only, or nothing
         arguments = [*(test for test in TESTS[parsed.sanitizer] if (ROOT / test).exists()), "-m", QUICK, *arguments]
     status, reports = run(prepared(parsed.sanitizer), parsed.sanitizer, arguments)
     for report in reports:

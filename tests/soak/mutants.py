@@ -8,27 +8,18 @@ Nothing of the checkout is touched. That the places are there is checked by test
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.fakes.checkout import Change, Checkout
+
 LIMIT_S = 60
+GIVE_UP_S = 600  # quiet points stand the plan's clock still
 SEEDS = (4, 5, 6)  # a mistake that one plan does not meet is met by the next
-
-
-class Change(NamedTuple):
-    """*before* stands once in *path*."""
-
-    path: str
-    before: str
-    after: str
 
 
 class Mutant(NamedTuple):
@@ -176,70 +167,24 @@ MUTANTS = [
 ]
 
 
-class Copy:
-    """A private copy of the checkout, its built extensions included."""
+def soak(copy: Checkout, seed: int) -> tuple[str, float]:
+    """(the sentence, seconds until it was found); "": all was right."""
+    profile = ["--profile", "short", "--seed", str(seed), "--seconds", str(LIMIT_S)]
+    done = copy.run("-m", "tests.soak", *profile, "--directory", str(copy.root.parent), timeout_s=GIVE_UP_S)
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"the soak cannot be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    found = re.search(r"soak: FAILED after ([0-9.]+) s: (.*)", done.stdout)
+    return (found[2], float(found[1])) if found else ("", 0.0)
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.root = folder / "tree"
-        names = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, check=True, text=True,
-        ).stdout.split("\0")  # fmt: skip
-        built = [str(path.relative_to(ROOT)) for kind in ("*.so", "*.c") for path in (ROOT / "core").glob(kind)]
-        for name in [*filter(None, names), *built]:
-            if (ROOT / name).exists() or (ROOT / name).is_symlink():
-                target = self.root / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, target, follow_symlinks=False)
-        self._run("setup.py", "-q", "build_ext", "--inplace")
 
-    def _run(self, *arguments: str, **environment: str) -> None:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=self.root, env=self._environment(**environment), capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"the copy does not build:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-    def _environment(self, **more: str) -> dict[str, str]:
-        return {**os.environ, "PYTHONPATH": str(self.root), **more}
-
-    def soak(self, seed: int) -> tuple[bool, str, float]:
-        """(whether all was right, the sentence, seconds until it was found)."""
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.soak", "--profile", "short", "--seed", str(seed), "--seconds", str(LIMIT_S)],
-            cwd=self.root, env=self._environment(), capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"the soak cannot be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-        found = re.search(r"soak: FAILED after ([0-9.]+) s: (.*)", done.stdout)
-        return found is None, found[2] if found else "", float(found[1]) if found else 0.0
-
-    def finds(self, mutant: Mutant) -> tuple[str, float, int]:
-        """(the sentence or "", seconds, seed) of the mutant."""
-        kept: dict[pathlib.Path, bytes] = {}
-        modules = []
-        try:
-            for change in mutant.changes:
-                path = self.root / change.path
-                kept.setdefault(path, path.read_bytes())
-                path.write_text(path.read_text().replace(change.before, change.after))
-            for path in [path for path in kept if path.suffix == ".pyx"]:
-                modules.append(path.stem)
-                for built in path.parent.glob(f"{path.stem}.*.so"):
-                    kept[built] = built.read_bytes()
-            if modules:
-                self._run("setup.py", "-q", "build_ext", "--inplace", BOOTPLANE_ONLY=" ".join(modules))
-            seconds = 0.0
-            for seed in SEEDS:
-                right, sentence, took = self.soak(seed)
-                seconds += took if not right else LIMIT_S
-                if not right:
-                    return sentence, took, seed
-            return "", seconds, 0
-        finally:
-            for path, data in kept.items():
-                path.write_bytes(data)
+def find(copy: Checkout, mutant: Mutant) -> tuple[str, float, int]:
+    """(the sentence or "", seconds, seed) of the mutant."""
+    with copy.changed(mutant.changes):
+        for seed in SEEDS:
+            sentence, seconds = soak(copy, seed)
+            if sentence:
+                return sentence, seconds, seed
+    return "", 0.0, 0
 
 
 def main(arguments: list[str]) -> int:
@@ -247,10 +192,10 @@ def main(arguments: list[str]) -> int:
     chosen = [mutant for mutant in MUTANTS if word in mutant.name]
     found = 0
     with tempfile.TemporaryDirectory(prefix="bootplane-mutants-") as folder:
-        copy = Copy(pathlib.Path(folder))
+        copy = Checkout(pathlib.Path(folder))
         for mutant in chosen:
             began = time.monotonic()
-            sentence, seconds, seed = copy.finds(mutant)
+            sentence, seconds, seed = find(copy, mutant)
             in_time = bool(sentence) and seconds < LIMIT_S and seed == SEEDS[0]
             found += in_time
             verdict = f"found in {seconds:4.1f} s" if sentence else "NOT FOUND"

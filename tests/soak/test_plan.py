@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from tests.fakes.checkout import ROOT
 from tests.soak import content, mutants, plan
 from tests.soak.plan import PROFILES, SPOILS
 from tests.soak.weather import Fault, Weather
@@ -105,4 +106,4 @@ def test_a_rack_that_began_without_its_region_knows_no_source() -> None:
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
 def test_every_mistake_has_its_place(mutant: mutants.Mutant) -> None:
     for change in mutant.changes:
-        assert (mutants.ROOT / change.path).read_text().count(change.before) == 1, change.path
+        assert (ROOT / change.path).read_text().count(change.before) == 1, change.path

@@ -11,17 +11,16 @@ places and the tests of the table are there is checked by test_mutations.py, in 
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[2]
+from tests.fakes.checkout import ROOT as ROOT
+from tests.fakes.checkout import Change, Checkout
+
 BOOT = "test_captures.py::test_a_recorded_boot_is_answered_as_it_was"
 MACHINE = "test_captures.py::test_the_transfer_machine_sends_the_same_blocks_in_the_same_order"
 AGAIN = "test_captures.py::test_the_same_machine_boots_again_from_the_same_ports"
@@ -352,56 +351,21 @@ def table() -> str:
     return "\n".join(["| rule | where | test |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
-class Copy:
-    """A private copy of the checkout, with the modules that are built in it."""
+def passes(copy: Checkout, *tests: str) -> tuple[bool, str]:
+    """Whether they pass, and pytest's last line of an error. SystemExit when they cannot even be run."""
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--timeout=100"]
+    done = copy.run("-m", "pytest", *options, *(f"tests/spec/{test}" for test in tests))
+    if done.returncode not in (0, 1):
+        raise SystemExit(f"{tests}: pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
+    errors = re.findall(r"^E   +((?:\w+\.)*\w*(?:Error|Failed|assert)\b.*)", done.stdout, re.MULTILINE)
+    return done.returncode == 0, errors[-1] if errors else ""
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.root = folder / "tree"
-        names = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT, capture_output=True, check=True, text=True,
-        ).stdout.split("\0")  # fmt: skip
-        for name in filter(None, names):
-            if (ROOT / name).exists() or (ROOT / name).is_symlink():
-                target = self.root / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, target, follow_symlinks=False)
-        self.build("")
 
-    def build(self, only: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "setup.py", "-q", "build_ext", "--inplace"],
-            cwd=self.root, env={**os.environ, "BOOTPLANE_ONLY": only}, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"{only or 'the copy'} does not build:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-
-    def passes(self, *tests: str) -> tuple[bool, str]:
-        """Whether they pass, and pytest's last line of an error. SystemExit when they cannot even be run."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=100",
-             *(f"tests/spec/{test}" for test in tests)],
-            cwd=self.root, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode not in (0, 1):
-            raise SystemExit(f"{tests}: pytest ended with {done.returncode}:\n{done.stdout[-3000:]}")
-        errors = re.findall(r"^E   +((?:\w+\.)*\w*(?:Error|Failed|assert)\b.*)", done.stdout, re.MULTILINE)
-        return done.returncode == 0, errors[-1] if errors else ""
-
-    def breaks(self, mutation: Mutation) -> str | None:
-        """How its test fails when the rule is broken; None: it passes."""
-        path = source(mutation, self.root)
-        whole = path.read_text()
-        module = next(path.parent.glob(f"{mutation.module}.*.so"))
-        shutil.copy2(module, module.with_suffix(".kept"))
-        try:
-            path.write_text(whole.replace(mutation.before, mutation.after))
-            self.build(mutation.module)
-            passed, error = self.passes(mutation.test)
-        finally:
-            path.write_text(whole)
-            module.with_suffix(".kept").replace(module)
-        return None if passed else error or "it failed"
+def breaks(copy: Checkout, mutation: Mutation) -> str | None:
+    """How its test fails when the rule is broken; None: it passes."""
+    with copy.changed([Change(f"core/{mutation.module}.pyx", mutation.before, mutation.after)]):
+        passed, error = passes(copy, mutation.test)
+    return None if passed else error or "it failed"
 
 
 def main(arguments: list[str]) -> int:
@@ -413,15 +377,15 @@ def main(arguments: list[str]) -> int:
     survived = 0
     with tempfile.TemporaryDirectory(prefix="bootplane-mutations-") as folder:
         began = time.monotonic()
-        copy = Copy(pathlib.Path(folder))
-        passed, error = copy.passes(*{m.test for m in chosen})
+        copy = Checkout(pathlib.Path(folder))
+        passed, error = passes(copy, *{m.test for m in chosen})
         if not passed:
             print(f"unbroken, a test fails already: {error}")
             return 2
         print(f"copied, built and passed ({time.monotonic() - began:.0f} s); now {len(chosen)} rules, one at a time")
         for mutation in chosen:
             began = time.monotonic()
-            error_or_none = copy.breaks(mutation)
+            error_or_none = breaks(copy, mutation)
             survived += error_or_none is None
             verdict = "SURVIVES" if error_or_none is None else "fails"
             print(f"{verdict:8} {time.monotonic() - began:4.0f} s  {mutation.rule}\n{'':17}{mutation.test}", flush=True)
