@@ -44,12 +44,12 @@ def main(arguments: list[str]) -> int:
         failure = world.run()
     finally:
         if failure:
-            print("what was done last:", *world.done, sep="\n  ")
+            print("what was done last:", *world.tally.done, sep="\n  ")
             logs = sorted((directory / "rack").glob("log-*"), key=lambda path: path.stat().st_mtime)
             for log in logs[-2:]:
                 print(f"{log.name}:", *log.read_text().splitlines()[-15:], sep="\n  ")
         shutil.rmtree(directory, ignore_errors=True)
-    print(world.summary())
+    print(world.tally.summary())
     if failure:
         print(f"soak: FAILED after {time.monotonic() - began:.1f} s: {failure}\nagain: {again}", flush=True)
         return 1
