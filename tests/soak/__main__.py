@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     print(f"soak: seed {seed}, {seconds:g} s, profile {profile.name}, plan {digest_of(actions)}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="bootplane-soak-", dir=options.directory))
     began = time.monotonic()
-    world = World(seed, seconds, profile, directory, print)
+    world = World(seed, seconds, profile, directory)
     failure = "it did not come to an end"
     try:
         failure = world.run()

@@ -120,6 +120,7 @@ class Rack:
         self.command += ["--region", regions, "--token-file", str(directory / "token")]
         self.command += ["--http", f"{host}:0", "--tftp", f"{host}:0", *options]
         self.lives = 0
+        self._last: Life | None = None
 
     def start(self, cache_bytes: int, files: int = 0, reactors: int = 1) -> Life:
         """*files*: how many descriptors it may have; 0: as many as this process."""
@@ -133,7 +134,7 @@ class Rack:
                 stderr=file,
                 text=True,
             )
-        life = Life(self.lives, process, log)
+        life = self._last = Life(self.lives, process, log)
         life.limits.append((0.0, cache_bytes))
         threading.Thread(target=self._follow, args=(life,), daemon=True).start()
         lines: list[str] = []
@@ -142,9 +143,7 @@ class Rack:
         reading.start()
         reading.join(READY_S)
         if not lines or not lines[0].startswith("ready "):
-            life.ending = "SIGKILL"
-            process.kill()
-            process.wait()
+            self.close()
             raise RackFailed(f"the rack was not ready within {READY_S:.0f} s: {lines}: {log.read_text()[-1500:]}")
         words = dict(word.split("=", 1) for word in lines[0].split()[1:])
         life.http, life.tftp = parse(words["http"]), parse(words["tftp"])
@@ -167,6 +166,14 @@ class Rack:
         expected = -signal.SIGKILL if how == "SIGKILL" else 0
         if status != expected:
             raise RackFailed(f"the rack ended with {status} after {how}, expected {expected}")
+
+    def close(self) -> None:
+        """Kills it, if it runs."""
+        if self._last is not None and self._last.process.poll() is None:
+            with self._last.lock:
+                self._last.ending = self._last.ending or "SIGKILL"
+                self._last.process.kill()
+            self._last.process.wait()
 
     def _follow(self, life: Life) -> None:
         with life.log.open() as file:

@@ -86,6 +86,10 @@ class Control(FakeRegion):
         self._server.cut()
         self._server = None
 
+    def close(self) -> None:
+        self.silent.clear()
+        self.stop()
+
     def fail(self, how: str | None) -> None:
         """None: all is well again."""
         if how == "gone":

@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +49,8 @@ AGAIN_S = 0.1  # a reader that was refused asks for something else after this
 class World:
     """Use ``run()``. *hurry* and *silence_s* are read by the readers."""
 
-    def __init__(
-        self, seed: int, seconds: float, profile: Profile, directory: Path, say: Callable[[str], None]
-    ) -> None:
-        self.seed, self.seconds, self.profile, self.say = seed, seconds, profile, say
-        self.directory = directory
+    def __init__(self, seed: int, seconds: float, profile: Profile, directory: Path) -> None:
+        self.seed, self.seconds, self.profile, self.directory = seed, seconds, profile, directory
         self.hurry = False
         self.silence_s = profile.park_limit_s + 25.0
         number = os.getpid()
@@ -96,42 +93,36 @@ class World:
     @contextmanager
     def _world(self) -> Iterator[None]:
         by_sha = {file.sha256: file for file in self.files()}
-        self.sources = [Source(self.host, f"{self.seed}/source/{n}") for n in range(self.profile.sources)]
-        self.control = Control(self.host, self.files(), self.sources)
-        self.troubles = Troubles(self.weather, self.sources, self.control, self.count)
-        self.judge = Judge(self.tally, self.weather, self.sources, self.stopping)
-        threads: list[threading.Thread] = []
-        try:
+        with ExitStack() as undo:
+            self.sources = [Source(self.host, f"{self.seed}/source/{n}") for n in range(self.profile.sources)]
             for source in self.sources:
+                undo.callback(source.close)
                 source.files = by_sha
+            self.control = Control(self.host, self.files(), self.sources)
+            undo.callback(self.control.close)
             self.control.start()
+            self.troubles = Troubles(self.weather, self.sources, self.control, self.count)
+            self.judge = Judge(self.tally, self.weather, self.sources, self.stopping)
             options = ["--park-limit", str(self.profile.park_limit_s), "--scrub-pass", str(SCRUB_S)]
             token = self.control.token.line()
             self.rack = Rack(self.directory / "rack", self.host, self.control.url, token, options, self.judge.hear)
             self.inspector = Inspector(self.tally, self.rack, self.control, self.sources, f"{self.net}.")
+            threads = [threading.Thread(target=self._watch, daemon=True)]
             for seat, kind in enumerate(plan.seats(self.profile)):
                 threads.append(threading.Thread(target=self._sit, args=(seat, kind), daemon=True))
-            threads.append(threading.Thread(target=self._watch, daemon=True))
             for thread in threads:
                 thread.start()
+                undo.callback(thread.join, 15.0)
+            undo.callback(self.rack.close)
+            undo.callback(self._stop)
             yield
-        finally:
-            self.stopping.set()
-            self.hurry = True
-            with self._turn:
-                self._turn.notify_all()
-            life = self._life
-            if life is not None and life.process.poll() is None:
-                with life.lock:
-                    life.ending = life.ending or "SIGKILL"
-                    life.process.kill()
-                life.process.wait()
-            for thread in threads:
-                thread.join(15.0)
-            for source in self.sources:
-                source.close()
-            self.control.silent.clear()
-            self.control.stop()
+
+    def _stop(self) -> None:
+        """Nobody begins anything any more."""
+        self.stopping.set()
+        self.hurry = True
+        with self._turn:
+            self._turn.notify_all()
 
     # -- the plan's clock
 
@@ -308,7 +299,8 @@ class World:
             self._pause(False)
 
     def _serves_everything(self) -> None:
-        """After the last fault: every file, whole and right, its first byte within the park limit."""
+        """After the last fault: every file, whole and right; the rack refuses what takes it longer than its park
+        limit."""
         life = self._life
         assert life is not None
         self.hurry = False
