@@ -74,7 +74,7 @@ class Judge:
                     return
             if time.monotonic() > now + JUDGE_S:
                 raise Wrong(f"{refusal.file.name}: refused, and nothing explains it: {refusal.how} {refusal.text}")
-            time.sleep(0.1)
+            self.stopping.wait(0.1)  # the log may say it later, and so may who ends the rack
 
     # -- the log
 

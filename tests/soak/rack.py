@@ -91,7 +91,7 @@ class Life:
                     break
                 if time.monotonic() > until:
                     raise RackFailed(f"task {task.name} of the rack did not stop within 10 s: state {state}")
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # /proc tells nobody when it changes
 
     def metrics(self) -> dict[str, float]:
         with urlopen(f"http://{self.http}/metrics", timeout=30) as answer:
@@ -186,7 +186,7 @@ class Rack:
                     self.said(life, line)
                 if over:
                     return
-                time.sleep(0.05)
+                time.sleep(0.05)  # a file tells nobody when it grows
 
     # -- its disk, while it is down
 

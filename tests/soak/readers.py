@@ -16,6 +16,7 @@ import random
 import socket
 import struct
 import termios
+import threading
 import time
 from typing import NamedTuple, Protocol
 
@@ -53,7 +54,7 @@ class Reached(Protocol):
 class Told(Protocol):
     """What a reader needs to know of the world."""
 
-    hurry: bool  # a quiet point comes: nobody stalls any more
+    hurry: threading.Event  # a quiet point comes: nobody stalls any more
     silence_s: float  # without a byte, that nothing excuses
 
     def files(self) -> list[File]: ...
@@ -231,17 +232,13 @@ class HttpReader:
             compare(self.told, stream, one.file, at, data)
             at += len(data)
             paced += len(data)
-            if read.rate and not self.told.hurry:
-                ahead = paced / read.rate - (time.monotonic() - began)
-                if ahead > 0.01:
-                    time.sleep(min(ahead, 1.0))
+            if read.rate and (ahead := paced / read.rate - (time.monotonic() - began)) > 0.01:
+                self.told.hurry.wait(ahead)
 
     def _stall(self) -> None:
-        until = time.monotonic() + self.read.stall_s
         self.told.count("stalls")
         began = time.monotonic()
-        while time.monotonic() < until and not self.told.hurry:
-            time.sleep(0.1)
+        self.told.hurry.wait(self.read.stall_s)
         unread = struct.unpack("i", fcntl.ioctl(self.sock, termios.FIONREAD, b"\0\0\0\0"))[0]
         self.told.count("stalled seconds", round(time.monotonic() - began))
         self.told.count("stalls with >= 1 MiB unread", unread >= FULL_BYTES)

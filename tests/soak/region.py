@@ -15,7 +15,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -40,7 +39,8 @@ class Control(FakeRegion):
         self.settings: dict[str, Any] = {}
         self.last_beat: dict[str, Any] = {}
         self.refused_beat = ""
-        self.silent = threading.Event()
+        self.speaks = threading.Event()  # cleared: no answer leaves
+        self.speaks.set()
         self._server: _Server | None = None
         super().__init__({})
         self.offer(files)
@@ -87,7 +87,7 @@ class Control(FakeRegion):
         self._server = None
 
     def close(self) -> None:
-        self.silent.clear()
+        self.speaks.set()
         self.stop()
 
     def fail(self, how: str | None) -> None:
@@ -97,12 +97,7 @@ class Control(FakeRegion):
         elif self._server is None:
             self.start()
         self.api_status = 500 if how == "500" else None
-        (self.silent.set if how == "silent" else self.silent.clear)()
-
-    def wait_silence(self) -> None:
-        until = time.monotonic() + SILENT_S
-        while self.silent.is_set() and not self.stopping.is_set() and time.monotonic() < until:
-            time.sleep(0.05)
+        (self.speaks.clear if how == "silent" else self.speaks.set)()
 
 
 class _Control(_Api):
@@ -110,7 +105,7 @@ class _Control(_Api):
 
     def do_GET(self) -> None:
         region: Any = self.region
-        region.wait_silence()
+        region.speaks.wait(SILENT_S)
         if region.api_status is None and self.path.startswith("/rack/v1/chunks/"):
             file = region.files.get(self.path.rpartition("/")[2])
             self.answer(404) if file is None else self.answer(200, file.chunks)
@@ -119,7 +114,7 @@ class _Control(_Api):
 
     def do_POST(self) -> None:
         region: Any = self.region
-        region.wait_silence()
+        region.speaks.wait(SILENT_S)
         if region.api_status is None and self.path == "/rack/v1/transfers":
             self.body()  # 10 minutes of them need not be kept
             self.answer(200, json.dumps({"taken": 0, "refused": 0, "sentences": []}).encode())
@@ -150,6 +145,7 @@ class Source:
         self.requests = 0
         self.stopping = threading.Event()
         self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)  # what it does wrong, or that it closes
         self.rng = random.Random(seed)
         self._server: _BulkServer | None = None
         self.open()
@@ -160,7 +156,9 @@ class Source:
             return random.Random(self.rng.random())
 
     def fail(self, fault: str | None) -> None:
-        self.fault = fault
+        with self.changed:
+            self.fault = fault
+            self.changed.notify_all()
         if fault == "refuse":
             self.close()
         elif self._server is None:
@@ -175,11 +173,17 @@ class Source:
 
     def close(self) -> None:
         if self._server is not None:
-            self.stopping.set()
+            with self.changed:
+                self.stopping.set()
+                self.changed.notify_all()
             self._server.shutdown()
             self._server.server_close()
             self._server.cut()
             self._server = None
+
+    def wait(self, most_s: float, while_fault: str) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.fault != while_fault or self.stopping.is_set(), most_s)
 
 
 def serve(server: ThreadingHTTPServer) -> None:
@@ -236,7 +240,7 @@ class _Bulk(BaseHTTPRequestHandler):
         stream = Stream(hashlib.md5(file.key).digest(), first) if fault == "swap" else file.stream(first)
         self.body(stream, min(ends, said), flip, fault)
         if fault == "stall":
-            self.wait(SILENT_S, "stall")
+            self.server.source.wait(SILENT_S, "stall")
         if ends < length or said != length:
             self.close_connection = True
         if fault == "reset":
@@ -264,9 +268,4 @@ class _Bulk(BaseHTTPRequestHandler):
             with source.lock:
                 source.sent_bytes += n
             if fault == "slow":
-                self.wait(n / SLOW_BYTES_S, "slow")
-
-    def wait(self, most_s: float, while_fault: str) -> None:
-        source, until = self.server.source, time.monotonic() + most_s
-        while source.fault == while_fault and time.monotonic() < until and not source.stopping.wait(0.02):
-            pass
+                source.wait(n / SLOW_BYTES_S, "slow")

@@ -51,7 +51,7 @@ class World:
 
     def __init__(self, seed: int, seconds: float, profile: Profile, directory: Path) -> None:
         self.seed, self.seconds, self.profile, self.directory = seed, seconds, profile, directory
-        self.hurry = False
+        self.hurry = threading.Event()
         self.silence_s = profile.park_limit_s + 25.0
         number = os.getpid()
         self.net = f"127.{1 + number % 250}.{1 + number // 250 % 250}"
@@ -120,7 +120,7 @@ class World:
     def _stop(self) -> None:
         """Nobody begins anything any more."""
         self.stopping.set()
-        self.hurry = True
+        self.hurry.set()
         with self._turn:
             self._turn.notify_all()
 
@@ -282,7 +282,7 @@ class World:
     def _quiet(self, last: bool = False) -> None:
         self.tally.done.append(f"{time.monotonic() - self.began:7.2f} s: quiet")
         self.troubles.clear()
-        self.hurry = True
+        self.hurry.set()
         self._pause(True)
         until = time.monotonic() + PAUSE_S
         seats = len(plan.seats(self.profile))
@@ -294,7 +294,7 @@ class World:
             assert self._life is not None
             self.inspector.settles(self._life)
             self.count("quiet points")
-        self.hurry = False
+        self.hurry.clear()
         if not last:
             self._pause(False)
 
@@ -303,7 +303,7 @@ class World:
         limit."""
         life = self._life
         assert life is not None
-        self.hurry = False
+        self.hurry.clear()
         for number, file in enumerate(self.files()):
             began = time.monotonic()
             reader = readers.HttpReader(self, Read("http", (number,), ("whole",)), life, f"{self.net}.9")
