@@ -369,7 +369,9 @@ class Filler:
         chunk, end = run.first, run.first + run.length
         unsent = _span(blob, chunk, end)
         try:
-            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, unsent) as body:
+            with self._lock:
+                silence_s = self._sources.silence_s(source, blob.sha256, CHUNK_BYTES, time.monotonic())
+            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, unsent, silence_s) as body:
                 try:
                     while chunk < end and not self._stopping.is_set():
                         self._fetch_chunk(body, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)

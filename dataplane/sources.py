@@ -29,6 +29,7 @@ FIRST_RUN_BYTES = 2 << 20  # the run of a source nobody has measured
 FORGET_S = 10.0  # a measured speed is believed to have doubled after so long: what was slow gets another chance
 TOO_SLOW = 4.0  # times slower than the best: then a busy best one is waited for
 PATIENCE_S = 10.0  # with a source for one chunk, when another would have sent it several times over
+SILENCE_S = 2.0  # without one byte, when another would have sent the whole chunk in that time
 
 
 @dataclass(slots=True, eq=False)
@@ -101,9 +102,17 @@ class Sources:
     def patience_s(self, source: Source, sha256: str, length: int, now: float) -> float:
         """How long *source* may take for *length* bytes of the blob before they are had from another; 0.0: as it
         likes, since none is well and so much faster that a change makes sense."""
-        others = (s for s in self._sources if s is not source and not s.failures and s.refuses.get(sha256, 0.0) <= now)
-        fastest = max((s.bytes_s for s in others), default=0.0)
-        return PATIENCE_S if fastest * PATIENCE_S >= TOO_SLOW * length else 0.0
+        return PATIENCE_S if self._fastest_other(source, sha256, now) * PATIENCE_S >= TOO_SLOW * length else 0.0
+
+    def silence_s(self, source: Source, sha256: str, length: int, now: float) -> float:
+        """How long *source* may send nothing while somebody may wait for *length* bytes of the blob; 0.0: as long as
+        any source may. With one source, on a narrow link, and before the others were measured it is that."""
+        return SILENCE_S if self._fastest_other(source, sha256, now) * SILENCE_S >= length else 0.0
+
+    def _fastest_other(self, source: Source, sha256: str, now: float) -> float:
+        """Bytes a second of the fastest one that is well and has the blob; 0.0: none is, or none was measured."""
+        others = (s for s in self._sources if s is not source and not any(_ailments(s, now)))
+        return max((s.bytes_s for s in others if s.refuses.get(sha256, 0.0) <= now), default=0.0)
 
     def _most(self, source: Source) -> int:
         """Threads that may be at it."""

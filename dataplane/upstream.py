@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 
 from bootplane.core.range_client import RangeClient, Reply
 from bootplane.core.status import RemoteError, Timeout
@@ -19,7 +20,7 @@ from bootplane.dataplane.sources import Source
 
 ST_BAD = 5  # status.pxd
 CONNECT_S = 3.0
-STALL_S = 5.0  # without one byte: another source, or another try, still fits into the time a machine is parked
+STALL_S = 5.0  # without one byte, at most: another try still fits into the time a machine is parked
 
 
 class UpstreamError(Exception):
@@ -37,10 +38,13 @@ class BlobMissing(UpstreamError):
 class Body:
     """An answer being read. Used within ``with``: a body that was not read to its end closes its connection."""
 
-    def __init__(self, upstream: Upstream, source: Source, client: RangeClient, *, keeps: bool) -> None:
+    def __init__(
+        self, upstream: Upstream, source: Source, client: RangeClient, silence_s: float, *, keeps: bool
+    ) -> None:
         self._upstream = upstream
         self._source = source
         self._client = client
+        self._silence_s = silence_s
         self._keeps = keeps
 
     def readinto(self, view: memoryview, patience_s: float = 0.0) -> None:
@@ -51,7 +55,7 @@ class Body:
             self._client.receive(view, patience_s)
         except Timeout as error:
             took = time.monotonic() - began
-            text = f"sent nothing for {STALL_S:.0f} s"
+            text = f"sent nothing for {self._silence_s:g} s"
             if 0 < patience_s < took:
                 text = f"expected {len(view)} bytes within {patience_s:.0f} s, got {before - self.left} in {took:.0f} s"
             raise UpstreamError(f"{self._source.key}: {text}", "stalled") from error
@@ -78,18 +82,20 @@ class Upstream:
     """Not thread-safe."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, RangeClient] = {}
+        self._connections: dict[tuple[str, float], RangeClient] = {}  # (key of the source, longest silence in s)
 
-    def open(self, source: Source, sha256: str, size: int, offset: int, length: int) -> Body:
-        """Asks *source* for *length* bytes of a blob of *size* bytes from *offset*. Raises UpstreamError."""
+    def open(self, source: Source, sha256: str, size: int, offset: int, length: int, silence_s: float = 0.0) -> Body:
+        """Asks *source* for *length* bytes of a blob of *size* bytes from *offset*. It may send nothing for
+        *silence_s*; for STALL_S when that is 0 or longer. Raises UpstreamError."""
+        silence_s = min(silence_s or STALL_S, STALL_S)
         path, last = f"/blob/{sha256}", offset + length - 1
         head = f"GET {path} HTTP/1.1\r\nHost: {source.key}\r\nAccept-Encoding: identity\r\n"
         try:
-            client, reply = self._ask(source, f"{head}Range: bytes={offset}-{last}\r\n\r\n".encode())
+            client, reply = self._ask(source, f"{head}Range: bytes={offset}-{last}\r\n\r\n".encode(), silence_s)
             _check(source, reply, path, size, offset, length)
         except (Timeout, TimeoutError) as error:
             self.drop(source)
-            raise UpstreamError(f"{source.key}: no answer for {STALL_S:.0f} s", "stalled") from error
+            raise UpstreamError(f"{source.key}: no answer for {silence_s:g} s", "stalled") from error
         except (OSError, RemoteError) as error:
             self.drop(source)
             reason = "answer" if getattr(error, "status", 0) == ST_BAD else "unreachable"
@@ -97,29 +103,33 @@ class Upstream:
         except UpstreamError:
             self.drop(source)
             raise
-        return Body(self, source, client, keeps=reply.keeps)
+        return Body(self, source, client, silence_s, keeps=reply.keeps)
 
     def drop(self, source: Source) -> None:
-        """Closes the connection: what is still on its way must not be taken for another answer."""
-        if client := self._connections.pop(source.key, None):
-            client.close()
+        """Closes what there is to *source*: what is still on its way must not be taken for another answer."""
+        self._drop(key for key in self._connections if key[0] == source.key)
+
+    def _drop(self, keys: Iterable[tuple[str, float]]) -> None:
+        for key in list(keys):
+            self._connections.pop(key).close()
 
     def close(self) -> None:
         for client in self._connections.values():
             client.close()
         self._connections.clear()
 
-    def _ask(self, source: Source, request: bytes) -> tuple[RangeClient, Reply]:
-        client = self._connections.get(source.key)
+    def _ask(self, source: Source, request: bytes, silence_s: float) -> tuple[RangeClient, Reply]:
+        client = self._connections.get((source.key, silence_s))
         if client is not None and client.is_fresh():
             try:
                 return client, client.ask(request)
             except (OSError, RemoteError):
                 if client.begun:
                     raise
-        self.drop(source)  # there is none, or it was kept too long: once more on a new one
-        sock = socket.create_connection((source.host, source.port), timeout=CONNECT_S)
-        self._connections[source.key] = client = RangeClient(sock, STALL_S)
+        self.drop(source)  # there is none, or it was kept too long, or for another silence: once more on a new one
+        self._drop(key for key, each in self._connections.items() if not each.is_fresh())  # of sources that have gone
+        sock = socket.create_connection((source.host, source.port), timeout=min(CONNECT_S, silence_s))
+        self._connections[source.key, silence_s] = client = RangeClient(sock, silence_s)
         return client, client.ask(request)
 
 

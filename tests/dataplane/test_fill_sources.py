@@ -191,6 +191,25 @@ def test_what_hangs_in_a_source_that_stalls_comes_from_the_other(
     dead.stall.clear()
 
 
+def test_a_source_that_falls_silent_is_left_early_when_another_is_known_to_be_fast(
+    make: Callable[..., Rack],
+    regions: tuple[FakeRegion, FakeRegion, FakeRegion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patient(monkeypatch)
+    monkeypatch.setattr("bootplane.dataplane.sources.SILENCE_S", 0.5)
+    dead, good, _ = regions
+    dead.stall.set()
+    rack = make(good)
+    assert rack.read_whole(rack.blob(OTHER)) == OTHER  # now the good one's speed is known
+    rack.filler.set_sources([("127.0.0.1", dead.bulk_port), ("127.0.0.1", good.bulk_port)])
+    assert rack.read_whole(rack.blob()) == DATA, "no chunk is waited for as long as a source may be silent: 60 s here"
+    assert chunks_sent(dead) == {}
+    assert 1 <= rack.filler.stats.errors["stalled"] <= 2
+    assert "sent nothing for 0.5 s" in rack.filler._last_error
+    dead.stall.clear()
+
+
 def test_what_drips_from_one_source_comes_from_the_other(
     make: Callable[..., Rack],
     regions: tuple[FakeRegion, FakeRegion, FakeRegion],

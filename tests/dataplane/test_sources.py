@@ -8,6 +8,7 @@ from bootplane.dataplane.sources import (
     PATIENCE_S,
     PROBE_S,
     QUARANTINE_S,
+    SILENCE_S,
     Source,
     Sources,
 )
@@ -194,3 +195,23 @@ def test_a_source_is_given_up_in_mid_chunk_only_for_one_that_is_well_and_much_fa
     assert sources.patience_s(drip, A, chunk, 0) == 0.0
     sources.failed(other, 0)
     assert sources.patience_s(drip, B, chunk, 0) == 0.0
+
+
+def test_a_silent_source_is_left_early_only_for_one_that_would_have_sent_the_chunk_meanwhile() -> None:
+    sources, (silent, other) = several(2)
+    chunk = 1 << 20
+    sources.measured(silent, 1000 * chunk, 1.0, now=0)
+    assert sources.silence_s(silent, A, chunk, 0) == 0.0, "nothing is known of the other"
+    sources.measured(other, chunk, SILENCE_S * 1.01, now=0)
+    assert sources.silence_s(silent, A, chunk, 0) == 0.0, "a narrow link, on which silence is no wonder"
+    other.bytes_s = 0.0
+    sources.measured(other, chunk, SILENCE_S / 2, now=0)
+    assert sources.silence_s(silent, A, chunk, 0) == SILENCE_S
+    sources.missing(other, A, 0)
+    assert (sources.silence_s(silent, A, chunk, 0), sources.silence_s(silent, B, chunk, 0)) == (0.0, SILENCE_S)
+    sources.wrong(other, B, 0)
+    assert sources.silence_s(silent, "c" * 64, chunk, 0) == 0.0, "it is asked only when no other is left"
+    sources.failed(other, QUARANTINE_S)
+    assert sources.silence_s(silent, B, chunk, QUARANTINE_S) == 0.0
+    sources.replace([(silent.host, silent.port)])
+    assert sources.silence_s(silent, B, chunk, QUARANTINE_S) == 0.0, "there is no other"

@@ -130,6 +130,37 @@ def test_a_source_that_says_nothing_is_stalled(region: FakeRegion, monkeypatch: 
     region.stall.clear()
 
 
+def test_each_request_may_have_a_shorter_patience_of_its_own(
+    region: FakeRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upstream, "STALL_S", 600.0)
+    up, source = Upstream(), Source("127.0.0.1", region.bulk_port)
+    assert fetch(up, region, 0, 10) == DATA[:10]
+    region.stall.set()
+    with (
+        pytest.raises(UpstreamError, match=r"sent nothing for 0\.2 s") as caught,
+        up.open(source, SHA, len(DATA), 0, 10, 0.2) as body,
+    ):
+        body.readinto(memoryview(bytearray(10)))
+    assert caught.value.reason == "stalled" and up._connections == {}
+    region.stall.clear()
+    with up.open(source, SHA, len(DATA), 0, 10, 0.2) as body:
+        body.readinto(memoryview(bytearray(10)))
+    assert fetch(up, region, 10, 10) == DATA[10:20]
+    assert len(up._connections) == 1, "one for each source, whatever its patience"
+    up.close()
+
+
+def test_connections_to_sources_that_have_gone_are_not_kept(region: FakeRegion) -> None:
+    up = Upstream()
+    with FakeRegion({"x": DATA}) as gone:
+        fetch(up, gone, 0, 10)
+    assert len(up._connections) == 1
+    fetch(up, region, 0, 10)
+    assert [key for key, _ in up._connections] == [f"127.0.0.1:{region.bulk_port}"]
+    up.close()
+
+
 def test_another_size_than_the_catalogues_is_refused(region: FakeRegion) -> None:
     region.lie_about_length = 1
     with pytest.raises(
