@@ -23,10 +23,10 @@ JUDGE_S = 3.0  # for the log to say what a reader has met
 REMEMBER_S = 120.0
 TORN = 3  # chunks a kill can leave half-written: one for each fill thread
 
-GAVE_UP = re.compile(r"WARNING bootplane\.fill: gave up chunk (\d+) of blob ([0-9a-f]{64}): (.*)")
-REFUSED = re.compile(r"ERROR\s+bootplane\.fill: refused chunk (\d+) of blob ([0-9a-f]{64}) from ([0-9.:]+): ")
+GAVE_UP = re.compile(r"WARNING bootplane\.\w+: gave up chunk (\d+) of blob ([0-9a-f]{64}): (.*)")
+REFUSED = re.compile(r"ERROR\s+bootplane\.\w+: refused chunk (\d+) of blob ([0-9a-f]{64}) from ([0-9.:]+): ")
 ROTTEN = re.compile(r"ERROR\s+bootplane\.\w+: rotten in the cache, removed: blob ([0-9a-f]{64}) chunk (\d+): ")
-UNREADABLE = re.compile(r"ERROR\s+bootplane\.fill: chunk (\d+) of blob ([0-9a-f]{64}) cannot be checked: ")
+UNREADABLE = re.compile(r"ERROR\s+bootplane\.\w+: chunk (\d+) of blob ([0-9a-f]{64}) cannot be checked: ")
 LEVEL = re.compile(r"\d{4}-\d\d-\d\dT\S+ (\w+)\s")
 
 
