@@ -1,25 +1,16 @@
 from collections.abc import Container
-from typing import NamedTuple
 
 from typing_extensions import Buffer
 
 from bootplane.core.blob import Blob
 from bootplane.core.kept_segments import Found as Found
+from bootplane.core.lru_views import Eviction as Eviction
 from bootplane.core.segment_file import CacheInUse as CacheInUse
 from bootplane.core.status import CoreError
 
 def alive() -> int: ...
 
 class CacheFull(CoreError): ...
-
-class Eviction(NamedTuple):
-    sha256: str
-    segments: int
-    bytes: int
-    reason: str
-    at: float
-    idle_s: float
-    wanted_by: str
 
 class Cache:
     limit_bytes: int

@@ -3,15 +3,14 @@
 Idea: this is the Python edge of lru_steps. It says which blob is which (one blob_t per digest, however often it is asked
 for, since two would share files), checks arguments with the GIL held, and turns a status into one sentence.
 
-Left to others: what a segment goes through and the locks (lru_steps), which one is evicted (lru_policy), files
-(segment_file), fetching and trying again (dataplane.fill), calling reap() now and then.
+Left to others: what a segment goes through and the locks (lru_steps), which one is evicted (lru_policy), what is told of it
+(lru_views), files (segment_file), fetching and trying again (dataplane.fill), calling reap() now and then.
 """
 
 import hashlib
 import os
 import pathlib
 import threading
-from typing import NamedTuple
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -25,31 +24,25 @@ from bootplane.core.blob cimport (
     digest_of, segment_t,
 )
 from bootplane.core.linux cimport bp_load_u8, close, monotonic_ns, off_t
-from bootplane.core.lru_evictions cimport (
-    EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
-)
-from bootplane.core.lru_forecast cimport cache_leavers, leaver_t
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
 from bootplane.core.lru_open cimport open_trim
-from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
-from bootplane.core.lru_recheck cimport cache_discard, cache_recheck, cache_survey, survey_t
+from bootplane.core.lru_recheck cimport cache_discard, cache_recheck
 from bootplane.core.lru_settle cimport cache_settle, lost_t
 from bootplane.core.lru_steps cimport (
-    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_evictions, cache_fill, cache_is_idle, cache_look,
-    cache_new, cache_protect, cache_put, cache_shrink, cache_stop, cache_t, caches_alive, fault_t,
+    cache_begin, cache_claimed, cache_close, cache_drop, cache_end, cache_fill, cache_is_idle, cache_new, cache_protect,
+    cache_put, cache_shrink, cache_stop, caches_alive, fault_t,
 )
+from bootplane.core.lru_views cimport evictions_of, leavers_of, segments_of, stats_of
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
 from bootplane.core import kept_segments
+from bootplane.core.lru_views import Eviction
 from bootplane.core.segment_file import CacheInUse, lock_directory
 from bootplane.core.status import CoreError, DigestMismatch
 
-cdef enum:
-    LOST = 16                        # segments that settle_writes() names
+cdef enum: LOST = 16                 # segments that settle_writes() names
 
 __all__ = ["Cache", "CacheFull", "CacheInUse", "Eviction", "alive"]
-
-_REASONS = ("", "room", "limit", "disk", "dropped", "rotten")            # by reason_t
 
 
 def alive() -> int:
@@ -59,19 +52,6 @@ def alive() -> int:
 
 class CacheFull(CoreError):
     """Nothing can be evicted: every segment is being filled or sent, or the limit is smaller than one segment."""
-
-
-class Eviction(NamedTuple):
-    """Segments of one blob that left one after another for one reason: another segment needed the *room*, a smaller *limit*,
-    a full *disk*, *dropped* (nothing names the blob any more), *rotten* (damaged on the disk)."""
-
-    sha256: str
-    segments: int
-    bytes: int                       # on the disk
-    reason: str
-    at: float                        # Unix seconds, of the last
-    idle_s: float                    # since the last use by anybody; the shortest of them
-    wanted_by: str                   # sha256 of the blob that needed the room, of the last; ""
 
 
 @cython.no_gc_clear                  # __dealloc__ needs `known`: it keeps the blobs of the segments in the list
@@ -401,10 +381,8 @@ cdef class Cache:
         if status == ST_MISMATCH:
             raise DigestMismatch(f"blob {blob.sha256} chunk {chunk}: expected {expected[:32].hex()}, got {got[:32].hex()}",
                                  ST_MISMATCH)
-        if status == ST_GONE:
-            self.fail(-fault.error, &fault, 0)
         if status != ST_OK and status != ST_AGAIN:
-            self.fail(status, &fault, 0)
+            self.fail(-fault.error if status == ST_GONE else status, &fault, 0)
         return status == ST_OK
 
     def discard(self, Blob blob not None, int64_t chunk) -> bool:
@@ -421,35 +399,13 @@ cdef class Cache:
 
     def segments(self) -> list:
         """(sha256, index, one chunk_state_t for each chunk, bytes of the file) of each segment; about the oldest first."""
-        cdef survey_t* found
-        cdef uint64_t count = 0, i
         self.check_open()
-        with nogil:
-            found = cache_survey(self.c, &count)
-        if found == NULL:
-            check(ST_NOMEM, f"cache {self.directory}")
-        try:
-            return [
-                (found[i].digest[:32].hex(), found[i].index,
-                 found[i].state[:(found[i].length + CHUNK_BYTES - 1) // CHUNK_BYTES], found[i].length)
-                for i in range(count)
-            ]
-        finally:
-            free(found)
+        return segments_of(self.c)
 
     def leavers(self) -> list:
         """(sha256, bytes, segments) of what would leave if something new were fetched, in this order, before the new itself
         would: an estimate (lru_forecast). A closed cache has none."""
-        cdef leaver_t* found
-        cdef uint64_t count = 0, i
-        with nogil:
-            found = cache_leavers(self.c, &count)
-        if found == NULL:
-            check(ST_NOMEM, f"cache {self.directory}")
-        try:
-            return [(found[i].digest[:32].hex(), found[i].bytes, found[i].segments) for i in range(count)]
-        finally:
-            free(found)
+        return leavers_of(self.c)
 
     def settle(self, known) -> int:
         """Removes what an earlier run left of digests that are not in *known* and that blob() was not asked for. Returns the
@@ -500,51 +456,11 @@ cdef class Cache:
 
     def evictions(self) -> list:
         """What left last, as Evictions: the newest last, at most 64."""
-        cdef evictions_t kept
-        cdef eviction_t* each
-        cdef uint64_t i
-        with nogil:
-            cache_evictions(self.c, &kept)
-        found = []
-        for i in range(kept.count - min(kept.count, <uint64_t>EVICTIONS), kept.count):
-            each = &kept.ring[i % EVICTIONS]
-            wanted_by = each.wanted_by[:32]
-            found.append(Eviction(
-                each.digest[:32].hex(), each.segments, each.bytes, _REASONS[each.reason], each.at_ns / 1e9, each.idle_ns / 1e9,
-                wanted_by.hex() if any(wanted_by) else ""))
-        return found
+        return evictions_of(self.c)
 
     def stats(self) -> dict:
-        cdef cache_t now
-        with nogil:
-            cache_look(self.c, &now)
-        room = now.evicted_segments[REASON_ROOM]
-        lowered = now.evicted_segments[REASON_LIMIT]
-        disk = now.evicted_segments[REASON_DISK]
-        return {
-            "limit_bytes": now.limit,
-            "charged_bytes": now.charged,
-            "condemned_bytes": now.condemned,
-            "segments": now.segments,
-            "protected_bytes": now.policy.orders[CLASS_PROTECTED].bytes,
-            "reused_bytes": now.policy.orders[CLASS_REUSED].bytes,
-            "made_segments": now.made_segments,
-            "ghost_double_segments": now.ghost_double_segments,
-            "ghost_quadruple_segments": now.ghost_quadruple_segments,
-            "evicted_segments": room + lowered + disk,
-            "evicted_room_segments": room,
-            "evicted_limit_segments": lowered,
-            "evicted_disk_segments": disk,
-            "evicted_bytes": now.evicted_bytes,
-            "filled_bytes": now.filled_bytes,
-            "misfit_segments": now.misfit_segments,
-            "refused_chunks": now.refused_chunks,
-            "kept_segments": now.kept_segments,
-            "rechecked_chunks": now.rechecked_chunks,
-            "rotten_chunks": now.rotten_chunks,
-            "open_segments": now.open_segments,
-            "reopened_segments": now.reopened_segments,
-        }
+        """Numbers that belong together, by name: bytes and segments now, all others since start."""
+        return stats_of(self.c)
 
     cdef bint is_idle(self, Blob own):
         cdef bint idle
