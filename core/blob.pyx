@@ -37,8 +37,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from bootplane.core.linux cimport (
     EINTR, MAP_FAILED, MAP_PRIVATE, MAP_SHARED, PROT_READ, bp_add_int, bp_add_u64, bp_cas_ptr, bp_load_int,
-    bp_load_ptr, bp_load_u8, bp_store_int, bp_store_ptr, bp_store_relaxed_u64, bp_swap_ptr, close, mmap, monotonic_ns,
-    munmap, off_t, pread, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock, ssize_t,
+    bp_load_ptr, bp_load_u8, bp_relaxed_u64, bp_store_int, bp_store_ptr, bp_store_relaxed_u64, bp_swap_ptr, close, mmap,
+    monotonic_ns, munmap, off_t, pread, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock,
+    ssize_t,
 )
 from bootplane.core.status cimport ST_ABSENT, ST_BAD, ST_NOMEM, ST_OK, ST_TRUNCATED, check
 
@@ -498,6 +499,27 @@ cdef class Blob:
                 out[i] = CHUNK_PRESENT if seg.complete else bp_load_u8(&seg.state[(offset - seg.base) // CHUNK_BYTES])
                 segment_release(seg)
         return bytes(out)
+
+    def reached(self, int64_t first, int64_t end) -> int:
+        """How far readers have come in the chunks from *first*, which begins a segment, to before *end*: the first chunk of the
+        last segment that was used since its last fill began; -1: none was. Those of an earlier run are not looked at."""
+        cdef segment_t* seg
+        cdef int64_t index, per_segment = max(1, self.b.seg_bytes // CHUNK_BYTES)
+        cdef uint64_t filled
+        cdef bint is_used
+        if first < 0 or end > self.b.nsegs * per_segment:
+            raise ValueError(f"blob {self.sha256}: expected some of its chunks, got {first} to {end}")
+        index = (end - 1) // per_segment
+        while index * per_segment >= first and index >= 0:
+            seg = segment_acquire(self.b, <uint32_t>index)
+            if seg != NULL:
+                filled = bp_relaxed_u64(&seg.lru_filled)
+                is_used = 0 < filled < bp_relaxed_u64(&seg.stamp)
+                segment_release(seg)
+                if is_used:
+                    return index * per_segment
+            index -= 1
+        return -1
 
     def read(self, off_t offset, off_t length) -> bytes:
         """*length* bytes from *offset*, as a sender would find them; counts as a use.

@@ -260,8 +260,8 @@ cdef int begin_once(cache_t* c, blob_t* blob, uint64_t chunk, int64_t now_ns, fa
                 continue
             else:
                 bp_store_u8(&seg.state[within], CHUNK_FILLING)
-                seg.lru_filled = <uint64_t>now_ns
-                bp_store_relaxed_u64(&seg.stamp, seg.lru_filled)
+                bp_store_relaxed_u64(&seg.lru_filled, <uint64_t>now_ns)      # Blob.reached reads it without the lock
+                bp_store_relaxed_u64(&seg.stamp, <uint64_t>now_ns)
                 seg.doomed = 0       # somebody wants it after all
                 seg.synced = 0
             pthread_mutex_unlock(&c.lock)

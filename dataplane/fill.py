@@ -48,6 +48,7 @@ READ_AHEAD_BYTES = 32 << 20
 MAX_RUN_BYTES = 16 << 20  # one request
 CACHE_SHARE = 4  # read-ahead of all readers takes this part of the cache: a small one must not evict what is being read
 RETRY_S = 0.05  # between looks at sources that back off
+FOLLOW_S = 0.02  # between looks at how far readers have come
 IDLE_S = 0.5  # between looks at the graveyard
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
@@ -120,7 +121,7 @@ class Filler:
         self._refusals = Refusals()
         self._last_error = "no bulk address is known yet"
         self._disk_error = ""
-        self._last_reap = 0.0
+        self._last_reap = self._followed_at = 0.0
         self._fill_threads = threads
         self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
         self._threads.append(threading.Thread(target=self._run_checks, name="fill-check", daemon=True))
@@ -226,7 +227,8 @@ class Filler:
             if found is None and check is None and probe is None and not hopeless:
                 now = time.monotonic()
                 pause = max(self._budget.wait_s(now), self._disk.wait_s(now)) or IDLE_S
-                self._work.wait(min(pause, RETRY_S if self._plan.is_starving() else IDLE_S))
+                soon = self._plan.is_starving() or self._plan.places(now)
+                self._work.wait(min(pause, RETRY_S if soon else IDLE_S))
         try:
             self._tell(hopeless)
         finally:  # what was taken in hand ends in any case
@@ -278,6 +280,7 @@ class Filler:
             return None
         if self._disk.failures and self._runs_in_hand:
             return None  # one tries for all
+        self._follow_readers_locked(now)
         affordable = max(1, self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE)
         self._plan.read_ahead = min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable)
         self._plan.read_ahead_in_all = affordable
@@ -304,6 +307,15 @@ class Filler:
         blob = self._blobs[run.blob]
         self._budget.spend(_span(blob, run.first, run.first + run.length), now)
         return run, blob, source
+
+    def _follow_readers_locked(self, now: float) -> None:
+        """Readers who find all they want here do not ask: read-ahead goes on before them, and not once they have to."""
+        if now - self._followed_at < FOLLOW_S:
+            return
+        self._followed_at = now
+        for blob, first, horizon in self._plan.places(now):
+            if (reached := self._blobs[blob].reached(first, horizon)) >= 0:
+                self._plan.miss(blob, chunk_count(self._blobs[blob].size), reached, now, present=True)
 
     def _is_throttled_locked(self, now: float) -> bool:
         throttled = self._budget.wait_s(now) > 0

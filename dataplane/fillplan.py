@@ -3,10 +3,10 @@
     demand   chunks somebody waits for, with the time the first one asked
     flying   chunks a fetch thread has in hand: whoever asks for one joins the wait, nothing is fetched twice
     stream   a place where readers move through a blob. One that begins out of nowhere gets just the chunk it asked for
-             (a Range fills what it needs), one that starts a file gets its first segment, and each miss that follows on
-             doubles the window, up to read_ahead chunks past the last miss
+             (a Range fills what it needs), one that starts a file gets its first segment, and each step that follows on
+             doubles the window, up to read_ahead chunks past where readers were seen last
 
-                 position        horizon = position + window at the last miss
+                 position        horizon = position + window at the last step
         ─────────────┼──────────────────┼───────────────▶ chunks
           present    │ flying, then to be fetched
 
@@ -29,12 +29,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-FIRST_WINDOW = 4  # chunks: one segment, charged whole anyway
+SEGMENT = 4  # chunks, blob.pxd
+FIRST_WINDOW = SEGMENT  # it is charged whole anyway
 OVERLAP = 2  # a stream's next run starts while this many chunks are still on their way: no round trip between runs
 MAX_STREAMS = 64  # places of one blob remembered; the one used least recently goes
 SHORT_RUN = 2  # chunks of a run while somebody else waits
 RESTING = 4  # active blobs that are looked at for whether they can rest, each time
-MOVING_S = 10.0  # a reader that missed nothing for so long shares no read-ahead
+MOVING_S = 10.0  # a reader that was not seen for so long shares no read-ahead
+LOOK_S = 2.0  # a reader that was seen within that may be further by now without having missed anything
 
 Absent = Callable[[int, int, int], bytes]  # (blob, first, count) -> a byte for each chunk, non-zero: must be fetched
 Ready = Callable[[int], int]  # blob -> the longest run that some source may be asked for now, in chunks; 0: none may
@@ -50,10 +52,10 @@ class Run(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    position: int  # the furthest miss
+    position: int  # the furthest chunk at which a reader was seen
     window: int
     horizon: int  # exclusive
-    missed_at: float
+    seen_at: float
     turn: int = 0  # when it was served last, by the planner's count of runs
 
     def covers(self, chunk: int) -> bool:
@@ -84,14 +86,24 @@ class Planner:
         self._active: dict[int, None] = {}  # blobs next() must look at; the streams of others stay, for who comes back
         self._clock = 0  # that of the blob which was served last, before it was
         self._runs = 0
+        self._moving: dict[_Stream, int] = {}  # -> blob; the one seen last at the end
 
     def miss(self, blob: int, chunks: int, chunk: int, now: float, *, present: bool = False) -> None:
-        """Somebody met *chunk* of a blob of *chunks* chunks. *present*: it has come meanwhile, only note the reader."""
+        """Somebody met *chunk* of a blob of *chunks* chunks. *present*: it is there, only note the reader."""
         wanted = self._wanted.setdefault(blob, _Wanted(chunks))
         self._active.setdefault(blob)
         stream = self._follow(wanted, chunk, now)
+        self._moving.pop(stream, None)
+        self._moving[stream] = blob
         if not present:
             wanted.demand.setdefault(chunk, (now, stream))
+
+    def places(self, now: float) -> list[tuple[int, int, int]]:
+        """Of readers seen lately, who may be further now: (blob, first chunk of the segment after theirs, horizon)."""
+        while self._moving and now - (stream := next(iter(self._moving))).seen_at > LOOK_S:
+            del self._moving[stream]
+        found = ((blob, (s.position // SEGMENT + 1) * SEGMENT, s.horizon) for s, blob in self._moving.items())
+        return [(blob, first, horizon) for blob, first, horizon in found if first < horizon]
 
     def next(self, absent: Absent, ready: Ready) -> Run | None:
         """Takes the next run into flight, or returns None when nothing can be fetched now."""
@@ -199,7 +211,9 @@ class Planner:
 
     def forget(self, blob: int) -> None:
         """The blob is nobody's any more."""
-        self._wanted.pop(blob, None)
+        if wanted := self._wanted.pop(blob, None):
+            for stream in wanted.streams:
+                self._moving.pop(stream, None)
         self._active.pop(blob, None)
 
     def _clock_of(self, blob: int) -> int:
@@ -207,7 +221,7 @@ class Planner:
 
     def _window_limit(self, now: float) -> int:
         """Chunks ahead of one reader, when all that move share what there is for all."""
-        moving = sum(now - s.missed_at <= MOVING_S for blob in self._active for s in self._wanted[blob].streams)
+        moving = sum(now - s.seen_at <= MOVING_S for blob in self._active for s in self._wanted[blob].streams)
         return max(1, min(self.read_ahead, self.read_ahead_in_all // max(1, moving)))
 
     def _follow(self, wanted: _Wanted, chunk: int, now: float) -> _Stream:
@@ -219,12 +233,12 @@ class Planner:
                 if chunk > stream.position:
                     stream.window = min(stream.window * 2, limit)
                     stream.position = chunk
-                stream.missed_at = now
+                stream.seen_at = now
                 break
         else:
             stream = _Stream(chunk, min(FIRST_WINDOW if chunk == 0 else 1, limit), 0, now)
             if len(wanted.streams) >= MAX_STREAMS:
-                del wanted.streams[0]
+                self._moving.pop(wanted.streams.pop(0), None)
         wanted.streams.append(stream)
         stream.horizon = min(max(stream.horizon, stream.position + stream.window), wanted.chunks)
         return stream

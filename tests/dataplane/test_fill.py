@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,20 @@ def test_a_reader_gets_the_file_and_every_chunk_is_fetched_once(make: Callable[.
     rack.filler.stop()  # a chunk can be read before its thread has counted it
     assert rack.filler.stats.upstream_bytes == len(DATA)
     assert rack.filler.stats.chunks == COUNT
+
+
+def test_what_lies_before_a_reader_is_fetched_though_it_misses_nothing(
+    make: Callable[..., Rack], region: FakeRegion
+) -> None:
+    data = random.Random(3).randbytes(20 * MIB)
+    region.publish({"longer": data})
+    rack = make()
+    blob = rack.blob(data)
+    for chunk in (0, 4):  # a window of eight chunks after the second
+        assert rack.wait_for(blob, chunk) == 0
+    eventually(lambda: blob.states(8, 12) == b"\2" * 4 + b"\0" * 8)
+    assert blob.read(8 * MIB, MIB) == data[8 * MIB : 9 * MIB]
+    eventually(lambda: blob.states(8, 12) == b"\2" * 12)
 
 
 def test_however_many_wait_each_chunk_is_fetched_once(make: Callable[..., Rack], region: FakeRegion) -> None:

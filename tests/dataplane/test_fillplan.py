@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
+from bootplane.dataplane.fillplan import LOOK_S, MAX_STREAMS, SHORT_RUN, Planner, Run
 
 
 class Files:
@@ -46,6 +46,33 @@ def test_a_small_file_is_fetched_whole_and_no_further() -> None:
     plan.miss(1, 2, 0, now=0)
     assert take(plan, files) == Run(1, 0, 2)
     assert take(plan, files) is None
+
+
+def test_a_reader_that_is_seen_further_on_without_having_missed_moves_the_window() -> None:
+    plan, files = Planner(read_ahead=32), Files()
+    plan.miss(1, 1000, 0, now=0)
+    assert plan.places(0) == [], "the first window is one segment: a miss alone tells that it was left"
+    for chunk, run in ((4, Run(1, 0, 4)), (8, Run(1, 4, 8))):
+        assert take(plan, files) == run
+        files.land(plan, run)
+        assert take(plan, files) is None
+        plan.miss(1, 1000, chunk, now=0, present=chunk == 8)
+    assert take(plan, files) == Run(1, 12, 12)
+    assert plan.places(0) == [(1, 12, 24)]
+    assert plan.places(LOOK_S) == [(1, 12, 24)]
+    assert plan.places(LOOK_S + 0.1) == [], "it stands still: its next miss will tell"
+
+
+def test_a_place_that_was_let_go_of_is_looked_at_no_more() -> None:
+    plan = Planner(read_ahead=32)
+    for blob in (1, 2):
+        plan.miss(blob, 1000, 0, now=0)
+        plan.miss(blob, 1000, 4, now=0)
+    plan.forget(1)
+    assert plan.places(0) == [(2, 8, 12)]
+    for chunk in range(50, 50 + 10 * MAX_STREAMS, 10):
+        plan.miss(2, 1000, chunk, now=0)
+    assert plan.places(0) == []
 
 
 def test_a_chunk_out_of_nowhere_is_fetched_alone() -> None:
