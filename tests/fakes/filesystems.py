@@ -79,10 +79,9 @@ def lacking(kind: str) -> str:
     try:
         with Path("/dev/loop-control").open("rb") as control:
             number = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
+        Path(f"/dev/loop{number}").open("rb").close()
     except OSError as error:
-        return f"no loop devices: /dev/loop-control: {error.strerror}"
-    if not Path(f"/dev/loop{number}").exists():
-        return f"no loop devices: /dev/loop{number} is not there"
+        return f"no loop devices: {error.filename or 'LOOP_CTL_GET_FREE'}: {error.strerror}"
     return ""
 
 
@@ -93,11 +92,15 @@ def _is_in_kernel(kind: str) -> bool:
 
 @functools.cache
 def _mounts_of_our_own() -> None:
-    """From now on what this thread and its children mount is seen by them alone, and goes when they have ended."""
+    """From now on what this thread and its children mount is seen by them alone, and goes when they have ended. Raises
+    CannotMountError where all mounting is refused, as in some containers."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS) != 0:
-        raise OSError(ctypes.get_errno(), "unshare(CLONE_NEWNS)")
-    _run("mount", "--make-rprivate", "/")
+        raise CannotMountError(f"this root may not mount: unshare(CLONE_NEWNS): {os.strerror(ctypes.get_errno())}")
+    try:
+        _run("mount", "--make-rprivate", "/")
+    except AssertionError as error:
+        raise CannotMountError(f"this root may not mount: {error}") from None
 
 
 def _unmount(point: Path) -> None:
@@ -145,8 +148,8 @@ class Disk:
 @contextlib.contextmanager
 def attached(kind: str, image: Path, point: Path, options: str = "defaults", *, direct: bool = True) -> Iterator[Disk]:
     """The file system that *image* holds, mounted at *point*, a new directory. A clone cannot be read by *direct* I/O
-    in the sectors of 512 bytes that its file system was made for. Raises CannotMountError when the kernel has none of
-    its *kind*."""
+    in the sectors of 512 bytes that its file system was made for. Raises CannotMountError when nothing may be mounted,
+    or the kernel has none of its *kind*."""
     _mounts_of_our_own()
     point.mkdir()
     try:
