@@ -6,6 +6,7 @@ disk) is read while the process stands still (SIGSTOP), so that numbers belong t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from bootplane.dataplane.addresses import HostPort, parse
 
 READY_S = 90.0
 END_S = 30.0
+CRASH_S = 1.0
 MIB = 1 << 20
 CHUNK = 1 << 20
 BLOCK = 4096
@@ -68,6 +70,15 @@ class Life:
         """The largest limit of the last *lag_s*: a lower one is not reached at once."""
         ahead = [at for at, _ in self.limits if at <= now - lag_s]
         return max(limit for at, limit in self.limits if not ahead or at >= ahead[-1])
+
+    def crash(self) -> str:
+        """How it has ended by itself; "": it runs, or is being ended. Asked when something is wrong: its sockets are
+        closed a moment before."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.process.wait(CRASH_S)
+            if not self.ending:
+                return f"life {self.number} of the rack has ended by itself: {status}"
+        return ""
 
     @contextmanager
     def still(self) -> Iterator[None]:
@@ -169,7 +180,7 @@ class Rack:
 
     def close(self) -> None:
         """Kills it, if it runs."""
-        if self._last is not None and self._last.process.poll() is None:
+        if self._last is not None:
             with self._last.lock:
                 self._last.ending = self._last.ending or "SIGKILL"
                 self._last.process.kill()

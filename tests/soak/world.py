@@ -88,6 +88,11 @@ class World:
                     self._end("SIGTERM")
             except (Wrong, RackFailed) as error:
                 self.tally.fail(str(error))
+            except Exception as error:  # such as a rack that does not answer
+                traceback.print_exc()
+                self.tally.fail(f"{type(error).__name__}: {error}")
+            if self.tally.failed.is_set() and self._life is not None and (crash := self._life.crash()):
+                self.tally.failure = f"{crash}; seen first: {self.tally.failure}"
         return self.tally.failure
 
     @contextmanager
