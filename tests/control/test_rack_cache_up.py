@@ -8,6 +8,7 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -122,6 +123,16 @@ def test_hits_misses_and_followers_add_up_to_what_was_looked_up_on_http_and_tftp
     told = cache_after(site, transfers=summed(after))
     assert {name: told[name] for name in ENDS} == {name: after[name] for name in ENDS}
     assert told["transfers"] == summed(told)
+
+
+def test_a_storm_costs_a_rack_that_reads_the_regions_directory_nothing(tmp_path: Path) -> None:
+    ask = ("rack", "cache", "--forecast", "ubuntu/noble/amd64/ga-24.04")
+    with up(tmp_path) as shared:
+        found = shared.eventually(lambda: shared.json(*ask), lambda now: now["in_place_bytes"] > 0)
+        schemas.RackForecast.model_validate(found)
+        assert found["in_place_bytes"] == found["size"] > 0
+        assert (found["present_bytes"], found["needed_bytes"], found["evicted"]) == (0, 0, [])
+        assert "all of it is in the region's own directory, which the rack reads" in shared.run(*ask)
 
 
 def metrics(site: Site) -> dict[str, int]:
