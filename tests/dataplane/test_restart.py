@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 from bootplane.core import http_fetch, tftp_fetch
 from bootplane.core.client import Fetch
 from tests.dataplane.rackprocess import RackProcess
+from tests.fakes.filling import eventually
 from tests.fakes.region import FakeRegion
 
 pytestmark = pytest.mark.integration
@@ -122,10 +122,7 @@ def test_what_the_catalogue_has_lost_leaves_the_disk(rack: RackProcess, region: 
     region.sent.clear()
     with rack:
         assert get(rack, "/bootx64.efi").body == LOADER
-        deadline = time.monotonic() + 30
-        while segment(rack, 0).parent.exists():
-            assert time.monotonic() < deadline, "it never left"
-            time.sleep(0.02)
+        eventually(lambda: not segment(rack, 0).parent.exists(), timeout=30)
         assert rack.metrics()["bootplane_cache_segments"] == 1
     assert region.sent == {}
 
@@ -138,10 +135,7 @@ def test_a_limit_that_the_region_has_set_is_kept_with_the_region_gone(rack: Rack
     region.settings = {"cache_bytes": 5 * MIB, "upstream_bytes_s": None}
     with rack:
         assert get(rack, "/images/x/squashfs").body == BIG
-        deadline = time.monotonic() + 30
-        while limit(rack) != 5 * MIB:
-            assert time.monotonic() < deadline, "it was never applied"
-            time.sleep(0.02)
+        eventually(lambda: limit(rack) == 5 * MIB, timeout=30)
         rack.stop(signal.SIGKILL)
     region.stop()
     with rack:
@@ -150,17 +144,11 @@ def test_a_limit_that_the_region_has_set_is_kept_with_the_region_gone(rack: Rack
     region.settings = {"cache_bytes": None, "upstream_bytes_s": None}
     region.start()
     with rack:
-        deadline = time.monotonic() + 30
-        while limit(rack) != 256 * MIB:
-            assert time.monotonic() < deadline, "its own command line was never applied again"
-            time.sleep(0.02)
+        eventually(lambda: limit(rack) == 256 * MIB, timeout=30)
 
 
 def test_a_region_that_sets_nonsense_is_refused_and_the_rack_goes_on(rack: RackProcess, region: FakeRegion) -> None:
     region.settings = {"cache_bytes": 17}
     with rack:
-        deadline = time.monotonic() + 30
-        while "refused: cache limit: expected 4194304 bytes" not in rack.log():
-            assert time.monotonic() < deadline, "nothing was said"
-            time.sleep(0.02)
+        eventually(lambda: "refused: cache limit: expected 4194304 bytes" in rack.log(), timeout=30)
         assert limit(rack) == 256 * MIB and get(rack, "/images/x/squashfs").body == BIG
