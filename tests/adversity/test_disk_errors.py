@@ -18,7 +18,7 @@ import pytest
 from bootplane.core import http_fetch, tftp_fetch
 from bootplane.core.lru import Cache
 from tests.dataplane.rackprocess import RackProcess
-from tests.fakes.filesystems import KINDS, LOG_IN_FRONT, MIB, Disk, on_disk, or_skip
+from tests.fakes.filesystems import KINDS, LOG_IN_FRONT, MIB, Disk, charge_of, on_disk, or_skip
 from tests.fakes.filling import eventually
 from tests.fakes.http_client import Client, cold, fill
 from tests.fakes.region import FakeRegion
@@ -178,8 +178,7 @@ def statuses(rack: RackProcess, names: list[str]) -> dict[str, int]:
 
 def account(rack: RackProcess) -> tuple[float, float]:
     """(what the cache has charged, what its files are worth)."""
-    files = (rack.data / "cache").glob("*.d/*")
-    return rack.metrics()["bootplane_cache_charged_bytes"], sum(-(-f.stat().st_size // 4096) * 4096 for f in files)
+    return rack.metrics()["bootplane_cache_charged_bytes"], charge_of(rack.data / "cache")
 
 
 def refusing(rack: RackProcess, names: list[str], lines: int) -> None:
@@ -297,7 +296,7 @@ def test_a_file_that_does_not_fit_and_cannot_be_removed_stays_on_the_account(dis
         assert sorted(path.name for path in folder.iterdir()) == ["0", "1"]
     assert cache.close() == ""
     cache = Cache(str(directory), 64 * MIB)
-    assert cache.stats()["charged_bytes"] == sum(-(-f.stat().st_size // 4096) * 4096 for f in folder.glob("*"))
+    assert cache.stats()["charged_bytes"] == charge_of(directory)
     blob = cold(cache, data)
     assert blob.present_bytes() == (len(data) if heals else 0)
     cache.close()

@@ -23,8 +23,9 @@ import pytest
 
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
-from tests.adversity.test_power_cut import LIMIT, Work, account_of, contents_of
+from tests.adversity.test_power_cut import LIMIT, Work, contents_of
 from tests.fakes import ptraced
+from tests.fakes.filesystems import charge_of
 from tests.fakes.http_client import CHUNK, chunk_list, cold, nothing_left
 
 MIB = 1 << 20
@@ -86,7 +87,7 @@ def is_right(directory: Path, texts: list[bytes], limit: int) -> bool:
     try:
         made = [name for name in cache.found.removed_names if name.endswith("got 0")]  # and had no length yet
         assert cache.found.removed == len(made) <= FILLERS
-        assert cache.stats()["charged_bytes"] == account_of(directory)
+        assert cache.stats()["charged_bytes"] == charge_of(directory)
         for data in texts:
             blob = cold(cache, data)
             for chunk in range(len(chunk_list(data)) // 32):
@@ -101,7 +102,7 @@ def is_right(directory: Path, texts: list[bytes], limit: int) -> bool:
                     fill(cache, data, chunk)
                     assert blob.read(chunk * CHUNK, len(right)) == right
         cache.reap()
-        assert cache.stats()["charged_bytes"] == account_of(directory) <= limit
+        assert cache.stats()["charged_bytes"] == charge_of(directory) <= limit
         return cache.found.clean
     finally:
         why = cache.close()

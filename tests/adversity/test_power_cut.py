@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import subprocess
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -22,11 +21,10 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache, CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
-from tests.fakes.filesystems import KINDS, MIB, Disk, attached, mounted, on_disk, or_skip
+from tests.fakes.filesystems import KINDS, MIB, Disk, attached, charge_of, mounted, on_disk, or_skip
 from tests.fakes.http_client import CHUNK, chunk_list, cold, nothing_left
 
 LIMIT = 24 * MIB
-BLOCK = 4096
 ABSENT, PRESENT = 0, 2
 OUTER_BYTES = 2048 * MIB  # sparse; holds the image and its clones, which share their blocks
 SEEDS = (1,)
@@ -108,10 +106,6 @@ class Work:
         self.cache.reap()
 
 
-def sync(disk: Disk) -> None:
-    subprocess.run(["sync", "-f", str(disk.point)], check=True)
-
-
 class Cuts:
     """Takes clones of a disk; each with what is known of the moment."""
 
@@ -158,16 +152,12 @@ def live_through(cuts: Cuts, contents: dict[str, bytes], seed: int, instants: in
         with Work(cache, contents, seed + run) as work:
             for _ in range(instants):
                 if chance.random() < 0.5:
-                    sync(disk)
+                    assert disk.sync()
                 work.wait_for(work.done + chance.randrange(5, 150))
                 cuts.cut("at work")
         with cuts.while_it("ending", instants, chance):
             assert cache.close() == ""
         cuts.cut("ended")
-
-
-def account_of(directory: Path) -> int:
-    return sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in directory.glob("*.d/*"))
 
 
 def check(directory: Path, contents: dict[str, bytes], moment: str) -> Counter[str]:
@@ -190,7 +180,7 @@ def look(cache: Cache, contents: dict[str, bytes], moment: str, found: Counter[s
         assert cache.found.clean
     found["clean"] = cache.found.clean
     now = cache.stats()
-    assert now["charged_bytes"] == account_of(directory)
+    assert now["charged_bytes"] == charge_of(directory)
     found["empty"] = cache.found.removed  # a name without a byte: made, and never synced
     for data in contents.values():
         blob = cold(cache, data)
@@ -210,7 +200,7 @@ def look(cache: Cache, contents: dict[str, bytes], moment: str, found: Counter[s
                 fill(cache, blob, data, chunk)
                 assert blob.read(chunk * CHUNK, len(right)) == right
         cache.reap()
-        assert cache.stats()["charged_bytes"] == account_of(directory) <= LIMIT
+        assert cache.stats()["charged_bytes"] == charge_of(directory) <= LIMIT
     assert found["trusted"] == 0 or cache.found.clean
 
 

@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.dataplane.settle import Settler
-from tests.fakes.filesystems import MIB, Disk, files_in, leave_room, on_disk, or_skip
+from tests.fakes.filesystems import MIB, Disk, charge_of, files_in, leave_room, on_disk, or_skip
 from tests.fakes.http_client import CHUNK, cold, fill, nothing_left
 
 DATA = random.Random(21).randbytes(6 * MIB)
@@ -41,13 +40,8 @@ def thin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
 
 
 def cut_off(disk: Disk) -> None:
-    sync(disk)
+    disk.sync()
     leave_room(disk.image.parent.parent, 512 * 1024)
-
-
-def sync(disk: Disk) -> bool:
-    """Whether the disk has taken everything."""
-    return subprocess.run(["sync", "-f", str(disk.point)], capture_output=True).returncode == 0
 
 
 def forget_pages(cache: Cache) -> None:
@@ -71,7 +65,7 @@ def test_what_the_disk_has_refused_leaves_and_no_zero_is_served(thin: Disk, capl
         cut_off(thin)
         for chunk in range(6):
             fill(cache, blob, DATA, chunk)
-        assert not sync(thin)
+        assert not thin.sync()
         assert blob.read(0, len(DATA)) == DATA, "the pages are there still"
         settler = Settler(cache, sync_after_s=NEVER)
         settler.look()
@@ -84,8 +78,7 @@ def test_what_the_disk_has_refused_leaves_and_no_zero_is_served(thin: Disk, capl
                 assert blob.read(chunk * CHUNK, CHUNK) == DATA[chunk * CHUNK : (chunk + 1) * CHUNK]
         assert blob.states(0, 4) == bytes([ABSENT] * 4)
         assert cache.stats()["rotten_chunks"] >= 4
-        left = Path(cache.directory).glob("*.d/*")
-        assert cache.stats()["charged_bytes"] == sum(-(-path.stat().st_size // 4096) * 4096 for path in left)
+        assert cache.stats()["charged_bytes"] == charge_of(Path(cache.directory))
 
 
 def test_one_that_is_being_filled_goes_when_its_fill_has_ended(thin: Disk) -> None:
@@ -94,7 +87,7 @@ def test_one_that_is_being_filled_goes_when_its_fill_has_ended(thin: Disk) -> No
         for chunk in range(3):
             fill(cache, blob, DATA, chunk)
         assert cache.begin(blob, 3)
-        assert not sync(thin)
+        assert not thin.sync()
         ((_, index, error),) = cache.settle_writes(NEVER)
         assert (index, error in (errno.ENOSPC, errno.EIO, errno.EROFS)) == (0, True)
         assert blob.states(0, 4) == bytes([ABSENT] * 3 + [FILLING])

@@ -34,6 +34,7 @@ import pytest
 
 MIB = 1 << 20
 BLOCK = 512  # unit of st_blocks, whatever the file system
+PAGE = 4096
 KINDS = ("ext4", "xfs", "btrfs")
 LOG_IN_FRONT = {"ext4": ["-O", "^has_journal"], "xfs": ["-l", "agnum=0"], "btrfs": []}
 FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file
@@ -139,6 +140,10 @@ class Disk:
     def run(self, *command: str) -> str:
         return _run(*command)
 
+    def sync(self) -> bool:
+        """Whether the disk has taken everything."""
+        return subprocess.run(["sync", "-f", str(self.point)], capture_output=True).returncode == 0
+
     def snapshot(self, copy: Path) -> None:
         """What the device has got up to one instant. The image must lie where files share blocks (xfs, btrfs)."""
         with self.image.open("rb") as source, copy.open("wb") as target:
@@ -233,6 +238,11 @@ def files_in(directory: Path) -> dict[tuple[str, int], int]:
 
 def bytes_on_disk(directory: Path) -> int:
     return sum(files_in(directory).values())
+
+
+def charge_of(directory: Path) -> int:
+    """What a cache charges for the segment files in its *directory*: their lengths, in whole pages."""
+    return sum(-(-path.stat().st_size // PAGE) * PAGE for path in directory.glob("*.d/*"))
 
 
 class Meter:
