@@ -38,6 +38,9 @@ class ChunkLists:
             return check_chunks(sha256, entry, path.read_bytes())
         except FileNotFoundError:
             return None
+        except OSError as error:  # of the disk: one list must not keep the rack from its catalogue
+            log.warning("%s: cannot be read: %s; it is fetched again", path, error.strerror)
+            return None
         except CatalogueError as error:
             log.warning("%s: %s; it is fetched again", path, error)
             return None
@@ -67,7 +70,10 @@ class ChunkLists:
             log.warning("%s: the chunk list could not be kept: %s", aside, error.strerror)
 
     def prune(self, wanted: Container[str]) -> None:
-        """Removes the lists of blobs that are in no catalogue any more."""
-        for path in self._directory.iterdir():
-            if len(path.name) == 64 and path.name not in wanted:
-                path.unlink(missing_ok=True)
+        """Removes the lists of blobs that are in no catalogue any more. What cannot be removed stays."""
+        try:
+            for path in self._directory.iterdir():
+                if len(path.name) == 64 and path.name not in wanted:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: old chunk lists could not be removed: %s", self._directory, error.strerror)

@@ -76,7 +76,10 @@ class Follower:
             found = kept.load(self._path, self._key)
         except CatalogueError as error:
             log.error("%s; it is set aside and the region is asked", error)
-            self._path.rename(self._path.with_name("catalogue.refused"))
+            try:
+                self._path.rename(self._path.with_name("catalogue.refused"))
+            except OSError as why:
+                log.warning("%s: could not be set aside: %s", self._path, why.strerror)
             return
         if found is not None:
             self._region_failed = True  # nobody is asked before what is here is served

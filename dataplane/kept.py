@@ -18,11 +18,14 @@ MAGIC = b"bpc1 "
 
 
 def load(path: Path, key: PinnedKey) -> Catalogue | None:
-    """The kept catalogue, or None when there is none yet. Raises CatalogueError for one the region has not signed."""
+    """The kept catalogue, or None when there is none yet. Raises CatalogueError for one that cannot be read or that
+    the region has not signed."""
     try:
         head, _, body = path.read_bytes().partition(b"\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CatalogueError(f"{path}: expected a file that can be read, got {error.strerror}") from error
     if not head.startswith(MAGIC):
         raise CatalogueError(f"{path}: expected a kept catalogue, got a file that begins with {head[:16]!r}")
     try:

@@ -59,6 +59,18 @@ def test_a_list_that_cannot_be_kept_is_used_all_the_same(
     assert "could not be kept: No space left on device" in caplog.text
 
 
+def test_a_list_that_the_disk_cannot_read_is_as_good_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / SHA).mkdir()
+    assert ChunkLists(tmp_path, Region(LIST)).get(SHA, ENTRY) == LIST
+    assert f"{tmp_path / SHA}: cannot be read: Is a directory; it is fetched again" in caplog.messages
+
+
+def test_lists_that_cannot_be_removed_stop_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / SHA).mkdir()
+    ChunkLists(tmp_path, Region(LIST)).prune(())
+    assert f"{tmp_path}: old chunk lists could not be removed: Is a directory" in caplog.messages
+
+
 def test_a_list_no_region_has_is_none(tmp_path: Path) -> None:
     assert ChunkLists(tmp_path, Region(None)).get(SHA, ENTRY) is None
 

@@ -102,6 +102,23 @@ def test_what_is_kept_is_served_without_asking_anybody(make: Callable[[], Rack],
     assert len(region.requests) == asked
 
 
+def test_what_the_disk_cannot_read_is_had_from_the_region_again(
+    make: Callable[[], Rack], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = make()
+    first.thread.start()
+    first.eventually(lambda: first.names() == 2)
+    for path in (tmp_path / "catalogue", tmp_path / "chunks" / BIG_SHA):
+        path.unlink()
+        path.mkdir()
+    second = make()
+    second.follower.load()
+    assert second.tables == [] and (tmp_path / "catalogue.refused").exists()
+    second.thread.start()
+    second.eventually(lambda: second.names() == 2)
+    assert "not foreseen" not in caplog.text
+
+
 def test_a_list_nobody_has_leaves_out_its_file_only_and_is_tried_again(
     make: Callable[[], Rack], region: FakeRegion, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -32,6 +32,12 @@ def test_a_damaged_file_is_refused_with_its_path(tmp_path: Path, at: int) -> Non
         kept.load(path, PIN)
 
 
+def test_one_that_the_disk_cannot_read_is_refused_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "catalogue").mkdir()
+    with pytest.raises(CatalogueError, match=f"{tmp_path}/catalogue: expected a file that can be read, got Is a dir"):
+        kept.load(tmp_path / "catalogue", PIN)
+
+
 def test_a_catalogue_of_another_region_is_refused(tmp_path: Path) -> None:
     kept.save(tmp_path / "catalogue", BODY, SigningKey.generate().sign_catalogue(BODY))
     with pytest.raises(CatalogueError, match="does not match"):
