@@ -135,17 +135,17 @@ class Keeper:
             log.info("upstream limit: %s, as the region has set it", rate(told.upstream_bytes_s))
         self._warn_of_disk()
 
-    def take(self, document: object) -> None:
-        """What the region's answer to a beat said: kept and applied when it is news."""
+    def take(self, document: object) -> bool:
+        """What the region's answer to a beat said: kept and applied when it is news. Returns whether it was."""
         try:
             told = parse(document)
         except LimitError as error:
             self._say(f"refused: {error}")
-            return
+            return False
         with self._lock:
             before, self._told = self._told, told
             if told == before and self._is_kept:
-                return
+                return False
             try:
                 keep(self._path, told)
                 self._is_kept = True
@@ -154,6 +154,7 @@ class Keeper:
                 self._say(f"{self._path}: the limits could not be kept: {error.strerror}")
             self._apply_cache()
             self._apply_upstream()
+            return told != before
 
     def settle(self) -> None:
         """Evicts what a lower limit could not take because it was being read or filled. Call it now and then."""

@@ -192,20 +192,21 @@ class RackService:
     # -- the beat, on its thread
 
     def _beat(self) -> float:
-        """Seconds until the next one."""
+        """Seconds until the next one: none when limits have changed, for operators are shown what a beat has told."""
+        is_news = False
         try:
             answer = self._client.beat(self._report())
             self.filler.set_sources(answer.bulk)
             self._region_reachable, self._is_beat_failing = True, False
             if answer.settings is not None:
-                self._limits.take(answer.settings)
+                is_news = self._limits.take(answer.settings)
         except RegionError as error:
             self._region_reachable = False
             if not self._is_beat_failing:
                 log.warning("beat: %s", error)
             self._is_beat_failing = True
         self._limits.settle()
-        return BEAT_S
+        return 0.0 if is_news else BEAT_S
 
     def _rest(self) -> dict[str, float]:
         scrub = self.scrubber.stats

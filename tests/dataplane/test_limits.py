@@ -104,10 +104,10 @@ def test_a_lower_limit_evicts_at_once_and_a_higher_one_gives_the_room_back(
 
 def test_what_is_told_again_does_nothing(cache: Cache, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
     keeper = Keeper(tmp_path, OWN, Limits(), cache)
-    keeper.take({"cache_bytes": 8 * MIB})
+    assert keeper.take({"cache_bytes": 8 * MIB})
     (tmp_path / limits.FILE).unlink()
     said.clear()
-    keeper.take({"cache_bytes": 8 * MIB})
+    assert not keeper.take({"cache_bytes": 8 * MIB})
     assert not said.messages and not (tmp_path / limits.FILE).exists()
 
 
@@ -158,7 +158,7 @@ def test_what_makes_no_sense_changes_nothing_and_is_said_once(
     keeper = Keeper(tmp_path, OWN, Limits(), cache)
     said.clear()
     for _ in range(3):
-        keeper.take({"cache_bytes": 17})
+        assert not keeper.take({"cache_bytes": 17})
     assert said.messages == ["refused: cache limit: expected 4194304 bytes (one segment) or more, got 17"]
     assert cache.limit_bytes == OWN.cache_bytes and not (tmp_path / limits.FILE).exists()
 
@@ -172,8 +172,7 @@ def test_a_disk_that_cannot_keep_them_does_not_stop_them(
     with monkeypatch.context() as broken:
         broken.setattr(limits, "keep", full_disk)
         keeper = Keeper(tmp_path, OWN, Limits(), cache)
-        for _ in range(3):
-            keeper.take({"cache_bytes": 8 * MIB})
+        assert [keeper.take({"cache_bytes": 8 * MIB}) for _ in range(3)] == [True, False, False]
     assert cache.limit_bytes == 8 * MIB
     assert said.messages.count(f"{tmp_path / limits.FILE}: the limits could not be kept: No space left on device") == 1
     keeper.take({"cache_bytes": 8 * MIB})
