@@ -13,15 +13,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache, CacheInUse
+from tests.core.caches import MIB, PRESENT, UNCHECKED, filled, known
 
-MIB = 1 << 20
 DATA = random.Random(7).randbytes(MIB + 77)
 SHA256 = hashlib.sha256(DATA).hexdigest()
-CHUNKS = b"".join(hashlib.sha256(DATA[i : i + MIB]).digest() for i in range(0, len(DATA), MIB))
 DIR = f"{SHA256}.d"
-PRESENT, UNCHECKED = 2, 3
 
 
 @pytest.fixture
@@ -37,17 +34,10 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Cache]]:
         cache.close()
 
 
-def known(cache: Cache) -> Blob:
-    return cache.blob(SHA256, len(DATA), CHUNKS)
-
-
 def used(start: Callable[..., Cache]) -> None:
     """One that has both chunks and has ended cleanly."""
     cache = start()
-    blob = known(cache)
-    for chunk in range(2):
-        cache.begin(blob, chunk)
-        cache.store(blob, chunk, DATA[chunk * MIB : (chunk + 1) * MIB])
+    filled(cache, DATA)
     assert cache.close() == ""
 
 
@@ -65,10 +55,10 @@ class TestNames:
         for name in inside:
             (place / DIR / name).write_bytes(b"theirs")
         cache = start()
-        assert known(cache).states(0, 2) == bytes([PRESENT] * 2)
+        assert known(cache, DATA).states(0, 2) == bytes([PRESENT] * 2)
         assert set(cache.foreign) == {*near, *(f"{DIR}/{name}" for name in inside)}
         assert cache.found.removed == 0
-        cache.drop(known(cache))
+        cache.drop(known(cache, DATA))
         cache.reap()
         assert {path.name for path in (place / DIR).iterdir()} == set(inside)
         assert all((place / name / "0").read_bytes() == b"theirs" for name in near)
@@ -86,12 +76,12 @@ class TestNames:
         cache = start()
         assert cache.foreign == (DIR,)
         with pytest.raises(OSError, match=f"{DIR}/0: directory cannot be made"):
-            cache.begin(known(cache), 0)
+            cache.begin(known(cache, DATA), 0)
         assert cache.stats()["charged_bytes"] == 0
         assert (outside / "0").read_bytes() == DATA
         path.unlink()
-        assert cache.begin(known(cache), 0), "and it can as soon as that is gone"
-        cache.abandon(known(cache), 0)
+        assert cache.begin(known(cache, DATA), 0), "and it can as soon as that is gone"
+        cache.abandon(known(cache, DATA), 0)
 
     def test_a_socket_in_the_place_of_a_segment_is_removed(
         self, start: Callable[..., Cache], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
@@ -103,7 +93,7 @@ class TestNames:
             sock.bind("0")
         cache = start()
         assert cache.found.removed_names == (f"{DIR}/0: expected a regular file",)
-        assert known(cache).states(0, 2) == bytes(2)
+        assert known(cache, DATA).states(0, 2) == bytes(2)
 
     @pytest.mark.parametrize("mode", [0o000, 0o400, 0o777])
     def test_a_segment_with_other_rights_is_checked_again(
@@ -112,7 +102,7 @@ class TestNames:
         used(start)
         (tmp_path / "cache" / DIR / "0").chmod(mode)
         cache = start()
-        blob = known(cache)
+        blob = known(cache, DATA)
         if os.geteuid() == 0:  # nothing is forbidden to root
             assert blob.states(0, 2) == bytes([UNCHECKED] * 2)
             assert cache.recheck(blob, 0)
@@ -130,8 +120,8 @@ class TestNames:
         cache = start()
         wrong = cache.blob(other.hexdigest(), 5, other.digest())
         assert wrong.states(0, 1) == bytes([0])
-        assert cache.recheck(known(cache), 0)
-        assert known(cache).read(0, MIB) == DATA[:MIB]
+        assert cache.recheck(known(cache, DATA), 0)
+        assert known(cache, DATA).read(0, MIB) == DATA[:MIB]
 
 
 class TestState:
@@ -147,7 +137,7 @@ class TestState:
         rewrite(tmp_path / "cache" / "state", lambda lines: [magic, *lines[1:]])
         cache = start()
         assert (cache.found.clean, cache.found.segments) == (False, 1)
-        assert known(cache).states(0, 2) == bytes([UNCHECKED] * 2)
+        assert known(cache, DATA).states(0, 2) == bytes([UNCHECKED] * 2)
 
     @pytest.mark.parametrize("field", range(len(FIELDS)), ids=FIELDS)
     @pytest.mark.parametrize("value", ["", "-2", "9", "x", "0" * 64, "9" * 30, "2 2", "-", "NaN"])
@@ -162,7 +152,7 @@ class TestState:
         os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
         rewrite(tmp_path / "cache" / "state", lambda lines: [*lines[:2], changed(lines[2], field, value)])
         cache = start()
-        blob = known(cache)
+        blob = known(cache, DATA)
         assert PRESENT not in blob.states(0, 2)
 
     def test_lines_that_are_there_twice_or_name_what_is_not_there_do_no_harm(
@@ -175,7 +165,7 @@ class TestState:
         )
         cache = start()
         assert cache.found.segments == 1
-        assert known(cache).read(0, MIB) == DATA[:MIB]
+        assert known(cache, DATA).read(0, MIB) == DATA[:MIB]
 
 
 def changed(line: str, field: int, value: str) -> str:
@@ -220,7 +210,7 @@ class TestTwo:
         shutil.copytree(tmp_path / "cache", tmp_path / "copy")
         start()
         copy = start(tmp_path / "copy")
-        assert known(copy).states(0, 2) == bytes([UNCHECKED] * 2), "copied files are other files"
+        assert known(copy, DATA).states(0, 2) == bytes([UNCHECKED] * 2), "copied files are other files"
 
     @pytest.mark.parametrize("what", ["directory", "symlink", "fifo"])
     def test_a_lock_that_is_no_file_is_one_sentence(

@@ -8,61 +8,32 @@ import pathlib
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
+from tests.core.caches import (
+    ABSENT,
+    DATA,
+    FILLING,
+    MIB,
+    PRESENT,
+    SEGMENT,
+    SHA256,
+    UNCHECKED,
+    chunk_list,
+    fill,
+    filled,
+    flip,
+    known,
+    on_disk,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
-MIB = 1 << 20
-SEGMENT = 4 * MIB
-ABSENT, FILLING, PRESENT, UNCHECKED = range(4)
-DATA = random.Random(7).randbytes(SEGMENT + MIB + 77)  # segment 0: chunks 0 to 3; segment 1: chunk 4, and 77 bytes in 5
-SHA256 = hashlib.sha256(DATA).hexdigest()
 DIR = f"{SHA256}.d"
-
-
-def chunk_list(data: bytes) -> bytes:
-    return b"".join(hashlib.sha256(data[i : i + MIB]).digest() for i in range(0, len(data), MIB))
-
-
-def known(cache: Cache, data: bytes = DATA) -> Blob:
-    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunk_list(data))
-
-
-def fill(cache: Cache, blob: Blob, data: bytes, *chunks: int) -> None:
-    for chunk in chunks or range((len(data) + MIB - 1) // MIB):
-        assert cache.begin(blob, chunk)
-        cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
-
-
-def filled(cache: Cache, data: bytes = DATA, *chunks: int) -> Blob:
-    blob = known(cache, data)
-    fill(cache, blob, data, *chunks)
-    return blob
-
-
-def on_disk(directory: pathlib.Path) -> int:
-    """Bytes that files take, without what is no segment."""
-    return sum(p.stat().st_blocks * 512 for p in directory.rglob("*") if p.is_file() and p.parent != directory)
-
-
-@pytest.fixture
-def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Cache]]:
-    """Starts a cache on the directory, after the one before has ended."""
-    caches: list[Cache] = []
-
-    def one(limit: int = 64 * MIB) -> Cache:
-        caches.append(Cache(str(tmp_path), limit))
-        return caches[-1]
-
-    yield one
-    for cache in caches:
-        cache.close()
 
 
 def killed(cache: Cache, directory: pathlib.Path) -> None:
@@ -193,14 +164,6 @@ class TestClean:
 def resigned(text: bytes) -> bytes:
     head = text[: text.rindex(b"sha256 ")]
     return head + f"sha256 {hashlib.sha256(head).hexdigest()}\n".encode()
-
-
-def flip(path: pathlib.Path, at: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(at)
-        byte = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([byte ^ 1]))
 
 
 class TestUnclean:

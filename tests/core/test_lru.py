@@ -1,5 +1,5 @@
-"""The cache: claims, eviction, accounting, and what is on the disk. The order against a model is in test_lru_model.py,
-several threads in test_lru_threads.py."""
+"""The cache: claims, eviction, accounting. Its files are in test_lru_files.py, its order against a model in
+test_lru_model.py, several threads in test_lru_threads.py."""
 
 from __future__ import annotations
 
@@ -7,60 +7,31 @@ import hashlib
 import os
 import pathlib
 import random
-import resource
 import socket
-import subprocess
-from collections.abc import Iterator
 
 import pytest
 
 from bootplane.core.blob import Blob, counts, reap
-from bootplane.core.lru import Cache, CacheFull, CacheInUse, alive
+from bootplane.core.lru import Cache, CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
+from tests.core.caches import (
+    ABSENT,
+    DATA,
+    FILLING,
+    MIB,
+    PRESENT,
+    SEGMENT,
+    SHA256,
+    chunk_list,
+    files,
+    fill,
+    filled,
+    known,
+)
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
-MIB = 1 << 20
-SEGMENT = 4 * MIB
-ABSENT, FILLING, PRESENT = range(3)
-DATA = random.Random(2).randbytes(SEGMENT + MIB + 77)  # segment 0: chunks 0 to 3; segment 1: chunk 4, and 77 bytes in 5
-SHA256 = hashlib.sha256(DATA).hexdigest()
-
-
-def chunk_list(data: bytes) -> bytes:
-    return b"".join(hashlib.sha256(data[i : i + MIB]).digest() for i in range(0, len(data), MIB))
-
-
 CHUNKS = chunk_list(DATA)
-
-
-def known(cache: Cache, data: bytes) -> Blob:
-    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunk_list(data))
-
-
-def fill(cache: Cache, blob: Blob, data: bytes, *chunks: int) -> None:
-    for chunk in chunks or range((len(data) + MIB - 1) // MIB):
-        assert cache.begin(blob, chunk)
-        cache.store(blob, chunk, data[chunk * MIB : (chunk + 1) * MIB])
-
-
-def small(cache: Cache, text: bytes) -> Blob:
-    """A filled blob that costs 4096 bytes."""
-    blob = known(cache, text)
-    fill(cache, blob, text)
-    return blob
-
-
-def files(cache: Cache) -> list[str]:
-    root = pathlib.Path(cache.directory)
-    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.name not in ("lock", "state"))
-
-
-@pytest.fixture
-def cache(tmp_path: pathlib.Path) -> Iterator[Cache]:
-    cache = Cache(str(tmp_path / "cache"), 64 * MIB)
-    yield cache
-    cache.close()
 
 
 class TestClaims:
@@ -241,9 +212,9 @@ class TestLimit:
 
     def test_the_least_recently_used_segment_goes_first(self, cache: Cache) -> None:
         cache.limit_bytes = 3 * 4096
-        a, b, c = (small(cache, text) for text in (b"a", b"b", b"c"))
+        a, b, c = (filled(cache, text) for text in (b"a", b"b", b"c"))
         a.read(0, 1)
-        d = small(cache, b"d")
+        d = filled(cache, b"d")
         assert [blob.complete for blob in (a, b, c, d)] == [True, False, True, True]
         assert cache.stats() == {
             "limit_bytes": 3 * 4096,
@@ -275,7 +246,7 @@ class TestLimit:
         cache.limit_bytes = SEGMENT + MIB + 4096
         blob = cache.blob(SHA256, len(DATA), CHUNKS)
         fill(cache, blob, DATA, 0, 4, 1)
-        small(cache, b"one more")
+        filled(cache, b"one more")
         assert blob.states(0, 6) == bytes([PRESENT, PRESENT, ABSENT, ABSENT, ABSENT, ABSENT])
 
     def test_half_a_file_stays_when_the_other_half_goes(self, cache: Cache) -> None:
@@ -283,7 +254,7 @@ class TestLimit:
         blob = cache.blob(SHA256, len(DATA), CHUNKS)
         fill(cache, blob, DATA)
         blob.span(SEGMENT)
-        small(cache, b"one more")
+        filled(cache, b"one more")
         assert blob.states(0, 6) == bytes([ABSENT] * 4 + [PRESENT] * 2)
         assert blob.read(SEGMENT, MIB + 77) == DATA[SEGMENT:]
 
@@ -291,23 +262,23 @@ class TestLimit:
         cache.limit_bytes = 2 * 4096
         a = known(cache, b"a")
         cache.begin(a, 0)
-        b = small(cache, b"b")
-        c = small(cache, b"c")
+        b = filled(cache, b"b")
+        c = filled(cache, b"c")
         assert [b.complete, c.complete] == [False, True]
         cache.store(a, 0, b"a")
         assert a.complete
 
     def test_a_segment_somebody_sends_is_not_evicted(self, cache: Cache) -> None:
         cache.limit_bytes = 2 * 4096
-        a, b = small(cache, b"a"), small(cache, b"b")
+        a, b = filled(cache, b"a"), filled(cache, b"b")
         with a.pin(0):
             b.read(0, 1)  # the older use is still a's
-            c = small(cache, b"c")
+            c = filled(cache, b"c")
             assert [x.complete for x in (a, b, c)] == [True, False, True]
 
     def test_when_all_is_held_the_cache_is_full_and_says_of_what(self, cache: Cache) -> None:
         cache.limit_bytes = 2 * 4096
-        a, b, c = small(cache, b"a"), known(cache, b"b"), known(cache, b"c")
+        a, b, c = filled(cache, b"a"), known(cache, b"b"), known(cache, b"c")
         cache.begin(b, 0)
         with a.pin(0):
             with pytest.raises(CacheFull) as error:
@@ -323,7 +294,7 @@ class TestLimit:
 
     def test_a_segment_larger_than_the_limit_evicts_nobody_in_vain(self, cache: Cache) -> None:
         cache.limit_bytes = 2 * 4096
-        a = small(cache, b"a")
+        a = filled(cache, b"a")
         blob = cache.blob(SHA256, len(DATA), CHUNKS)
         with pytest.raises(CacheFull):
             cache.begin(blob, 0)
@@ -331,7 +302,7 @@ class TestLimit:
 
     def test_unlinked_bytes_count_until_the_last_sender_has_let_go(self, cache: Cache) -> None:
         cache.limit_bytes = 2 * 4096
-        a, b = small(cache, b"a"), small(cache, b"b")
+        a, b = filled(cache, b"a"), filled(cache, b"b")
         with a.pin(0) as pin, b.pin(0):
             assert cache.drop(a) == 4096
             assert not a.complete and os.pread(pin.fd, 9, pin.offset) == b"a"
@@ -339,11 +310,11 @@ class TestLimit:
             with pytest.raises(CacheFull):
                 cache.begin(known(cache, b"c"), 0)
             pin.release()
-            small(cache, b"c")
+            filled(cache, b"c")
             assert (cache.stats()["charged_bytes"], cache.stats()["condemned_bytes"]) == (2 * 4096, 0)
 
     def test_a_new_segment_of_the_same_chunk_is_a_new_file(self, cache: Cache) -> None:
-        blob = small(cache, b"a")
+        blob = filled(cache, b"a")
         path = pathlib.Path(cache.directory, f"{blob.sha256}.d", "0")
         with blob.pin(0) as old:
             cache.drop(blob)
@@ -352,7 +323,7 @@ class TestLimit:
                 assert os.fstat(old.fd).st_ino != os.fstat(new.fd).st_ino == path.stat().st_ino
 
     def test_a_smaller_limit_evicts_at_once_and_what_is_held_later(self, cache: Cache) -> None:
-        blobs = [small(cache, text) for text in (b"a", b"b", b"c", b"d")]
+        blobs = [filled(cache, text) for text in (b"a", b"b", b"c", b"d")]
         with blobs[0].pin(0):
             cache.limit_bytes = 4096 + 4095
             assert [blob.complete for blob in blobs] == [True, False, False, False]
@@ -361,10 +332,10 @@ class TestLimit:
         cache.limit_bytes = 0
         assert cache.stats()["charged_bytes"] == 0 and files(cache) == []
         cache.limit_bytes = 4096
-        small(cache, b"e")
+        filled(cache, b"e")
 
     def test_evict_frees_at_least_what_a_full_disk_wants(self, cache: Cache) -> None:
-        blobs = [small(cache, text) for text in (b"a", b"b", b"c", b"d")]
+        blobs = [filled(cache, text) for text in (b"a", b"b", b"c", b"d")]
         assert cache.evict(5000) == 2 * 4096
         assert [blob.complete for blob in blobs] == [False, False, True, True]
         assert cache.evict(1 << 40) == 2 * 4096
@@ -408,226 +379,6 @@ class TestDrop:
         cache.store(blob, 0, DATA[:MIB])
         cache.store(blob, 1, DATA[MIB : 2 * MIB])
         assert blob.present_bytes() == 2 * MIB
-
-
-class TestDirectory:
-    def test_a_second_cache_is_refused_and_told_who_has_the_directory(self, cache: Cache) -> None:
-        with pytest.raises(CacheInUse) as error:
-            Cache(cache.directory, MIB)
-        assert str(error.value) == (
-            f"cache directory {cache.directory}: expected to be its only user, got process {os.getpid()} "
-            f"holding {cache.directory}/lock"
-        )
-
-    def test_segment_files_of_an_earlier_run_are_kept_and_foreign_files_stay(self, tmp_path: pathlib.Path) -> None:
-        cache = Cache(str(tmp_path), MIB)
-        small(cache, b"a")
-        cache.close()
-        mine = hashlib.sha256(b"a").hexdigest() + ".d"
-        assert (tmp_path / mine / "0").exists(), "close() must leave files to the next run"
-        other = "f" * 64 + ".d"
-        (tmp_path / other).mkdir()
-        for name in ("12", "012", "note"):
-            (tmp_path / other / name).write_text(name)
-        (tmp_path / "README").write_text("mine")
-        (tmp_path / ("e" * 64 + ".d")).symlink_to(tmp_path / other)
-        (tmp_path / ("d" * 63 + ".d")).mkdir()
-        cache = Cache(str(tmp_path), MIB)
-        within = [f"{other}/012", f"{other}/12", f"{other}/note", f"{mine}/0"]
-        assert files(cache) == sorted(["README", "d" * 63 + ".d", "e" * 64 + ".d", other, mine, *within])
-        assert cache.foreign == ("README", "d" * 63 + ".d", "e" * 64 + ".d", f"{other}/012", f"{other}/note")
-        assert cache.stats()["charged_bytes"] == 2 * 4096
-        cache.close()
-
-    def test_a_path_that_is_no_directory_is_refused_in_one_sentence(self, tmp_path: pathlib.Path) -> None:
-        (tmp_path / "file").touch()
-        with pytest.raises(OSError, match=f"cache directory {tmp_path}/file: cannot be used: File exists"):
-            Cache(str(tmp_path / "file"), MIB)
-
-    def test_a_closed_cache_lets_go_of_everything_and_says_so(self, tmp_path: pathlib.Path) -> None:
-        cache = Cache(str(tmp_path), MIB)
-        blob, other = small(cache, b"a"), known(cache, b"b")
-        cache.begin(other, 0)
-        with blob.pin(0) as pin:
-            cache.close()
-            cache.close()
-            assert os.pread(pin.fd, 1, pin.offset) == b"a"
-        assert not blob.complete and cache.stats()["segments"] == 0
-        for call in (cache.begin, cache.abandon, lambda b, c: cache.store(b, c, b"b"), lambda b, c: cache.drop(b)):
-            with pytest.raises(ValueError, match=f"cache {tmp_path}: is closed"):
-                call(other, 0)
-
-    def test_a_cache_that_was_never_closed_cleans_up_after_itself(self, tmp_path: pathlib.Path) -> None:
-        cache = Cache(str(tmp_path), MIB)
-        blob = small(cache, b"a")
-        del cache
-        assert not blob.complete
-        Cache(str(tmp_path), MIB).close()
-
-    def test_the_memory_of_a_cache_goes_with_its_last_condemned_segment(self, tmp_path: pathlib.Path) -> None:
-        before = alive()
-        cache = Cache(str(tmp_path), MIB)
-        blob = small(cache, b"a")
-        pin = blob.pin(0)
-        del cache
-        reap()
-        assert alive() == before + 1
-        pin.release()
-        reap()
-        assert alive() == before
-
-    def test_a_link_in_place_of_a_blobs_directory_is_not_followed(self, cache: Cache, tmp_path: pathlib.Path) -> None:
-        (tmp_path / "elsewhere").mkdir()
-        blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        pathlib.Path(cache.directory, f"{SHA256}.d").symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(OSError, match=rf"{SHA256}\.d/0: directory cannot be made \({SEGMENT} bytes needed\)"):
-            cache.begin(blob, 0)
-        assert list((tmp_path / "elsewhere").iterdir()) == []
-        assert cache.stats()["charged_bytes"] == 0
-
-    def test_a_left_over_file_is_replaced_and_not_written_into(self, cache: Cache) -> None:
-        blob = known(cache, b"a")
-        path = pathlib.Path(cache.directory, f"{blob.sha256}.d", "0")
-        path.parent.mkdir()
-        path.write_bytes(b"stale and longer")
-        with path.open("rb") as stale:
-            fill(cache, blob, b"a")
-            assert stale.read() == b"stale and longer"
-        assert path.read_bytes() == blob.read(0, 1) == b"a"
-
-
-class TestDiskFaults:
-    @pytest.fixture
-    def file_size_limit(self) -> Iterator[int]:
-        """Writes past 1.5 MiB of a file come back short, then fail, as on a full disk (there ENOSPC, here EFBIG)."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        yield 3 * MIB // 2
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-    def test_a_short_write_is_a_failed_fill_and_shown_to_nobody(self, cache: Cache, file_size_limit: int) -> None:
-        blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        fill(cache, blob, DATA, 0)
-        cache.begin(blob, 1)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
-        with pytest.raises(
-            OSError, match=rf"{SHA256}\.d/0: file cannot be written \({MIB} bytes needed\): File too large"
-        ):
-            cache.store(blob, 1, DATA[MIB : 2 * MIB])
-        assert blob.states(0, 2) == bytes([PRESENT, ABSENT])
-        assert blob.read(0, MIB) == DATA[:MIB]
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        fill(cache, blob, DATA, 1)
-        assert blob.read(0, 2 * MIB) == DATA[: 2 * MIB]
-
-    def test_a_segment_in_which_nothing_could_be_written_is_dropped(self, cache: Cache, file_size_limit: int) -> None:
-        blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        cache.begin(blob, 2)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
-        with pytest.raises(OSError, match="File too large"):
-            cache.store(blob, 2, DATA[2 * MIB : 3 * MIB])
-        assert files(cache) == [] and cache.stats()["charged_bytes"] == cache.stats()["condemned_bytes"] == 0
-
-    def test_a_file_that_cannot_be_made_is_not_charged(self, cache: Cache, file_size_limit: int) -> None:
-        blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, limits[1]))
-        with pytest.raises(OSError, match=rf"{SHA256}\.d/0: file cannot be made \({SEGMENT} bytes needed\)"):
-            cache.begin(blob, 0)
-        assert files(cache) == [] and cache.stats()["charged_bytes"] == 0
-
-    def test_out_of_descriptors_is_one_sentence_and_costs_nothing(self, cache: Cache) -> None:
-        blob = cache.blob(SHA256, len(DATA), CHUNKS)
-        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-        held: list[int] = []
-        try:
-            open_now = len(list(pathlib.Path("/proc/self/fd").iterdir()))
-            resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 64, limits[1]))
-            with pytest.raises(OSError, match="Too many open files"):
-                while True:
-                    held.append(os.dup(0))
-            os.close(held.pop())  # enough for the directory, not for the file
-            with pytest.raises(OSError, match=rf"{SHA256}\.d/0: file cannot be made .*: Too many open files"):
-                cache.begin(blob, 0)
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-            for fd in held:
-                os.close(fd)
-        assert files(cache) == [] and cache.stats()["charged_bytes"] == 0
-
-    def test_an_eviction_that_fails_is_not_accounted_as_freed(self, cache: Cache) -> None:
-        cache.limit_bytes = 2 * 4096
-        a, b = small(cache, b"a"), small(cache, b"b")
-        path = pathlib.Path(cache.directory, f"{a.sha256}.d", "0")
-        path.unlink()
-        path.mkdir()  # unlink() refuses a directory
-        c = known(cache, b"c")
-        with pytest.raises(OSError, match=f"{path}: file cannot be unlinked"):
-            cache.begin(c, 0)
-        assert a.complete and cache.stats()["charged_bytes"] == 2 * 4096 and cache.stats()["evicted_segments"] == 0
-        fill(cache, c, b"c")  # the next one is tried instead
-        assert [a.complete, b.complete] == [True, False]
-        path.rmdir()
-
-    def test_a_file_somebody_else_removed_is_evicted_like_any_other(self, cache: Cache) -> None:
-        cache.limit_bytes = 4096
-        a = small(cache, b"a")
-        pathlib.Path(cache.directory, f"{a.sha256}.d", "0").unlink()
-        assert a.read(0, 1) == b"a"
-        small(cache, b"b")
-        assert not a.complete and cache.stats()["charged_bytes"] == 4096
-
-    def test_a_full_disk_is_named_and_heals_by_evicting(self, tmp_path: pathlib.Path) -> None:
-        mount = tmp_path / "small"
-        mount.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", "size=5m", "tmpfs", str(mount)]
-        if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("mounting a file system of 5 MiB needs root")
-        try:
-            cache = Cache(str(mount), 64 * MIB)
-            blob = cache.blob(SHA256, len(DATA), CHUNKS)
-            fill(cache, blob, DATA, 0, 1, 2, 3)
-            cache.begin(blob, 4)
-            with pytest.raises(OSError, match=rf"d/1: file cannot be written \({MIB} bytes needed\): No space left"):
-                cache.store(blob, 4, DATA[SEGMENT : SEGMENT + MIB])
-            assert blob.states(4, 1) == bytes([ABSENT])
-            assert cache.evict(MIB) == SEGMENT
-            fill(cache, blob, DATA, 4)
-            assert blob.read(SEGMENT, MIB) == DATA[SEGMENT : SEGMENT + MIB]
-            cache.close()
-            del cache, blob
-        finally:
-            subprocess.run(["umount", str(mount)], check=True)
-
-
-def test_bytes_on_their_way_to_a_slow_reader_survive_eviction_and_refill(cache: Cache) -> None:
-    """sendfile hands the socket the file's own pages. Fails on a cache that punches or re-uses its files."""
-    cache.limit_bytes = 2 * SEGMENT
-    blob = cache.blob(SHA256, len(DATA), CHUNKS)
-    fill(cache, blob, DATA)
-    listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname())
-    server, _ = listener.accept()
-    server.setblocking(False)
-    sent = 0
-    with blob.pin(0) as pin:
-        try:
-            while sent < pin.length:
-                sent += os.sendfile(server.fileno(), pin.fd, pin.offset + sent, pin.length - sent)
-        except BlockingIOError:
-            assert sent > 0
-    for seed in range(3):  # evict everything, twice over, with other bytes in every new file
-        other = random.Random(seed).randbytes(SEGMENT)
-        fill(cache, known(cache, other), other)
-    assert blob.present_bytes() == 0 and cache.stats()["evicted_segments"] >= 2
-    server.shutdown(socket.SHUT_WR)
-    received = bytearray()
-    while piece := client.recv(MIB):
-        received += piece
-    assert received == DATA[:sent]
-    for end in (listener, client, server):
-        end.close()
 
 
 class TestDiscard:
@@ -678,3 +429,32 @@ class TestDiscard:
         fill(cache, blob, DATA, 5)
         rest = len(DATA) - SEGMENT
         assert cache.segments() == [(SHA256, 0, bytes([2, 0, 2, 0]), SEGMENT), (SHA256, 1, bytes([0, 2]), rest)]
+
+
+def test_bytes_on_their_way_to_a_slow_reader_survive_eviction_and_refill(cache: Cache) -> None:
+    """sendfile hands the socket the file's own pages. Fails on a cache that punches or re-uses its files."""
+    cache.limit_bytes = 2 * SEGMENT
+    blob = cache.blob(SHA256, len(DATA), CHUNKS)
+    fill(cache, blob, DATA)
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    server, _ = listener.accept()
+    server.setblocking(False)
+    sent = 0
+    with blob.pin(0) as pin:
+        try:
+            while sent < pin.length:
+                sent += os.sendfile(server.fileno(), pin.fd, pin.offset + sent, pin.length - sent)
+        except BlockingIOError:
+            assert sent > 0
+    for seed in range(3):  # evict everything, twice over, with other bytes in every new file
+        other = random.Random(seed).randbytes(SEGMENT)
+        fill(cache, known(cache, other), other)
+    assert blob.present_bytes() == 0 and cache.stats()["evicted_segments"] >= 2
+    server.shutdown(socket.SHUT_WR)
+    received = bytearray()
+    while piece := client.recv(MIB):
+        received += piece
+    assert received == DATA[:sent]
+    for end in (listener, client, server):
+        end.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import pathlib
 import random
 import threading
@@ -16,6 +15,7 @@ import pytest
 from bootplane.core.blob import Blob, reap
 from bootplane.core.lru import Cache, CacheFull, alive
 from bootplane.core.status import DigestMismatch
+from tests.core.caches import CLOSED, MIB, SEGMENT, known
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -29,15 +29,7 @@ def every_cache_is_freed() -> Iterator[None]:
     assert alive() == before
 
 
-MIB = 1 << 20
-SEGMENT = 4 * MIB
-PRESENT, CLOSED = 2, 4
 PATIENCE_S = 30.0  # for enough of everything on a busy machine, or under a sanitizer: then it is as it is
-
-
-def known(cache: Cache, data: bytes) -> Blob:
-    chunks = b"".join(hashlib.sha256(data[i : i + MIB]).digest() for i in range(0, len(data), MIB))
-    return cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunks)
 
 
 def run(*jobs: Callable[[], None]) -> None:
