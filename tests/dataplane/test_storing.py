@@ -19,7 +19,7 @@ from bootplane.core.lru import Cache
 from bootplane.dataplane import storing
 from bootplane.dataplane.fill import ST_FULL
 from bootplane.dataplane.storing import FIRST_BACKOFF_S, MAX_BACKOFF_S, PATIENCE_S, DiskHealth, Storer
-from tests.fakes.filesystems import KINDS, CannotMountError, leave_room, mounted
+from tests.fakes.filesystems import KINDS, leave_room, mounted, or_skip
 from tests.fakes.filling import COUNT, DATA, MIB, SHA, Rack, eventually
 from tests.fakes.region import FakeRegion, chunks_of
 
@@ -211,10 +211,7 @@ def test_a_disk_on_which_there_is_no_room_at_all_is_used_once_there_is_some(
     tmp_path: Path, region: FakeRegion, kind: str
 ) -> None:
     with contextlib.ExitStack() as undo:
-        try:
-            place = undo.enter_context(mounted(kind, tmp_path))
-        except CannotMountError as error:
-            pytest.skip(f"{kind}: {error}")
+        place = undo.enter_context(or_skip(mounted(kind, tmp_path)))
         leave_room(place, MIB // 2)
         rack = Rack(place / "cache", region, limit=256 * MIB)
         undo.callback(rack.close)
