@@ -46,6 +46,7 @@ DIGESTS = [hashlib.sha256(data).hexdigest() for data in DATA]
 LISTS = [b"".join(hashlib.sha256(d[i : i + MIB]).digest() for i in range(0, len(d), MIB)) for d in DATA]
 CHUNKS = [(blob, chunk) for blob, data in enumerate(DATA) for chunk in range((len(data) + MIB - 1) // MIB)]
 LIMITS = [3 * BLOCK, MIB + 3 * BLOCK, SEGMENT + 4 * BLOCK, 2 * SEGMENT, 3 * SEGMENT]
+STUCK_S = 3.0  # a round takes some ms: a thread that has not ended by then waits for a fill that nobody ends
 Chunk = tuple[int, int]  # (which blob, which chunk of it)
 Segment = tuple[int, int]  # (which blob, which segment of it)
 
@@ -76,6 +77,14 @@ class Claim:
     at: Chunk
     given: int = 0
     ended: int = 0
+
+
+def next_of(mine: list[Claim]) -> Claim | None:
+    """The oldest of them, which is the caller's to end, whoever else asks."""
+    try:
+        return mine.pop(0)
+    except IndexError:
+        return None
 
 
 @dataclass
@@ -244,8 +253,9 @@ class CacheUnderThreads(RuleBasedStateMachine):
                         log.refused.append(at)
                 except CacheFull:
                     log.full.append(at)
-            elif kind == "end" and mine:
-                self.finish(cache, mine.pop(0), what, log)
+            elif kind == "end":
+                if claim := next_of(mine):
+                    self.finish(cache, claim, what, log)
             elif kind == "drop":
                 log.dropped.add(what)
                 cache.drop(self.blobs[what])
@@ -301,14 +311,24 @@ class CacheUnderThreads(RuleBasedStateMachine):
         self.allowed = max([self.allowed, self.limit, *(w for ops in plan for kind, w in ops if kind == "limit")])
         shares = [self.claims[i :: len(plan)] for i in range(len(plan))]
         threads = [threading.Thread(target=body, args=each) for each in zip(plan, shares, strict=True)]
+        self.condemned = self.cache.stats()["condemned_bytes"]
         with self.watchers.sending():
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join()
+                thread.join(STUCK_S)
+                while thread.is_alive():
+                    self.end_all(shares, log)
+                    thread.join(STUCK_S)
         if errors:
             raise errors[0]
         return log
+
+    def end_all(self, shares: list[list[Claim]], log: Log) -> None:
+        """Somebody waits in begin() for the end of the fills in a damaged segment, and nobody else will end them."""
+        for mine in shares:
+            while not log.closed and (claim := next_of(mine)):
+                self.finish(self.cache, claim, "abandon", log)
 
     # -- rounds
 
@@ -463,7 +483,8 @@ class CacheUnderThreads(RuleBasedStateMachine):
         asked = {segment_of(at) for at in log.asked}
         there = {segment_of(at) for at, state in self.states.items() if state != ABSENT}
         room = min([self.limit, *log.limits])
-        return log.evicted or sum(map(charge, asked | there)) * (2 if self.pins or log.dropped else 1) > room
+        wanted = sum(map(charge, asked | there)) * (2 if self.pins or log.dropped else 1)
+        return log.evicted or wanted + self.condemned > room  # what left more than once under pins counts each time
 
     def answers_have_a_reason(self, log: Log, needs_room: bool) -> None:
         begun = [claim.at for claim in log.claims]
@@ -523,3 +544,10 @@ CacheUnderThreads.TestCase.settings = CacheOfFewFiles.TestCase.settings = settin
 )
 TestCacheUnderThreads = CacheUnderThreads.TestCase
 TestCacheOfFewFiles = CacheOfFewFiles.TestCase
+
+
+def test_a_round_ends_though_somebody_waits_for_a_fill_that_nobody_ends() -> None:
+    machine = CacheUnderThreads()
+    machine.a_round([[("begin", (5, 1))], [("begin", (5, 2)), ("end", "right")]])
+    machine.a_round([[("discard", (5, 2)), ("begin", (5, 3))], [("reap", None)]])
+    machine.teardown()
