@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +28,7 @@ from tests.core.caches import (
     path_of,
     state,
 )
+from tests.core.racks import Rack, S, many
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -60,6 +62,7 @@ class TestBound:
     def test_without_a_limit_nothing_is_closed(self, start: Callable[..., Cache]) -> None:
         cache = start(0)
         blobs = [filled(cache, text) for text in TEXTS]
+        cache.reap()
         assert {state(blob) for blob in blobs} == {PRESENT}
         assert files_open(cache) == cache.stats()["open_segments"] == len(TEXTS)
         assert cache.stats()["reopened_segments"] == 0
@@ -190,6 +193,34 @@ class TestClosed:
             filled(cache, TEXTS[i])
             gone += [n for n in range(4) if not blobs[n].complete and n not in gone]
         assert gone == [1, 0, 3, 2]
+
+    def test_to_be_opened_is_a_use(self, start: Callable[..., Cache]) -> None:
+        cache = start(1, limit=4 * 4096)
+        a, b = (filled(cache, text) for text in TEXTS[:2])
+        filled(cache, TEXTS[2]), filled(cache, TEXTS[3])
+        assert cache.recheck(a, 0), "somebody waits for it"
+        filled(cache, TEXTS[4])
+        assert [a.complete, b.complete] == [True, False]
+
+    def test_a_later_use_is_not_forgotten_when_it_is_opened(self, start: Callable[..., Cache]) -> None:
+        cache = start(2, limit=4 * 4096)
+        a, b = (filled(cache, text) for text in TEXTS[:2])
+        later = time.monotonic_ns() + 3600 * 10**9
+        assert a.span(0, later + 2) and b.span(0, later + 1)
+        close_files_of(cache, *TEXTS[2:4])
+        assert [state(a), state(b)] == [CLOSED, CLOSED]
+        assert cache.recheck(a, 0)
+        cache.limit_bytes = 4096
+        assert [a.complete, b.complete] == [True, False]
+
+    def test_used_soon_after_its_fill_it_is_not_taken_for_one_in_lasting_use(self, rack: Callable[..., Rack]) -> None:
+        it = rack(8, open_limit=1)
+        it.use("a", "b")
+        blob = it.blobs["a"]
+        assert it.cache.recheck(blob, 4)
+        assert blob.span(SEGMENT, it.now + S)
+        it.use(*many("n", 8))
+        assert (it.cache.stats()["reused_bytes"], it.cache.stats()["evicted_segments"]) == (0, 2)
 
     def test_it_is_dropped_with_its_blob(self, start: Callable[..., Cache]) -> None:
         cache = start(1)

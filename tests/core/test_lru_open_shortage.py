@@ -92,7 +92,7 @@ class TestShortage:
     )
     def test_a_process_that_may_map_no_more_closes_some_too(self, tmp_path: pathlib.Path) -> None:
         program = f"""
-import hashlib, resource
+import glob, hashlib, os, resource
 from bootplane.core.lru import Cache
 data = bytes({MIB})
 chunks = hashlib.sha256(data).digest() * 4
@@ -109,6 +109,14 @@ for _ in range(2):
         cache.recheck(blob, 0)
         assert blob.read(0, {MIB}) == data
 stats = cache.stats()
+inodes = {{(s.st_dev, s.st_ino) for s in (os.stat(path) for path in glob.glob({str(tmp_path)!r} + "/*.d/*"))}}
+there = 0
+for fd in range(64):
+    try:
+        there += (os.fstat(fd).st_dev, os.fstat(fd).st_ino) in inodes
+    except OSError:
+        pass
+assert there == stats["open_segments"], there
 print(stats["segments"], stats["open_segments"] < 8, stats["reopened_segments"] > 8, stats["rechecked_chunks"])
 cache.close()
 """

@@ -19,8 +19,10 @@ from tests.core.caches import (
     MIB,
     PRESENT,
     SEGMENT,
+    TEXTS,
     UNCHECKED,
     close_files_of,
+    files_open,
     fill,
     filled,
     path_of,
@@ -104,6 +106,25 @@ class TestTouched:
             path.parent.unlink()
         fill(cache, blob, DATA, 0, 1, 2, 3)
         assert blob.read(0, SEGMENT) == DATA[:SEGMENT]
+
+    def test_files_that_are_gone_are_not_counted_as_open(self, start: Callable[..., Cache]) -> None:
+        cache = start(2)
+        blobs = [filled(cache, text) for text in TEXTS[:6]]
+        for blob in blobs[:4]:
+            path_of(cache, blob).unlink()
+            with pytest.raises(FileNotFoundError):
+                cache.recheck(blob, 0)
+        filled(cache, TEXTS[6]), filled(cache, TEXTS[7])
+        assert files_open(cache) == cache.stats()["open_segments"] == 2
+
+    def test_only_what_was_there_is_counted_as_rotten(self, start: Callable[..., Cache]) -> None:
+        cache = start(1)
+        blob = filled(cache, DATA, 0, 2)
+        close_files_of(cache, b"another")
+        path_of(cache, blob).unlink()
+        with pytest.raises(FileNotFoundError):
+            cache.recheck(blob, 0)
+        assert cache.stats()["rotten_chunks"] == 2
 
     def test_a_fill_finds_it_gone_too(self, start: Callable[..., Cache]) -> None:
         cache = start(1)
