@@ -16,8 +16,9 @@ idle begins where the others are now, so that a pause earns nothing). Within a b
 next, and while somebody else waits a run is short, since nobody takes a chunk back from a fetch thread.
 
 Invariants: a chunk is in at most one run; demand goes before read-ahead; with n blobs waiting, at most n - 1 short runs
-are taken before the turn of each; read-ahead that fails is dropped until a reader comes there, so that nothing is
-fetched for ever for nobody; the windows of all readers that move take no more than read_ahead_in_all chunks.
+are taken before the turn of each; read-ahead that fails, or was evicted since, is dropped until a reader comes there,
+so that nothing is fetched for ever for nobody; the windows of all readers that move take no more than
+read_ahead_in_all chunks.
 
 Left to others: presence (a function the caller gives), sources, telling the waiters.
 """
@@ -56,7 +57,13 @@ class _Stream:
     window: int
     horizon: int  # exclusive
     seen_at: float
+    ahead: int = 0  # chunks before it were fetched for this place: who wants one that is absent again will ask for it
     turn: int = 0  # when it was served last, by the planner's count of runs
+
+    @property
+    def next(self) -> int:
+        """Where its read-ahead goes on."""
+        return max(self.position, self.ahead)
 
     def covers(self, chunk: int) -> bool:
         return self.position - self.window < chunk <= self.horizon
@@ -119,7 +126,7 @@ class Planner:
             if (
                 wanted.demand
                 or wanted.flying
-                or any(any(absent(blob, s.position, s.horizon - s.position)) for s in wanted.streams)
+                or any(any(absent(blob, s.next, max(0, s.horizon - s.next))) for s in wanted.streams)
             ):
                 self._active[blob] = None
 
@@ -147,12 +154,12 @@ class Planner:
             wanted = self._wanted[blob]
             for stream in sorted(wanted.streams, key=lambda stream: stream.turn):
                 on_the_way = sum(stream.position <= chunk < stream.horizon for chunk in wanted.flying)
-                if on_the_way > OVERLAP or stream.position >= stream.horizon:
+                if on_the_way > OVERLAP or stream.next >= stream.horizon:
                     continue
                 longest = ready(blob)
                 if longest < 1:
                     break
-                run = self._take(blob, stream, stream.position, stream.horizon, longest, absent)
+                run = self._take(blob, stream, stream.next, stream.horizon, longest, absent)
                 if run is not None:
                     return run
             if not wanted.demand and not wanted.flying:
@@ -256,6 +263,7 @@ class Planner:
         wanted.flying.update(range(start, stop))
         self._runs += 1
         stream.turn = self._runs
+        stream.ahead = max(stream.ahead, stop)
         self._clock = self._clock_of(blob)
         wanted.clock = self._clock + stop - start
         return Run(blob, start, stop - start)
@@ -263,5 +271,6 @@ class Planner:
     @staticmethod
     def _stop_at(wanted: _Wanted, chunk: int) -> None:
         for stream in wanted.streams:
+            stream.ahead = min(stream.ahead, chunk)
             if stream.position <= chunk < stream.horizon:
                 stream.horizon = chunk

@@ -63,6 +63,35 @@ def test_a_reader_that_is_seen_further_on_without_having_missed_moves_the_window
     assert plan.places(LOOK_S + 0.1) == [], "it stands still: its next miss will tell"
 
 
+def test_what_was_fetched_for_a_place_and_evicted_is_not_fetched_again_before_somebody_asks() -> None:
+    """A reader that misses nothing is further than it was seen: its read-ahead would push out what it is at."""
+    plan, files = Planner(read_ahead=32), Files()
+    plan.miss(1, 1000, 0, now=0)
+    files.land(plan, take(plan, files) or Run(0, 0, 0))
+    plan.miss(1, 1000, 4, now=0)
+    files.present -= {(1, chunk) for chunk in range(4)}
+    assert take(plan, files) == Run(1, 4, 8)
+    files.land(plan, Run(1, 4, 8))
+    files.present -= {(1, chunk) for chunk in range(4, 8)}
+    assert take(plan, files) is None
+    plan.miss(1, 1000, 5, now=0)
+    assert take(plan, files) == Run(1, 5, 3), "who asks gets it"
+
+
+def test_a_run_that_was_cut_goes_on_where_it_was_when_the_reader_comes_nearer() -> None:
+    plan, files = Planner(read_ahead=32), Files()
+    plan.miss(1, 1000, 0, now=0)
+    files.land(plan, take(plan, files) or Run(0, 0, 0))
+    plan.miss(1, 1000, 4, now=0)
+    assert take(plan, files) == Run(1, 4, 8)
+    files.land(plan, Run(1, 4, 2))
+    for chunk in range(6, 12):
+        plan.returned(1, chunk)
+    assert take(plan, files) is None
+    plan.miss(1, 1000, 5, now=0, present=True)
+    assert take(plan, files) == Run(1, 6, 15)
+
+
 def test_a_place_that_was_let_go_of_is_looked_at_no_more() -> None:
     plan = Planner(read_ahead=32)
     for blob in (1, 2):
