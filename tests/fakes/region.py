@@ -32,9 +32,18 @@ def chunks_of(data: bytes) -> bytes:
     return b"".join(hashlib.sha256(data[at : at + CHUNK]).digest() for at in range(0, len(data), CHUNK))
 
 
+def _held() -> socket.socket:
+    """A free port. Nobody listens: who connects is refused, and gets no such port for its own end by chance either."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
+    allow_reuse_port = True
     region: FakeRegion
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
@@ -124,6 +133,7 @@ class FakeRegion:
         self._bulk: _Server | None = None
         self.api_port = 0
         self.bulk_port = 0
+        self._held: list[socket.socket] = []  # its ports, which nobody else gets while it is stopped
         self.stopping = threading.Event()
 
     # -- what it serves
@@ -149,14 +159,18 @@ class FakeRegion:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for held in self._held:
+            held.close()
+        self._held.clear()
 
     def start(self) -> None:
         """Starts, or starts again on the ports it had."""
         self.stopping.clear()
+        if not self._held:
+            self._held = [_held(), _held()]
+            self.api_port, self.bulk_port = (held.getsockname()[1] for held in self._held)
         self._api = self._serve(_Api, self.api_port)
         self._bulk = self._serve(_Bulk, self.bulk_port)
-        self.api_port = self._api.server_address[1]
-        self.bulk_port = self._bulk.server_address[1]
 
     def stop(self) -> None:
         """Gone: listeners closed, connections cut."""
