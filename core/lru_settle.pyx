@@ -11,11 +11,12 @@ new one is told.
 
 Invariant: a segment is `settled` only if an fdatasync that began after its last write has returned without an error.
 
-Not covered: bytes that are refused, dropped from memory and sent between two looks, or whose closed file's inode is. Left to others: how often (dataplane.
-settle), fetching again, damage of what was once written well (dataplane.scrub).
+Not covered: bytes that are refused, dropped from memory and sent between two looks, or whose closed file's inode is.
+
+Left to others: how often (dataplane.settle), fetching again, damage of what was once written well (dataplane.scrub).
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EINTR, EINVAL, ENOSYS, EPERM, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -51,7 +52,8 @@ cdef struct candidate_t:
 
 
 cdef int disk_error(int fd, bint sync) noexcept nogil:
-    # 0, or the errno that stands against the file; each is told once to a descriptor.
+    # 0, or the errno that stands against the file; each is told once to a descriptor. Where nobody may ask, or nobody can
+    # (a filter of system calls, a file system without it), there is none.
     while True:
         if sync:
             if fdatasync(fd) == 0:
@@ -59,7 +61,7 @@ cdef int disk_error(int fd, bint sync) noexcept nogil:
         elif sync_file_range(fd, 0, 1, SYNC_FILE_RANGE_WAIT_BEFORE) == 0:
             return 0
         if errno != EINTR:
-            return errno
+            return 0 if errno == ENOSYS or errno == EPERM or errno == EINVAL else errno
 
 
 cdef int closed_error(cache_t* c, segment_t* seg, bint sync, bint* asked) noexcept nogil:

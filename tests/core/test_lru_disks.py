@@ -6,6 +6,7 @@ import contextlib
 import errno
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 
 from bootplane.core.lru import Cache
 from tests.core.caches import ABSENT, CLOSED, MIB, PRESENT, SEGMENT, filled, path_of
-from tests.fakes.filesystems import CannotMountError, Disk, leave_room, on_disk
+from tests.fakes.filesystems import Disk, leave_room, on_disk, or_skip
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -24,14 +25,11 @@ NOW, NEVER = 0.0, 3600.0
 @pytest.fixture(params=["ext4", "xfs"])
 def thin(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Disk]:
     """A disk of 320 MiB in a file on another one, which can be filled up behind its back."""
-    try:
-        with on_disk("ext4", tmp_path, 700 * MIB) as outer:
-            (outer.point / "disk").mkdir()
-            with on_disk(request.param, outer.point / "disk") as disk:
-                yield disk
-                (outer.point / "ballast").unlink(missing_ok=True)
-    except CannotMountError as error:
-        pytest.skip(str(error))
+    with or_skip(on_disk("ext4", tmp_path, 700 * MIB)) as outer:
+        (outer.point / "disk").mkdir()
+        with or_skip(on_disk(request.param, outer.point / "disk")) as disk:
+            yield disk
+            (outer.point / "ballast").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("after_s", [NOW, NEVER])
@@ -65,11 +63,8 @@ def test_what_is_closed_is_settled_once_and_stays_closed(tmp_path: Path) -> None
 
 @pytest.fixture
 def journaled(tmp_path: Path) -> Iterator[Disk]:
-    try:
-        with on_disk("ext4", tmp_path, options="errors=remount-ro") as disk:
-            yield disk
-    except CannotMountError as error:
-        pytest.skip(str(error))
+    with or_skip(on_disk("ext4", tmp_path, options="errors=remount-ro")) as disk:
+        yield disk
 
 
 def test_on_a_disk_that_has_become_read_only_a_closed_file_is_opened_to_be_read(journaled: Disk) -> None:
@@ -85,3 +80,30 @@ def test_on_a_disk_that_has_become_read_only_a_closed_file_is_opened_to_be_read(
             cache.store(blob, 3, DATA[3 * MIB : SEGMENT])
         assert refused.value.errno == errno.EROFS
         assert blob.states(0, 4) == bytes([PRESENT, PRESENT, PRESENT, ABSENT])
+
+
+FILTERED = """
+import ctypes, errno, platform, struct, sys
+from bootplane.core.lru import Cache
+from tests.core.caches import MIB, filled
+calls = {"x86_64": (277, 75), "aarch64": (84, 83)}[platform.machine()]  # sync_file_range, fdatasync
+cache = Cache(sys.argv[1], 64 * MIB)
+blob = filled(cache, b"text")
+refuse = 0x00050000 | getattr(errno, sys.argv[2])  # SECCOMP_RET_ERRNO
+refused = [(0x15, 1, 0, calls[0]), (0x15, 0, 1, calls[1]), (0x06, 0, 0, refuse)]  # jump if it is one of them, return
+steps = [(0x20, 0, 0, 0), *refused, (0x06, 0, 0, 0x7FFF0000)]  # load the number; SECCOMP_RET_ALLOW
+program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+filter = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(steps), ctypes.addressof(program)))
+prctl = ctypes.CDLL(None, use_errno=True).prctl
+assert prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+print(len(cache.settle_writes(3600)), len(cache.settle_writes(0)), blob.complete)
+"""
+
+
+@pytest.mark.parametrize(("error", "said"), [("ENOSYS", "0 0 True"), ("EPERM", "0 0 True"), ("EIO", "1 0 False")])
+def test_where_nobody_may_ask_the_disk_nothing_is_said_to_be_refused(tmp_path: Path, error: str, said: str) -> None:
+    """As in a container whose filter of system calls does not know them."""
+    command = [sys.executable, "-c", FILTERED, str(tmp_path), error]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (said, "")
