@@ -1,8 +1,8 @@
 """The tests under AddressSanitizer (with UndefinedBehaviorSanitizer) or under ThreadSanitizer.
 
-    python -m tests.sanitizers.run address            what `make sanitize` runs: core's and dataplane's tests
-    python -m tests.sanitizers.run thread             the same for data races: those of them that start threads
-    python -m tests.sanitizers.run thread --full      all of core's and dataplane's, and those that start processes
+    python -m tests.sanitizers.run address            what `make sanitize` runs: core's and dataplane's quick tests
+    python -m tests.sanitizers.run thread             the same for data races
+    python -m tests.sanitizers.run thread --full      and those that take minutes or start processes
     python -m tests.sanitizers.run thread tests/core/test_lru.py -k close      or these, as pytest is told
 
 Idea: no plain Python can load an instrumented extension, so the tree is copied to build/sanitize-NAME/ and built there;
@@ -48,18 +48,7 @@ COPIED = (
     "tests",
 )
 LIBRARIES = {"address": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
-#: what `make sanitize` runs: under ThreadSanitizer, those that start threads of Python's or ours
-TESTS = {
-    "address": ("tests/core", "tests/dataplane"),
-    "thread": (
-        *(f"tests/core/test_{name}.py" for name in (
-            "blob", "cache_restart", "counters", "http_record", "http_service", "lru", "lru_model", "lru_model_threads",
-            "lru_threads", "mailbox", "reactor", "records", "sender", "table", "tftp_lifecycle", "tftp_record",
-            "tftp_service", "zero_copy",
-        )),
-        *(f"tests/dataplane/test_{name}.py" for name in ("fill", "reactors", "scrub", "store", "upstream")),
-    ),
-}  # fmt: skip
+TESTS = ("tests/core", "tests/dataplane")
 QUICK = "not integration and not vm and not soak and not sanitize"
 REPORT_LINES = 60  # of each report that are shown
 
@@ -177,9 +166,9 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all of core's and dataplane's tests")
     parsed, arguments = parser.parse_known_args()
     if parsed.full:
-        arguments = [*TESTS["address"], "-m", "not vm and not soak and not sanitize", *arguments]
+        arguments = [*TESTS, "-m", "not vm and not soak and not sanitize", *arguments]
     elif not any(argument.startswith("tests/") for argument in arguments):  # options only, or nothing
-        arguments = [*(test for test in TESTS[parsed.sanitizer] if (ROOT / test).exists()), "-m", QUICK, *arguments]
+        arguments = [*TESTS, "-m", QUICK, *arguments]
     status, reports = run(prepared(parsed.sanitizer), parsed.sanitizer, arguments)
     for report in reports:
         print("\n".join(report.splitlines()[:REPORT_LINES]))
