@@ -14,8 +14,8 @@ import pytest
 
 from bootplane.core.blob import Blob, reap
 from bootplane.core.lru import Cache, CacheFull, alive
-from bootplane.core.status import DigestMismatch
-from tests.core.caches import CLOSED, MIB, SEGMENT, known
+from bootplane.core.status import CoreError, DigestMismatch
+from tests.core.caches import CLOSED, MIB, PRESENT, SEGMENT, filled, known
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -363,3 +363,30 @@ def test_closing_under_work_stops_it_plainly_and_leaves_nothing_behind(
     run(*jobs, close)
     assert len(last_words) == 2
     assert blob.present_bytes() == 0 and cache.stats()["segments"] == 0
+
+
+def test_a_file_that_is_taken_while_it_is_being_closed_stays_open(tmp_path: pathlib.Path) -> None:
+    """Whoever holds it keeps its bytes on the disk: they must stay charged, and it is in its slot for that."""
+    cache = Cache(str(tmp_path), 64 * 4096, open_limit=1)
+    blobs = [filled(cache, bytes([i])) for i in range(4)]
+    held, lost = [0, 0], []
+
+    def goes_on() -> bool:
+        return not lost and (min(held) < 30_000 or cache.stats()["reopened_segments"] < 30_000)
+
+    def hold(which: int) -> None:
+        rng = random.Random(which)
+        while goes_on():
+            at = rng.randrange(4)
+            try:
+                with blobs[at].pin(0):
+                    cache.stats()  # whoever was about to close it has looked again by now
+                    lost.extend([at] if blobs[at].states(0, 1) != bytes([PRESENT]) else [])
+                    held[which] += 1
+            except CoreError:
+                cache.recheck(blobs[at], 0)
+
+    run(lambda: hold(0), lambda: hold(1))
+    assert not lost
+    settled(cache, blobs)
+    cache.close()
