@@ -15,7 +15,7 @@ import pytest
 from bootplane.core.blob import Blob, reap
 from bootplane.core.lru import Cache, CacheFull, alive
 from bootplane.core.status import CoreError, DigestMismatch
-from tests.core.caches import CLOSED, MIB, PRESENT, SEGMENT, filled, known
+from tests.core.caches import CLOSED, MIB, SEGMENT, filled, known
 
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
@@ -371,6 +371,9 @@ def test_a_file_that_is_taken_while_it_is_being_closed_stays_open(tmp_path: path
     blobs = [filled(cache, bytes([i])) for i in range(4)]
     held, lost = [0, 0], []
 
+    def is_closed(blob: Blob) -> bool:
+        return blob.states(0, 1) == bytes([CLOSED])
+
     def goes_on() -> bool:
         return not lost and (min(held) < 30_000 or cache.stats()["reopened_segments"] < 30_000)
 
@@ -380,8 +383,9 @@ def test_a_file_that_is_taken_while_it_is_being_closed_stays_open(tmp_path: path
             at = rng.randrange(4)
             try:
                 with blobs[at].pin(0):
-                    cache.stats()  # whoever was about to close it has looked again by now
-                    lost.extend([at] if blobs[at].states(0, 1) != bytes([PRESENT]) else [])
+                    if is_closed(blobs[at]):  # while whoever was at it already has the lock, and sees that it is held
+                        cache.stats()  # takes the lock
+                        lost.extend([at] if is_closed(blobs[at]) else [])
                     held[which] += 1
             except CoreError:
                 cache.recheck(blobs[at], 0)
