@@ -18,7 +18,7 @@ from bootplane.core.status cimport ST_MISMATCH, ST_OK, check
 from bootplane.core.status import DigestMismatch
 
 cdef enum:
-    CHUNK_BYTES = 1048576        # as in blob.pxd; a test compares. Not cimported: blobs are built on digests
+    CHUNK_BYTES = 1048576        # as in segments.pxd; a test compares. Not cimported: blobs are built on digests
     PIECE_BYTES = 16384          # half of a 32 KiB first-level cache
 
 

@@ -1,9 +1,9 @@
 # A connection, and what the HTTP service of one reactor keeps: its connections' memory, queues and timers.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
+from bootplane.core.segments cimport blob_t
 
 cdef struct http_options_t:
     uint32_t max_connections         # per reactor; above it new ones get 503 and a close

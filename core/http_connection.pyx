@@ -10,7 +10,6 @@ Leaves to others: when to set which timer (http_steps), who gets a turn (http_se
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from bootplane.core.blob cimport blob_release
 from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
@@ -18,6 +17,7 @@ from bootplane.core.http_record cimport journal_free
 from bootplane.core.linux cimport close
 from bootplane.core.loop cimport NEVER, loop_unpark
 from bootplane.core.records cimport OUTCOME_CUT
+from bootplane.core.segments cimport blob_release
 from bootplane.core.sender cimport socket_reset
 
 cdef enum:

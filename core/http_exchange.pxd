@@ -9,10 +9,10 @@
 #    └──────▶ ASKED ───────────────┘  PARKED ──▶ TEXT (503; nothing was sent yet) or ENDED (reset)
 #      a dynamic name   answer
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport counters_t
 from bootplane.core.http_record cimport journal_t, pending_t, pending_waited
 from bootplane.core.linux cimport off_t
+from bootplane.core.segments cimport blob_t
 from bootplane.core.table cimport table_t
 
 cdef enum exchange_state_t:

@@ -10,7 +10,7 @@ Leaves to others: sockets, timers and queues (http_service), moving bytes (sende
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memset
-from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
+from bootplane.core.blob cimport Blob
 from bootplane.core.counters import COUNTERS
 from bootplane.core.counters cimport (
     C_COALESCED, C_HITS, C_HTTP_BODY_BYTES, C_HTTP_CLIENT_ERROR, C_HTTP_CUT, C_HTTP_NOT_MODIFIED, C_HTTP_OK,
@@ -31,6 +31,7 @@ from bootplane.core.records cimport (
     OUTCOME_ABORTED, OUTCOME_COMPLETE, OUTCOME_CUT, OUTCOME_REFUSED, OUTCOME_TIMEOUT, SOURCE_DYNAMIC, SOURCE_HIT,
     records_free, records_init, records_read, records_t,
 )
+from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport (
     ST_AGAIN, ST_GONE, ST_MISMATCH, ST_OK, ST_TIMEOUT, ST_UNKNOWN, ST_UPSTREAM, check,
 )

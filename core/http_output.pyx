@@ -8,7 +8,6 @@ part of a sendfile there may be none (the file may be cut), so that one is tried
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from bootplane.core.blob cimport CHUNK_BYTES, SMALL_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.counters cimport C_HTTP_BODY_BYTES, C_HTTP_HEAD_BYTES, count_n
 from bootplane.core.http_close cimport WAIT, lost
 from bootplane.core.http_connection cimport (
@@ -21,6 +20,7 @@ from bootplane.core.http_exchange cimport (
 from bootplane.core.http_input cimport drop_head, next_request, store, yield_turn
 from bootplane.core.linux cimport off_t
 from bootplane.core.loop cimport loop_tell_damaged
+from bootplane.core.segments cimport CHUNK_BYTES, SMALL_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.sender cimport is_damage, send_blob, send_parts, socket_low_water
 from bootplane.core.status cimport ST_ABSENT, ST_AGAIN, ST_OK
 

@@ -1,7 +1,7 @@
 # Response heads and the one-line texts of refusals, written into the caller's buffer.
 from libc.stdint cimport int64_t, uint32_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport off_t
+from bootplane.core.segments cimport blob_t
 
 cdef enum:
     RESPONSE_ROOM = 2048             # bytes that anything written here fits in

@@ -7,8 +7,8 @@ the file, because it is what GRUB, iPXE and curl show the person in front of the
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, strlen
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport off_t
+from bootplane.core.segments cimport blob_t
 
 cdef enum:
     SHOWN_NAME = 512                 # bytes of a name in a refusal

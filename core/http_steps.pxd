@@ -1,7 +1,7 @@
 # Carrying out what an exchange wants done, on its socket.
-from bootplane.core.blob cimport blob_t
 from bootplane.core.http_connection cimport connection_t, http_t
 from bootplane.core.loop cimport loop_t, waiter_t
+from bootplane.core.segments cimport blob_t
 
 # One turn of a connection: reads, answers, sends until it must wait for something. Afterwards it is in a queue, in a
 # timer list, parked, or gone. *queue*: the one it came from; from QUEUE_HOT large bodies go to QUEUE_BULK instead of

@@ -4,7 +4,6 @@ It waits for an event, a turn, a deadline, the cache or Python, or it is gone. L
 bytes out (http_output), how it ends (http_close), whose turn it is (http_service).
 """
 
-from bootplane.core.blob cimport CHUNK_BYTES, blob_release, blob_retain, blob_t
 from bootplane.core.counters cimport C_HTTP_HANDED_OVER, count
 from bootplane.core.http_close cimport WAIT, close_cleanly, end, linger, lost, reset
 from bootplane.core.http_connection cimport (
@@ -23,6 +22,7 @@ from bootplane.core.linux cimport (
     sockaddr, sockaddr_storage, socklen_t,
 )
 from bootplane.core.loop cimport PROTO_HTTP, handler_t, loop_add, loop_ask, loop_hand_over, loop_park
+from bootplane.core.segments cimport CHUNK_BYTES, blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_OK
 
 cdef extern from "<sys/socket.h>" nogil:

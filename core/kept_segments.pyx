@@ -18,7 +18,9 @@ import re
 import stat
 from typing import NamedTuple
 
-from bootplane.core.blob cimport CHUNK_ABSENT, CHUNK_BYTES, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS,
+)
 
 MAGIC = "bootplane-cache 1"
 INDEX_LIMIT = 1 << 18                # a blob of 1 TiB: a name beyond is no segment of ours

@@ -3,11 +3,11 @@
 # A service registers handlers (first member of anything it puts in epoll), one ticker for its deadlines, and parks
 # waiters. It never blocks, never allocates on a hit, and touches only its own loop_t.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport counters_t
 from bootplane.core.linux cimport sockaddr_storage
 from bootplane.core.mailbox cimport mail_t, mailbox_t
 from bootplane.core.records cimport records_t
+from bootplane.core.segments cimport blob_t
 from bootplane.core.table cimport table_t
 
 cdef struct loop_t

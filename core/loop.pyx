@@ -12,7 +12,6 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from libc.time cimport gmtime_r, time_t, tm
-from bootplane.core.blob cimport blob_release, blob_retain, blob_t
 from bootplane.core.counters cimport C_MAIL_REFUSED, C_PARKED, C_PARK_TIMEOUTS, C_UNREADABLE, count, counters_t
 from bootplane.core.linux cimport (
     CLOCK_REALTIME, EPOLLET, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, clock_gettime, close, epoll_create1,
@@ -20,6 +19,7 @@ from bootplane.core.linux cimport (
 )
 from bootplane.core.mailbox cimport mail_t, mailbox_begin, mailbox_pop, mailbox_push, mailbox_t
 from bootplane.core.records cimport records_t
+from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK, ST_TIMEOUT
 from bootplane.core.table cimport table_release, table_t
 

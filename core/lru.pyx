@@ -19,10 +19,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_BYTES, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, Blob, blob_new, blob_reap, blob_retain, blob_t, blob_wrap,
-    digest_of, segment_t,
-)
+from bootplane.core.blob cimport Blob, blob_wrap, digest_of
 from bootplane.core.linux cimport bp_load_u8, close, monotonic_ns, off_t
 from bootplane.core.lru_kept cimport cache_adopt, cache_claim, cache_list, kept_t
 from bootplane.core.lru_open cimport open_trim
@@ -33,6 +30,9 @@ from bootplane.core.lru_steps cimport (
     cache_put, cache_shrink, cache_stop, caches_alive, fault_t,
 )
 from bootplane.core.lru_views cimport evictions_of, leavers_of, segments_of, stats_of
+from bootplane.core.segments cimport (
+    CHUNK_BYTES, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_new, blob_reap, blob_retain, blob_t, segment_t,
+)
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK, check
 
 from bootplane.core import kept_segments

@@ -1,7 +1,7 @@
 # Whose turn it is with the file of a segment. cache_t.lock held in all of them.
 from libc.stdint cimport uint32_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.lru_steps cimport busy_t, cache_t
+from bootplane.core.segments cimport blob_t
 
 cdef void busy_mark(cache_t* c, busy_t* mark, blob_t* blob, uint32_t index) noexcept nogil
 cdef void busy_unmark(cache_t* c, busy_t* mark) noexcept nogil           # wakes who waits

@@ -10,9 +10,9 @@ Left to others: what is done meanwhile (lru_steps, lru_open).
 
 from libc.stdint cimport uint32_t
 
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport pthread_mutex_t
 from bootplane.core.lru_steps cimport busy_t, cache_t, pthread_cond_t
+from bootplane.core.segments cimport blob_t
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_cond_wait(pthread_cond_t* cond, pthread_mutex_t* lock)

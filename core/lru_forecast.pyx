@@ -12,9 +12,9 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, qsort
 from libc.string cimport memcmp, memcpy
 
-from bootplane.core.blob cimport segment_t
 from bootplane.core.linux cimport bp_relaxed_u64, pthread_mutex_lock, pthread_mutex_unlock
 from bootplane.core.lru_policy cimport CLASS_NEW, CLASS_PROTECTED, CLASS_REUSED, policy_is_reused
+from bootplane.core.segments cimport segment_t
 
 
 cdef int goes_before(const void* a, const void* b) noexcept nogil:

@@ -1,8 +1,8 @@
 # Segments of an earlier run. Nothing here is for a reactor.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t, segment_t
 from bootplane.core.linux cimport off_t
 from bootplane.core.lru_steps cimport cache_t
+from bootplane.core.segments cimport blob_t, segment_t
 
 cdef struct kept_t:              # a segment for the record, of a cache that has been stopped
     segment_t* seg               # borrowed: valid until cache_close

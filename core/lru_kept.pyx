@@ -8,10 +8,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES, SEGMENT_CHUNKS,
-    blob_t, segment_new, segment_t,
-)
 from bootplane.core.linux cimport (
     bp_add_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr, close, off_t, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -21,6 +17,10 @@ from bootplane.core.lru_open cimport is_shortage, open_list
 from bootplane.core.lru_policy cimport CLASSES, policy_add, policy_is_reused, policy_protect
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, charge_of, fault_t, segment_closed
 from bootplane.core.segment_file cimport file_has_data, file_open
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_BYTES,
+    SEGMENT_CHUNKS, blob_t, segment_new, segment_t,
+)
 from bootplane.core.status cimport ST_GONE, ST_OK
 
 

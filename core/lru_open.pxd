@@ -1,6 +1,6 @@
 # Which segments of a cache have their file open. Nothing here is for a reactor. cache_t.lock held in all but open_trim.
-from bootplane.core.blob cimport segment_t
 from bootplane.core.lru_steps cimport cache_t, fault_t
+from bootplane.core.segments cimport segment_t
 
 cdef enum:
     CLOSE_BATCH = 64                 # at most so many are closed at a time

@@ -32,10 +32,6 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap,
-    blob_t, segment_new, segment_release, segment_t,
-)
 from bootplane.core.linux cimport (
     EMFILE, ENFILE, ENOMEM, bp_add_int, bp_fence, bp_load_int, bp_load_u8, bp_relaxed_u64, bp_store_ptr,
     bp_store_u8, close, monotonic_ns, pthread_mutex_lock, pthread_mutex_unlock,
@@ -44,6 +40,10 @@ from bootplane.core.lru_busy cimport busy_mark, busy_unmark
 from bootplane.core.lru_order cimport has_state, order_replace
 from bootplane.core.lru_steps cimport ROTTEN, busy_t, cache_t, fault_t
 from bootplane.core.segment_file cimport file_ctime, file_has_data, file_open
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap,
+    blob_t, segment_new, segment_release, segment_t,
+)
 from bootplane.core.status cimport ST_GONE, ST_OK
 
 cdef enum:

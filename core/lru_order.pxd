@@ -1,6 +1,6 @@
 # One order of use. Everything here runs under the mutex of the cache that owns the order_t.
 from libc.stdint cimport uint8_t, uint64_t
-from bootplane.core.blob cimport segment_t
+from bootplane.core.segments cimport segment_t
 
 cdef struct order_t:             # sorted by lru_stamp; lru_prev is older, lru_next is newer
     segment_t* newest

@@ -16,8 +16,8 @@ Left to others: which orders there are and which of them gives way (lru_policy),
 
 from libc.stdint cimport uint8_t, uint64_t
 
-from bootplane.core.blob cimport CHUNK_FILLING, SEGMENT_CHUNKS, segment_t
 from bootplane.core.linux cimport bp_load_int, bp_load_u8, bp_relaxed_u64
+from bootplane.core.segments cimport CHUNK_FILLING, SEGMENT_CHUNKS, segment_t
 
 cdef enum:
     SORT_BINS = 48                   # sorted runs of 2^i segments

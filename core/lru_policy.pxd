@@ -1,7 +1,7 @@
 # What leaves first. Everything here runs under the mutex of the cache that owns the policy_t.
 from libc.stdint cimport uint64_t
-from bootplane.core.blob cimport segment_t
 from bootplane.core.lru_order cimport order_t
+from bootplane.core.segments cimport segment_t
 
 cdef enum:                       # class_t, of segment_t.lru_class; in the order in which they give way while each has its share
     CLASS_NEW = 0                # nobody has used it again, long after it was filled

@@ -27,11 +27,11 @@ Left to others: uses (senders write `stamp`), what left lately (lru_ghost), evic
 
 from libc.stdint cimport uint64_t
 
-from bootplane.core.blob cimport segment_t
 from bootplane.core.linux cimport bp_relaxed_u64
 from bootplane.core.lru_order cimport (
     ORDER_LOOKS, order_first_evictable, order_insert, order_oldest, order_pick, order_remove, order_t, order_walk, sorted_run,
 )
+from bootplane.core.segments cimport segment_t
 
 
 cdef void policy_put_back(policy_t* p, segment_t* seg) noexcept nogil:

@@ -1,8 +1,8 @@
 # Doubted chunks. Nothing here is for a reactor.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport off_t
 from bootplane.core.lru_steps cimport cache_t, fault_t
+from bootplane.core.segments cimport blob_t
 
 cdef struct survey_t:            # one segment as it was when the cache was looked through
     uint8_t digest[32]           # of its blob

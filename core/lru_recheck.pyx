@@ -12,10 +12,6 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap,
-    blob_t, segment_acquire, segment_release, segment_t,
-)
 from bootplane.core.linux cimport (
     EINTR, bp_load_u8, bp_store_relaxed_u64, bp_store_u8, monotonic_ns, off_t, pread, pthread_mutex_lock,
     pthread_mutex_unlock, ssize_t,
@@ -25,6 +21,10 @@ from bootplane.core.lru_open cimport segment_open
 from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport CLASSES
 from bootplane.core.lru_steps cimport ROTTEN, cache_remove, cache_t, fault_t
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, CHUNK_UNCHECKED, SEGMENT_CHUNKS, blob_reap,
+    blob_t, segment_acquire, segment_release, segment_t,
+)
 from bootplane.core.sha256 cimport sha256_once
 from bootplane.core.status cimport ST_AGAIN, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK
 

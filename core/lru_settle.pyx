@@ -21,9 +21,6 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_CHUNKS, blob_reap, segment_release, segment_t,
-)
 from bootplane.core.linux cimport (
     bp_add_int, bp_load_u8, bp_store_u8, close, monotonic_ns, pthread_mutex_lock, pthread_mutex_unlock,
 )
@@ -32,6 +29,9 @@ from bootplane.core.lru_order cimport has_state
 from bootplane.core.lru_policy cimport CLASSES, policy_has
 from bootplane.core.lru_steps cimport ROTTEN, busy_t, cache_remove, cache_t, fault_t
 from bootplane.core.segment_file cimport file_open
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_CLOSED, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_CHUNKS, blob_reap, segment_release, segment_t,
+)
 from bootplane.core.status cimport ST_NOMEM
 
 cdef extern from "<fcntl.h>" nogil:

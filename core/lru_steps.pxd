@@ -1,10 +1,10 @@
 # The machine of the cache. Nothing here is for a reactor: fill threads only.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t, segment_t
 from bootplane.core.linux cimport off_t, pthread_mutex_t
 from bootplane.core.lru_evictions cimport REASON_DROPPED, REASON_ROTTEN, evictions_t
 from bootplane.core.lru_ghost cimport ghosts_t
 from bootplane.core.lru_policy cimport policy_t
+from bootplane.core.segments cimport blob_t, segment_t
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_cond_t:

@@ -46,10 +46,6 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
-from bootplane.core.blob cimport (
-    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_reap,
-    blob_t, segment_acquire, segment_new, segment_release, segment_t,
-)
 from bootplane.core.linux cimport (
     bp_add_int, bp_load_int, bp_load_ptr, bp_load_u8, bp_relaxed_u64, bp_store_ptr, bp_store_relaxed_u64, bp_store_u8,
     close, monotonic_ns, off_t, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
@@ -63,6 +59,10 @@ from bootplane.core.lru_policy cimport (
     CLASSES, policy_add, policy_has_proven, policy_pick, policy_protect, policy_put_back, policy_remove,
 )
 from bootplane.core.segment_file cimport file_make, file_unlink, file_write
+from bootplane.core.segments cimport (
+    CHUNK_ABSENT, CHUNK_BYTES, CHUNK_FILLING, CHUNK_PRESENT, SEGMENT_BYTES, SEGMENT_CHUNKS, blob_reap, blob_t,
+    segment_acquire, segment_new, segment_release, segment_t,
+)
 from bootplane.core.sha256 cimport sha256_once
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_FULL, ST_GONE, ST_MISMATCH, ST_NOMEM, ST_OK
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 
-from bootplane.core.blob cimport CHUNK_BYTES
 from bootplane.core.lru_evictions cimport (
     EVICTIONS, REASON_DISK, REASON_LIMIT, REASON_ROOM, eviction_t, evictions_t,
 )
@@ -18,6 +17,7 @@ from bootplane.core.lru_forecast cimport cache_leavers, leaver_t
 from bootplane.core.lru_policy cimport CLASS_PROTECTED, CLASS_REUSED
 from bootplane.core.lru_recheck cimport cache_survey, survey_t
 from bootplane.core.lru_steps cimport cache_evictions, cache_look, cache_t
+from bootplane.core.segments cimport CHUNK_BYTES
 from bootplane.core.status cimport ST_NOMEM, check
 
 _REASONS = ("", "room", "limit", "disk", "dropped", "rotten")            # by reason_t

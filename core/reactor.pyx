@@ -14,7 +14,7 @@ import weakref
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
-from bootplane.core.blob cimport Blob, blob_retain
+from bootplane.core.blob cimport Blob
 from bootplane.core.counters cimport CounterBlock
 from bootplane.core.linux cimport (
     AF_INET, AF_INET6, SIG_SETMASK, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in, sockaddr_in6,
@@ -28,6 +28,7 @@ from bootplane.core.mailbox cimport (
     mail_t, mailbox_begin, mailbox_free, mailbox_init, mailbox_pop, mailbox_push_locked,
 )
 from bootplane.core.records cimport RECORDS, records_free, records_init, records_read
+from bootplane.core.segments cimport blob_retain
 from bootplane.core.records import Record
 from bootplane.core.status import RingFull
 from bootplane.core.status cimport ST_FULL, check

@@ -3,7 +3,7 @@
 Invariant: a file is made at its final length and never truncated, punched or overwritten where it was published; its bytes
 leave by unlink alone. No component below the directory may be a symbolic link.
 
-Left to others: what a file is worth and when it goes (lru_steps), closing descriptors (blob), files of an earlier run
+Left to others: what a file is worth and when it goes (lru_steps), closing descriptors (segments), files of an earlier run
 (kept_segments).
 """
 

@@ -5,8 +5,8 @@
 #          ST_CLOSED   the peer is gone
 #          -errno      anything else, see is_damage
 from libc.stdint cimport int64_t, uint8_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport off_t
+from bootplane.core.segments cimport blob_t
 
 # Head and body in one sendmsg; body may be NULL. *more*: a body follows, keep a short packet back (MSG_MORE).
 # ST_TRUNCATED: the body's mapping ends before it should.

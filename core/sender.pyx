@@ -7,11 +7,12 @@ with four outcomes; zero from sendfile means that the file was cut behind our ba
 
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
-from bootplane.core.blob cimport Blob, blob_span, blob_t, segment_release, segment_t
+from bootplane.core.blob cimport Blob
 from bootplane.core.linux cimport (
     EAGAIN, ECONNRESET, EINTR, EIO, EPIPE, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
     TCP_NOTSENT_LOWAT, close, errno, iovec, monotonic_ns, msghdr, off_t, sendfile, sendmsg, setsockopt, ssize_t,
 )
+from bootplane.core.segments cimport blob_span, blob_t, segment_release, segment_t
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_OK, ST_TRUNCATED
 
 cdef extern from "<errno.h>" nogil:

@@ -1,6 +1,6 @@
 # name -> blob: an immutable snapshot, read without a lock and replaced whole.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t
+from bootplane.core.segments cimport blob_t
 
 cdef enum:
     MAX_NAME = 512               # bytes of a normalised name; longer ones are nobody's

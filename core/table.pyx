@@ -16,8 +16,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bootplane.core.blob cimport Blob, blob_release, blob_retain, blob_t
+from bootplane.core.blob cimport Blob
 from bootplane.core.linux cimport bp_add_int, bp_load_int
+from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_NOMEM, check
 
 

@@ -1,9 +1,9 @@
 # The state of one reactor's TFTP service, and how its sessions begin, go on and end.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport sockaddr_storage
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
 from bootplane.core.records cimport record_t
+from bootplane.core.segments cimport blob_t
 from bootplane.core.tftp_deadlines cimport wheel_t
 from bootplane.core.tftp_sender cimport sender_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, sessions_t, tid_t

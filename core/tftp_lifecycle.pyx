@@ -13,7 +13,6 @@ moves it tftp_service's.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
-from bootplane.core.blob cimport blob_release, blob_retain, blob_t
 from bootplane.core.counters cimport (
     C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
 )
@@ -23,6 +22,7 @@ from bootplane.core.records cimport (
     OUTCOME_ABORTED, OUTCOME_COMPLETE, OUTCOME_CUT, OUTCOME_PROBE, OUTCOME_REFUSED, OUTCOME_TIMEOUT, record_name,
     record_t, records_next, records_push, source_counter,
 )
+from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_UNKNOWN
 from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
 from bootplane.core.tftp_packet cimport ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, error_write

@@ -13,7 +13,6 @@ the table's; what the transfer then does is tftp_transfer's.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
-from bootplane.core.blob cimport blob_t
 from bootplane.core.counters cimport (
     C_LOOKUPS, C_NAMES_DYNAMIC, C_NAMES_FOUND, C_NAMES_UNKNOWN, C_TFTP_MALFORMED, C_TFTP_REPEATED, C_TFTP_REQUESTS,
     count,
@@ -21,6 +20,7 @@ from bootplane.core.counters cimport (
 from bootplane.core.linux cimport AF_INET, MSG_TRUNC, sockaddr_in, sockaddr_in6, sockaddr_storage
 from bootplane.core.loop cimport PROTO_TFTP, loop_ask, loop_t
 from bootplane.core.records cimport OUTCOME_REFUSED, SOURCE_DYNAMIC, SOURCE_HIT, record_name, record_t, records_push
+from bootplane.core.segments cimport blob_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 from bootplane.core.table cimport MAX_NAME, NAME_DYNAMIC, NAME_EMPTY, NAME_FILE, name_kind, name_normalise, table_find
 from bootplane.core.tftp_lifecycle cimport (

@@ -1,8 +1,8 @@
 # Blocks of files as datagrams: gathered from the mapping, many in one sendmmsg, windows as UDP_SEGMENT messages.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from bootplane.core.blob cimport segment_t
 from bootplane.core.linux cimport iovec, mmsghdr, sockaddr_storage
 from bootplane.core.loop cimport loop_t
+from bootplane.core.segments cimport segment_t
 from bootplane.core.tftp_deadlines cimport wheel_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, tid_t
 

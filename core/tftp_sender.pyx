@@ -14,7 +14,6 @@ TID's list again, in order. What may be sent is tftp_transfer's, when it is give
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from bootplane.core.blob cimport CHUNK_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.counters cimport C_TFTP_DATA, C_TFTP_DATA_BYTES, C_TFTP_RETRANSMITTED, count_n
 from bootplane.core.linux cimport (
     AF_INET, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, IPPROTO_IP, IPPROTO_IPV6,
@@ -23,6 +22,7 @@ from bootplane.core.linux cimport (
 )
 from bootplane.core.loop cimport loop_park, loop_tell_damaged, loop_unpark
 from bootplane.core.records cimport source_waited
+from bootplane.core.segments cimport CHUNK_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.status cimport ST_OK
 from bootplane.core.tftp_deadlines cimport wheel_arm
 from bootplane.core.tftp_packet cimport DATA_HEADER, OACK_ROOM, data_header, oack_write

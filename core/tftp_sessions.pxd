@@ -1,8 +1,8 @@
 # The transfers of one reactor, found by (client address and port, request socket), and the TID sockets they use.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from bootplane.core.blob cimport blob_t
 from bootplane.core.linux cimport sockaddr_in6, sockaddr_storage, socklen_t
 from bootplane.core.loop cimport handler_t, waiter_t
+from bootplane.core.segments cimport blob_t
 from bootplane.core.tftp_deadlines cimport timer_t
 from bootplane.core.tftp_packet cimport options_t
 from bootplane.core.tftp_tids cimport peer_t

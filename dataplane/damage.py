@@ -25,7 +25,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.status import CoreError, Truncated
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
 
-SEGMENT_CHUNKS = 4  # blob.pxd
+SEGMENT_CHUNKS = 4  # segments.pxd
 MEANT = 2  # chunks: a reader names the first that its datagrams touch, which are 64 KiB at most
 UNFOUNDED = 3  # times a chunk that is right may be called damaged
 REMEMBERED = 256

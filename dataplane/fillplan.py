@@ -30,7 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-SEGMENT = 4  # chunks, blob.pxd
+SEGMENT = 4  # chunks, segments.pxd
 FIRST_WINDOW = SEGMENT  # it is charged whole anyway
 OVERLAP = 2  # a stream's next run starts while this many chunks are still on their way: no round trip between runs
 MAX_STREAMS = 64  # places of one blob remembered; the one used least recently goes

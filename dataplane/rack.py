@@ -37,7 +37,7 @@ SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
 
-SEGMENT_BYTES = 4 << 20  # blob.pxd
+SEGMENT_BYTES = 4 << 20  # segments.pxd
 
 log = logging.getLogger("bootplane.rack")
 

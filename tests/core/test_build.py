@@ -60,7 +60,7 @@ def test_reactor_functions_make_no_python_call(module: str) -> None:
 
 
 def test_the_segments_a_reactor_touches_make_no_python_call() -> None:
-    bodies = functions("blob")
+    bodies = functions("segments")
     for name in ("blob_span", "segment_acquire", "segment_release", "blob_retain", "blob_release"):
         assert not [call for call in PYTHON_CALL.findall(bodies[name]) if not HARMLESS.match(call)], name
 

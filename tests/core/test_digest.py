@@ -34,7 +34,7 @@ def pattern(size: int) -> bytes:
 
 
 def test_the_chunk_is_the_one_of_the_blob_contract() -> None:
-    found = re.search(r"CHUNK_BYTES = (\d+)", (CORE / "blob.pxd").read_text())
+    found = re.search(r"CHUNK_BYTES = (\d+)", (CORE / "segments.pxd").read_text())
     assert found is not None
     assert int(found[1]) == CHUNK
 

@@ -100,7 +100,7 @@ MUTANTS = [
         "what an earlier run left unchecked counts as present",
         (
             Change(
-                "core/blob.pyx",
+                "core/segments.pyx",
                 "        while end < found.length and bp_load_u8(&found.state[chunk]) == CHUNK_PRESENT:\n",
                 "        while end < found.length and bp_load_u8(&found.state[chunk]) in (CHUNK_PRESENT, 3):\n",
             ),
@@ -151,7 +151,7 @@ MUTANTS = [
         (
             Change("core/lru_steps.pyx", "    c.condemned -= seg.charge\n", "    pass\n"),
             Change("core/lru_steps.pyx", "    c.condemned += seg.charge\n", ""),
-            Change("core/blob.pyx", "            close(seg.fd)\n", "            pass\n"),
+            Change("core/segments.pyx", "            close(seg.fd)\n", "            pass\n"),
         ),
     ),
     Mutant(
