@@ -44,6 +44,12 @@ def start(tmp_path: pathlib.Path) -> Iterator[Callable[..., Cache]]:
 
 
 @pytest.fixture
+def start_few(start: Callable[..., Cache]) -> Callable[..., Cache]:
+    """As start, with few files open."""
+    return lambda open_limit=2, limit=64 * MIB: start(limit, open_limit=open_limit)
+
+
+@pytest.fixture
 def cache(tmp_path: pathlib.Path) -> Iterator[Cache]:
     """One of 64 MiB in a directory of its own, closed at the end of the test."""
     cache = Cache(str(tmp_path / "cache"), 64 * MIB)

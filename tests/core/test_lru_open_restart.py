@@ -32,19 +32,13 @@ from tests.core.caches import (
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
-@pytest.fixture
-def start(start: Callable[..., Cache]) -> Callable[..., Cache]:
-    """As conftest's, with few files open."""
-    return lambda open_limit=2, limit=64 * MIB: start(limit, open_limit=open_limit)
-
-
 class TestRestart:
-    def test_what_was_closed_is_kept_and_needs_no_check(self, start: Callable[..., Cache]) -> None:
-        cache = start(2)
+    def test_what_was_closed_is_kept_and_needs_no_check(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(2)
         for text in TEXTS:
             filled(cache, text)
         assert cache.close() == ""
-        cache = start(2)
+        cache = start_few(2)
         assert cache.found == (len(TEXTS), sum(map(len, TEXTS)), True, 0, (), 0)
         blobs = [known(cache, text) for text in TEXTS]
         assert [state(blob) for blob in blobs] == [CLOSED] * 98 + [PRESENT] * 2, "the newest are open"
@@ -54,15 +48,15 @@ class TestRestart:
             assert blob.read(0, len(text)) == text
         assert (cache.stats()["rechecked_chunks"], cache.stats()["filled_bytes"]) == (0, 0)
 
-    def test_recency_is_kept_over_a_start_with_closed_files(self, start: Callable[..., Cache]) -> None:
-        cache = start(1, limit=4 * 4096)
+    def test_recency_is_kept_over_a_start_with_closed_files(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1, limit=4 * 4096)
         blobs = [filled(cache, text) for text in TEXTS[:4]]
         for which in (1, 0, 3, 2):
             cache.recheck(blobs[which], 0)
             assert blobs[which].span(0)
         cache.close()
-        start(1, limit=4 * 4096).close()  # nobody used it
-        cache = start(1, limit=4 * 4096)
+        start_few(1, limit=4 * 4096).close()  # nobody used it
+        cache = start_few(1, limit=4 * 4096)
         blobs = [known(cache, text) for text in TEXTS[:4]]
         gone: list[int] = []
         for i in range(4, 8):
@@ -71,13 +65,13 @@ class TestRestart:
         assert gone == [1, 0, 3, 2]
 
     def test_after_a_kill_every_closed_file_is_checked(
-        self, start: Callable[..., Cache], tmp_path: pathlib.Path
+        self, start_few: Callable[..., Cache], tmp_path: pathlib.Path
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         filled(cache, DATA, 0, 4, 5)
         cache.close()
         (tmp_path / "state").unlink()
-        cache = start(1)
+        cache = start_few(1)
         blob = known(cache)
         assert blob.states(0, 6) == bytes([UNCHECKED] * 4 + [UNCHECKED] * 2)
         assert files_open(cache) == 1
@@ -90,16 +84,16 @@ class TestRestart:
         assert blob.read(0, 2 * MIB) == DATA[: 2 * MIB]
 
     def test_a_file_with_nothing_in_it_is_found_when_it_is_opened(
-        self, start: Callable[..., Cache], tmp_path: pathlib.Path
+        self, start_few: Callable[..., Cache], tmp_path: pathlib.Path
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         path = path_of(cache, filled(cache), 0)
         cache.close()
         (tmp_path / "state").unlink()
         os.truncate(path, 0)
         os.truncate(path, SEGMENT)
         os.utime(path, (0, 0))  # the oldest: it is the other one that is open
-        cache = start(1)
+        cache = start_few(1)
         blob = known(cache)
         assert not cache.recheck(blob, 0)
         assert blob.states(0, 4) == bytes(4)
@@ -107,14 +101,14 @@ class TestRestart:
         fill(cache, blob, DATA, 0)
 
     def test_a_rotten_chunk_of_a_closed_file_is_found(
-        self, start: Callable[..., Cache], tmp_path: pathlib.Path
+        self, start_few: Callable[..., Cache], tmp_path: pathlib.Path
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         path = path_of(cache, filled(cache), 0)
         cache.close()
         with path.open("r+b") as file:
             file.write(b"another byte")
-        cache = start(1)
+        cache = start_few(1)
         blob = known(cache)
         assert blob.states(0, 6) == bytes([UNCHECKED] * 4 + [PRESENT] * 2)
         with pytest.raises(DigestMismatch):
@@ -122,12 +116,12 @@ class TestRestart:
         assert blob.states(0, 4) == bytes(4)
 
     def test_a_file_that_was_changed_between_the_look_and_the_opening_is_checked(
-        self, start: Callable[..., Cache]
+        self, start_few: Callable[..., Cache]
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         path = path_of(cache, filled(cache), 0)
         cache.close()
-        cache = start(1)
+        cache = start_few(1)
         with path.open("r+b") as file:
             file.write(b"another byte")
         blob = known(cache)
@@ -136,35 +130,35 @@ class TestRestart:
             cache.recheck(blob, 0)
 
     def test_a_file_changed_while_it_was_closed_is_not_vouched_for_at_the_end(
-        self, start: Callable[..., Cache]
+        self, start_few: Callable[..., Cache]
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         path = path_of(cache, filled(cache), 0)
         with path.open("r+b") as file:
             file.write(b"another byte")
         assert cache.close() == ""
-        assert known(start(1)).states(0, 4) == bytes([UNCHECKED] * 4)
+        assert known(start_few(1)).states(0, 4) == bytes([UNCHECKED] * 4)
 
     def test_a_kept_file_changed_while_it_was_open_is_not_vouched_for_at_the_end(
-        self, start: Callable[..., Cache]
+        self, start_few: Callable[..., Cache]
     ) -> None:
-        cache = start(0)
+        cache = start_few(0)
         path = path_of(cache, filled(cache), 0)
         cache.close()
-        cache = start(0)
+        cache = start_few(0)
         assert known(cache).complete
         with path.open("r+b") as file:
             file.write(b"another byte")
         cache.close()
-        assert known(start(0)).states(0, 4) == bytes([UNCHECKED] * 4)
+        assert known(start_few(0)).states(0, 4) == bytes([UNCHECKED] * 4)
 
     def test_a_kept_file_changed_while_it_was_open_is_checked_once_it_has_been_closed(
-        self, start: Callable[..., Cache]
+        self, start_few: Callable[..., Cache]
     ) -> None:
-        cache = start(2)
+        cache = start_few(2)
         path = path_of(cache, filled(cache), 0)
         cache.close()
-        cache = start(2)
+        cache = start_few(2)
         blob = known(cache)
         assert blob.states(0, 4) == bytes([PRESENT] * 4)
         with path.open("r+b") as file:
@@ -174,40 +168,40 @@ class TestRestart:
         with pytest.raises(DigestMismatch):
             cache.recheck(blob, 0)
 
-    def test_what_was_checked_again_is_vouched_for_again(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_what_was_checked_again_is_vouched_for_again(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         path = path_of(cache, filled(cache), 0)
         cache.close()
-        cache = start(1)
+        cache = start_few(1)
         path.touch()
         for chunk in range(4):
             assert cache.recheck(known(cache), chunk)
         assert cache.stats()["rechecked_chunks"] == 4
         cache.close()
-        cache = start(2)
+        cache = start_few(2)
         assert known(cache).states(0, 4) == bytes([PRESENT] * 4)
 
     @pytest.mark.parametrize("open_limit", [0, 1])
     def test_a_chunk_that_was_added_to_a_kept_file_is_kept_too(
-        self, start: Callable[..., Cache], open_limit: int
+        self, start_few: Callable[..., Cache], open_limit: int
     ) -> None:
-        cache = start(open_limit)
+        cache = start_few(open_limit)
         filled(cache, DATA, 0)
         cache.close()
-        cache = start(open_limit)
+        cache = start_few(open_limit)
         fill(cache, known(cache), DATA, 1)
         cache.close()
-        cache = start(0)
+        cache = start_few(0)
         assert known(cache).states(0, 4) == bytes([PRESENT, PRESENT, ABSENT, ABSENT])
 
-    def test_a_closed_file_that_is_gone_at_the_end_costs_nothing_else(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_a_closed_file_that_is_gone_at_the_end_costs_nothing_else(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         path_of(cache, filled(cache), 0).unlink()
         assert cache.close() == ""
-        assert known(start(1)).states(0, 6) == bytes([ABSENT] * 4 + [PRESENT] * 2)
+        assert known(start_few(1)).states(0, 6) == bytes([ABSENT] * 4 + [PRESENT] * 2)
 
     def test_a_closed_file_is_synced_before_it_is_vouched_for(
-        self, start: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+        self, start_few: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         synced: list[str] = []
         real = os.fsync
@@ -216,22 +210,24 @@ class TestRestart:
             synced.append(str(pathlib.Path(f"/proc/self/fd/{fd}").readlink()))
             real(fd)
 
-        cache = start(1)
+        cache = start_few(1)
         paths = [path_of(cache, filled(cache, text)) for text in TEXTS[:5]]
         monkeypatch.setattr(os, "fsync", fsync)
         cache.close()
         assert {str(path) for path in paths} <= set(synced)
-        cache = start(1)
+        cache = start_few(1)
         synced.clear()
         cache.recheck(known(cache, TEXTS[0]), 0)
         filled(cache, b"new")
         cache.close()
         assert [name for name in synced if name.endswith(".d/0")] == [str(path_of(cache, Blob.memory(b"new")))]
 
-    def test_another_chunk_list_of_the_same_digest_is_not_what_was_checked(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_another_chunk_list_of_the_same_digest_is_not_what_was_checked(
+        self, start_few: Callable[..., Cache]
+    ) -> None:
+        cache = start_few(1)
         blob = filled(cache)
         other = bytes(32) + (blob.chunks or b"")[32:]
         cache.close()
-        again = start(1).blob(blob.sha256, len(DATA), other)
+        again = start_few(1).blob(blob.sha256, len(DATA), other)
         assert again.states(0, 6) == bytes([UNCHECKED] * 6)

@@ -35,23 +35,17 @@ def descriptors(spare: int) -> Iterator[None]:
             os.close(fd)
 
 
-@pytest.fixture
-def start(start: Callable[..., Cache]) -> Callable[..., Cache]:
-    """As conftest's, with few files open."""
-    return lambda open_limit=2, limit=64 * MIB: start(limit, open_limit=open_limit)
-
-
 class TestShortage:
-    def test_a_process_without_descriptors_closes_some_and_fills_on(self, start: Callable[..., Cache]) -> None:
-        cache = start(0)
+    def test_a_process_without_descriptors_closes_some_and_fills_on(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(0)
         with descriptors(spare=12):
             blobs = [filled(cache, text) for text in TEXTS[:40]]
             assert files_open(cache) <= 12
         assert all(blob.complete for blob in blobs)
         assert CLOSED in map(state, blobs)
 
-    def test_it_closes_some_to_open_one_again(self, start: Callable[..., Cache]) -> None:
-        cache = start(0)
+    def test_it_closes_some_to_open_one_again(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(0)
         with descriptors(spare=12):
             blobs = [filled(cache, text) for text in TEXTS[:40]]
             for _ in range(2):
@@ -59,8 +53,8 @@ class TestShortage:
                     cache.recheck(blob, 0)
                     assert blob.read(0, len(text)) == text
 
-    def test_with_nothing_to_close_it_says_so_and_forgets_nothing(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_with_nothing_to_close_it_says_so_and_forgets_nothing(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob = filled(cache)
         with blob.pin(SEGMENT), descriptors(spare=0):
             with pytest.raises(OSError, match=r"/0: file cannot be opened: Too many open files"):
@@ -73,13 +67,13 @@ class TestShortage:
         assert blob.read(0, SEGMENT) == DATA[:SEGMENT]
         assert cache.stats()["charged_bytes"] == SEGMENT + MIB + 4096
 
-    def test_a_start_without_descriptors_keeps_every_file(self, start: Callable[..., Cache]) -> None:
-        cache = start(0)
+    def test_a_start_without_descriptors_keeps_every_file(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(0)
         for text in TEXTS[:40]:
             filled(cache, text)
         cache.close()
         with descriptors(spare=12):
-            cache = start(0)
+            cache = start_few(0)
             assert cache.found.segments == 40
             blobs = [known(cache, text) for text in TEXTS[:40]]
             for blob, text in zip(blobs, TEXTS[:40], strict=True):

@@ -32,12 +32,6 @@ from tests.core.caches import (
 pytestmark = pytest.mark.usefixtures("nothing_leaks")
 
 
-@pytest.fixture
-def start(start: Callable[..., Cache]) -> Callable[..., Cache]:
-    """As conftest's, with few files open."""
-    return lambda open_limit=2, limit=64 * MIB: start(limit, open_limit=open_limit)
-
-
 class TestTouched:
     """What somebody else did to a file while nobody had it open."""
 
@@ -46,8 +40,8 @@ class TestTouched:
         assert state(blob) == CLOSED
         return blob, path_of(cache, blob)
 
-    def test_a_changed_byte_is_found_before_it_is_sent(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_a_changed_byte_is_found_before_it_is_sent(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob, path = self.closed(cache)
         before = path.stat()
         with path.open("r+b") as file:
@@ -65,8 +59,8 @@ class TestTouched:
         assert (cache.stats()["rechecked_chunks"], cache.stats()["rotten_chunks"]) == (1, 1)
         fill(cache, blob, DATA, 0, 1)
 
-    def test_filling_another_chunk_of_it_does_not_make_it_right(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_filling_another_chunk_of_it_does_not_make_it_right(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob = filled(cache, DATA, 0)
         close_files_of(cache, b"another")
         path_of(cache, blob).touch()
@@ -91,9 +85,9 @@ class TestTouched:
         ids=["gone", "shorter", "longer", "a link", "a pipe", "another's", "its folder is a link"],
     )
     def test_another_file_in_its_place_is_not_opened_but_filled_again(
-        self, start: Callable[..., Cache], how: Callable[[pathlib.Path], object], why: int
+        self, start_few: Callable[..., Cache], how: Callable[[pathlib.Path], object], why: int
     ) -> None:
-        cache = start(1)
+        cache = start_few(1)
         blob, path = self.closed(cache)
         how(path)
         is_other = "is not the one that was left here" if why == errno.ESTALE else "cannot be opened"
@@ -107,8 +101,8 @@ class TestTouched:
         fill(cache, blob, DATA, 0, 1, 2, 3)
         assert blob.read(0, SEGMENT) == DATA[:SEGMENT]
 
-    def test_files_that_are_gone_are_not_counted_as_open(self, start: Callable[..., Cache]) -> None:
-        cache = start(2)
+    def test_files_that_are_gone_are_not_counted_as_open(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(2)
         blobs = [filled(cache, text) for text in TEXTS[:6]]
         for blob in blobs[:4]:
             path_of(cache, blob).unlink()
@@ -117,8 +111,8 @@ class TestTouched:
         filled(cache, TEXTS[6]), filled(cache, TEXTS[7])
         assert files_open(cache) == cache.stats()["open_segments"] == 2
 
-    def test_only_what_was_there_is_counted_as_rotten(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_only_what_was_there_is_counted_as_rotten(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob = filled(cache, DATA, 0, 2)
         close_files_of(cache, b"another")
         path_of(cache, blob).unlink()
@@ -126,8 +120,8 @@ class TestTouched:
             cache.recheck(blob, 0)
         assert cache.stats()["rotten_chunks"] == 2
 
-    def test_a_fill_finds_it_gone_too(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_a_fill_finds_it_gone_too(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob = filled(cache, DATA, 0)
         close_files_of(cache, b"another")
         path_of(cache, blob).unlink()
@@ -135,8 +129,8 @@ class TestTouched:
         assert blob.states(0, 2) == bytes([ABSENT, PRESENT])
         assert cache.stats()["charged_bytes"] == SEGMENT + 4096
 
-    def test_what_cannot_be_removed_is_given_to_nobody(self, start: Callable[..., Cache]) -> None:
-        cache = start(1)
+    def test_what_cannot_be_removed_is_given_to_nobody(self, start_few: Callable[..., Cache]) -> None:
+        cache = start_few(1)
         blob, path = self.closed(cache)
         path.unlink()
         path.mkdir()
