@@ -22,9 +22,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from bootplane.core.blob import Blob
@@ -33,6 +32,7 @@ from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.budget import Budget
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
+from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.look import Looked, Looker
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.refusals import Refusal, Refusals
@@ -71,21 +71,6 @@ class CacheLike(Protocol):
     def directory(self) -> str: ...
     def evict(self, wanted: int) -> int: ...
     def reap(self) -> int: ...
-
-
-@dataclass(slots=True)
-class FillStats:
-    """Counts since start; written under the filler's lock."""
-
-    upstream_bytes: int = 0  # body bytes received from sources
-    wasted_bytes: int = 0  # of them: not kept, as the answer was cut or wrong, or the disk refused the chunk
-    chunks: int = 0  # verified and stored
-    runs: int = 0  # range requests begun
-    refused: int = 0  # chunks whose digest differed
-    given_up: int = 0  # chunks whose waiters were told that they cannot be had
-    damaged: int = 0  # chunks that were found damaged on this host's disk while they were sent
-    throttled_s: float = 0.0  # in which somebody waited and the upstream limit let nothing be asked for
-    errors: Counter[str] = field(default_factory=Counter)  # by reason of UpstreamError, "disk" and "missing" besides
 
 
 class Filler:

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from bootplane.core.counters import COUNTERS
-from bootplane.dataplane.fill import FillStats
+from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.scrub import ScrubStats
 from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 

@@ -13,7 +13,7 @@ from bootplane.core.counters import COUNTERS
 from bootplane.core.lru import Cache
 from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.cachereport import CACHE_NUMBERS
-from bootplane.dataplane.fill import FillStats
+from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.metrics import (
     CACHE_COUNTERS,
     CACHE_GAUGES,
