@@ -24,12 +24,11 @@ from typing import Protocol
 from bootplane.core.blob import Blob
 from bootplane.core.status import CoreError, Truncated
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
+from bootplane.dataplane.segments import PRESENT, SEGMENT_CHUNKS
 
-SEGMENT_CHUNKS = 4  # segments.pxd
 MEANT = 2  # chunks: a reader names the first that its datagrams touch, which are 64 KiB at most
 UNFOUNDED = 3  # times a chunk that is right may be called damaged
 REMEMBERED = 256
-PRESENT = b"\2"
 
 log = logging.getLogger("bootplane.damage")
 
@@ -54,7 +53,7 @@ class Examiner:
         reader may try again. Raises OSError when a damaged one cannot be removed."""
         damaged = False
         for at in range(chunk, min(chunk + MEANT, chunk_count(blob.size))):
-            if blob.states(at, 1) == PRESENT and (found := _look(blob, at)) is not None:
+            if blob.states(at, 1)[0] == PRESENT and (found := _look(blob, at)) is not None:
                 damaged = True
                 self._remove(blob, at, *found)
         key = blob.sha256, chunk

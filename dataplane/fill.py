@@ -36,6 +36,7 @@ from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.look import Looked, Looker
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.refusals import Refusal, Refusals
+from bootplane.dataplane.segments import ABSENT, HERE
 from bootplane.dataplane.sources import Source, Sources
 from bootplane.dataplane.storing import PATIENCE_S, DiskHealth, Storer
 from bootplane.dataplane.upstream import BlobMissing, Body, Upstream, UpstreamError
@@ -53,8 +54,7 @@ IDLE_S = 0.5  # between looks at the graveyard
 STOP_S = 2.0  # a thread in a stalled read is left behind: it is a daemon and touches nothing that is freed
 
 # chunk_state_t -> must it be fetched? ABSENT yes, FILLING, PRESENT and CLOSED no, UNCHECKED not before it was checked
-_MUST_FETCH = bytes(state == 0 for state in range(256))
-HERE = (b"\2", b"\4")  # PRESENT, CLOSED
+_MUST_FETCH = bytes(state == ABSENT for state in range(256))
 
 log = logging.getLogger("bootplane.fill")
 
@@ -246,7 +246,7 @@ class Filler:
         finally:
             with self._work:
                 awaited = self._rechecks.done(blob, chunk)
-                is_present = looked is Looked.SHORT or blob.states(chunk, 1) in HERE  # else the reader asks again
+                is_present = looked is Looked.SHORT or blob.states(chunk, 1)[0] in HERE  # else the reader asks again
                 if awaited and not is_present:
                     self._blobs[blob.id] = blob
                     self._plan.miss(blob.id, chunk_count(blob.size), chunk, time.monotonic())

@@ -30,8 +30,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-SEGMENT = 4  # chunks, segments.pxd
-FIRST_WINDOW = SEGMENT  # it is charged whole anyway
+from bootplane.dataplane.segments import SEGMENT_CHUNKS
+
+FIRST_WINDOW = SEGMENT_CHUNKS  # it is charged whole anyway
 OVERLAP = 2  # a stream's next run starts while this many chunks are still on their way: no round trip between runs
 MAX_STREAMS = 64  # places of one blob remembered; the one used least recently goes
 SHORT_RUN = 2  # chunks of a run while somebody else waits
@@ -109,7 +110,9 @@ class Planner:
         """Of readers seen lately, who may be further now: (blob, first chunk of the segment after theirs, horizon)."""
         while self._moving and now - (stream := next(iter(self._moving))).seen_at > LOOK_S:
             del self._moving[stream]
-        found = ((blob, (s.position // SEGMENT + 1) * SEGMENT, s.horizon) for s, blob in self._moving.items())
+        found = (
+            (blob, (s.position // SEGMENT_CHUNKS + 1) * SEGMENT_CHUNKS, s.horizon) for s, blob in self._moving.items()
+        )
         return [(blob, first, horizon) for blob, first, horizon in found if first < horizon]
 
     def next(self, absent: Absent, ready: Ready) -> Run | None:

@@ -19,12 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from bootplane.dataplane.catalogue import CHUNK_BYTES
+from bootplane.dataplane.segments import SEGMENT_BYTES
 from bootplane.dataplane.store import sync_directory
 from bootplane.dataplane.units import rate, size
 
 FILE = "limits.json"  # in the rack's data directory
-SEGMENT_BYTES = 4 * CHUNK_BYTES  # core/segments.pxd
 MIN_UPSTREAM_BYTES_S = 10**6 // 8  # a chunk takes 8.4 s then, and a machine waits for 20
 _MAX = (1 << 63) - 1
 

@@ -28,6 +28,7 @@ from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.openfiles import mappings_allowed, open_segments, raise_file_limit
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
+from bootplane.dataplane.segments import SEGMENT_BYTES
 from bootplane.dataplane.units import parse_rate, parse_size
 
 DEFAULT_HTTP = ":5248"
@@ -37,7 +38,6 @@ SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
 
-SEGMENT_BYTES = 4 << 20  # segments.pxd
 
 log = logging.getLogger("bootplane.rack")
 

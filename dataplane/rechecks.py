@@ -16,14 +16,9 @@ from __future__ import annotations
 from collections import deque
 
 from bootplane.core.blob import Blob
+from bootplane.dataplane.segments import CLOSED, SEGMENT_CHUNKS, UNCHECKED
 
 AHEAD = 3  # chunks after the one that was asked for
-
-SEGMENT_CHUNKS = 4  # of one file, which is opened for all of them
-
-# chunk_state_t of what is not PRESENT until a thread has looked at it
-UNCHECKED = 3
-CLOSED = 4
 
 
 class Rechecks:

@@ -35,12 +35,11 @@ from bootplane.core.idle_io import make_idle
 from bootplane.core.status import CoreError
 from bootplane.dataplane.background import Job
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_length
+from bootplane.dataplane.segments import HERE, SEGMENT_CHUNKS
 
 PASS_S = 24 * 3600.0
 MAX_BYTES_S = 64 << 20
 NOTHING_S = 60.0  # before an empty cache is looked at again
-SEGMENT_CHUNKS = 4
-HERE = b"\2\4"  # chunk_state_t: PRESENT, CLOSED
 
 log = logging.getLogger("bootplane.scrub")
 
