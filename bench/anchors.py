@@ -1,4 +1,4 @@
-"""The servers that bootplane is measured against: Debian's nginx, varnish, tftpd-hpa and dnsmasq, with plain settings.
+"""What bootplane is measured against: Debian's nginx, varnish, tftpd-hpa, dnsmasq and atftpd, with plain settings.
 
 Found on PATH, else downloaded by apt and unpacked into ``.cache/anchors`` (no install, no service started, no root).
 One that cannot be had is named and left out of the table; its ratios are then missing, not invented.
@@ -18,6 +18,7 @@ PACKAGES = {
     "in.tftpd": ("tftpd-hpa", "libwrap0"),
     "dnsmasq": ("dnsmasq-base", "libnetfilter-conntrack3", "libnfnetlink0", "libnftables1", "libnftnl11", "libmnl0",
                 "libjansson4", "libdbus-1-3", "libhogweed6", "libnettle8", "libgmp10", "libidn2-0", "libxtables12"),
+    "atftpd": ("atftpd", "libwrap0", "libpcre3"),
     "varnishd": ("varnish", "libvarnishapi3", "libjemalloc2"),
 }  # fmt: skip
 _FOLDERS = ("usr/sbin", "usr/bin")
@@ -67,7 +68,7 @@ def _fetch(name: str, tree: Path) -> str:
 
 
 def _version(name: str, path: str, env: dict[str, str]) -> str:
-    flag = {"nginx": "-v", "in.tftpd": "-V", "dnsmasq": "--version", "varnishd": "-V"}[name]
+    flag = {"nginx": "-v", "in.tftpd": "-V", "dnsmasq": "--version", "varnishd": "-V", "atftpd": "--version"}[name]
     result = subprocess.run([path, flag], env=env, capture_output=True, text=True, timeout=20)
     text = (result.stdout or result.stderr).strip()
     if result.returncode:
@@ -85,16 +86,18 @@ def nginx_config(root: Path, port: int, work: Path) -> Path:
 
 
 def nginx_cache_config(origin: str, port: int, work: Path, slice_size: str = "4m") -> Path:
-    """One worker that caches what *origin* (H:P) has, each slice fetched once however many wait. Returns the file."""
+    """One worker that caches what *origin* (H:P) has, each slice fetched once however many wait; "": whole files, each
+    of them one file of its cache. Returns the file."""
+    sliced = f"slice {slice_size}; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;"
     return _nginx_config(
         work,
-        f"""  open_file_cache max=10000;
+        f"""  keepalive_requests 100000000; keepalive_timeout 65; open_file_cache max=10000;
   proxy_cache_path {work}/cache levels=1:2 keys_zone=herd:10m max_size=8g inactive=1h use_temp_path=off;
   upstream origin {{ server {origin}; keepalive 4; }}
   server {{
     listen 127.0.0.1:{port};
     location / {{
-      slice {slice_size}; proxy_set_header Range $slice_range; proxy_cache_key $uri$slice_range;
+      {sliced if slice_size else "proxy_cache_key $uri;"}
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_cache herd; proxy_cache_valid 200 206 1h; proxy_cache_lock on; proxy_cache_lock_timeout 10m;
       proxy_cache_lock_age 10m;

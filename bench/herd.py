@@ -20,7 +20,6 @@ with 16 MiB its first byte is later. varnish: malloc storage with room for it, s
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import select
@@ -36,12 +35,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import anchors
+from bench import anchors, racks
 from bench.content import folder
 from bench.link import HERE, THERE, Link, NoLink, link
-from bench.meter import Server
+from bench.meter import LOAD_CPU, SERVER_CPU, Server
 from bench.ratio import Comparison, compare, table, write
-from bench.wire import LOAD_CPU, SERVER_CPU, free_port
+from bench.wire import free_port
 from bootplane.core import http_fetch, http_load
 from bootplane.core.client import LoadResult
 from tests.fakes.region import FakeRegion
@@ -134,19 +133,8 @@ class Memory:
 
 @contextmanager
 def rack(origin: Origin, region: FakeRegion, work: Path) -> Iterator[tuple[Server, int, str]]:
-    token = work / "token"
-    token.write_text(region.token.line() + "\n")
-    argv = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(work / "data"), "--region", region.url]
-    argv += ["--token-file", str(token), "--http", "127.0.0.1:0", "--tftp", "127.0.0.1:0"]
-    with Server("bootplane", argv, cpu=SERVER_CPU) as server:
-        out = server.process.stdout
-        if out is None or not select.select([out], [], [], READY_S)[0]:
-            raise SystemExit("bench: the rack did not come up")
-        words = out.readline().decode().split()
-        if not words or words[0] != "ready":
-            raise SystemExit("bench: the rack did not come up")
-        ready = dict(word.split("=", 1) for word in words[1:])
-        yield server, int(ready["http"].rpartition(":")[2]), f"/{NAME}"
+    with racks.rack(region, work) as running:
+        yield running.server, running.http, f"/{NAME}"
 
 
 @contextmanager
@@ -214,16 +202,6 @@ def lone_s(origin: Origin) -> float:
     """Seconds of one client over the bare link."""
     fetch = http_fetch.fetch(THERE, origin.port, f"/blob/{origin.sha256}", timeout_s=600, source=HERE, verify=False)
     return fetch.seconds
-
-
-class PacedRegion(FakeRegion):
-    """Tells racks that its files are at the origin."""
-
-    origin_at = ""
-
-    @property
-    def bulk(self) -> str:
-        return self.origin_at
 
 
 def absolutes(rate: int, lone: list[float], samples: Mapping[str, list[Sample]]) -> str:
@@ -305,12 +283,8 @@ def verdicts(rate: int, ours: list[Sample]) -> list[str]:
 
 @contextmanager
 def origin_at(far: Link, root: Path, sha256: str, size: int) -> Iterator[Origin]:
-    argv = [*far.run_there, sys.executable, "-m", "bench.serve", str(root), "--host", THERE]
-    with Server("origin", argv, cpu=LOAD_CPU) as server:
-        out = server.process.stdout
-        if out is None or not select.select([out], [], [], READY_S)[0]:
-            raise SystemExit("bench: the origin did not come up")
-        yield Origin(server, int(out.readline().split()[1]), sha256, size)
+    with racks.source(root, cpu=LOAD_CPU, run=far.run_there, host=THERE) as (server, port):
+        yield Origin(server, port, sha256, size)
 
 
 def measure(rates: list[int], size: int, rounds: int, clients: int, runners: list[str]) -> int:
@@ -319,14 +293,14 @@ def measure(rates: list[int], size: int, rounds: int, clients: int, runners: lis
     notes: list[str] = []
     with ExitStack() as stack:
         far = stack.enter_context(link())
-        root = stack.enter_context(folder({"squashfs": size}))
+        root = stack.enter_context(folder({NAME: size}))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bootplane-bench-")))
         work.chmod(0o755)
-        data = (root / "squashfs").read_bytes()
-        sha256 = hashlib.sha256(data).hexdigest()
-        origin = stack.enter_context(origin_at(far, root, sha256, size))
-        region = stack.enter_context(PacedRegion({NAME: data}))
-        region.origin_at = f"{THERE}:{origin.port}"
+        file = racks.digest_of(root, NAME)
+        origin = stack.enter_context(origin_at(far, root, file.sha256, size))
+        region = stack.enter_context(racks.Region())
+        region.sign([file])
+        region.bulk_at = f"{THERE}:{origin.port}"
         os.sched_setaffinity(0, {LOAD_CPU})
         for rate in rates:
             far.set_rate(rate * 1_000_000)
@@ -369,8 +343,7 @@ def main() -> int:
     parser.add_argument("--mbit", type=int, nargs="+", default=list(RATES_MBIT), help="rates; default: 250 1000")
     parser.add_argument("--only", nargs="+", choices=RUNNERS, default=list(RUNNERS), help="bootplane is always there")
     options = parser.parse_args()
-    if len(os.sched_getaffinity(0)) < 2:
-        raise SystemExit("bench: expected 2 CPUs, one for the server and one for the load")
+    racks.cpus()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is started ends with its context
     runners = [name for name in RUNNERS if name == "bootplane" or name in options.only]
     try:

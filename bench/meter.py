@@ -14,6 +14,8 @@ import subprocess
 import time
 from pathlib import Path
 
+SERVER_CPU, LOAD_CPU = 0, 1
+
 _ROOT = Path("/sys/fs/cgroup")
 _TICK = os.sysconf("SC_CLK_TCK")
 

@@ -1,4 +1,5 @@
-"""Interleaved rounds of two contestants -> the ratio of ours to the baseline, with its spread.
+"""Interleaved rounds of two contestants -> the ratio of ours to the baseline, with its spread; and figures that need no
+baseline, because they are counted.
 
 A figure alone says as much about the machine and its other users as about the code; a ratio of the same work, done in
 turns within one run, says what changed. So every sample has its partner beside it, a pair's order alternates, the
@@ -16,17 +17,26 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 5  # fewer pairs give a median that one disturbed round can move
 
 
+class Goal(NamedTuple):
+    """What a figure is to reach, and what it would be good to reach. docs/design.md, section 9 has them."""
+
+    goal: float | None = None
+    stretch: float | None = None
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of ours over the baseline's, from pairs measured side by side."""
+    """One figure of ours over the baseline's, from pairs measured side by side; or, with ``baseline`` "", a figure of
+    ours alone, whose samples are the "ratios"."""
 
     what: str
     baseline: str  # who the baseline is
@@ -38,11 +48,28 @@ class Comparison:
     pairs: int
     goal: float | None = None  # of the ratio
     more_is_better: bool = False
+    stretch: float | None = None  # of the ratio, where the goal is not the end of it
+    unit: str = ""  # of a figure without baseline
+    samples: tuple[float, ...] = ()  # the pairs' ratios, in the order in which they were measured
+
+    @property
+    def key(self) -> str:
+        """What the line is found by in another run's result."""
+        return f"{self.what} / {self.baseline}" if self.baseline else self.what
 
     @property
     def reached(self) -> bool | None:
         """Whether the goal is reached; None when there is none."""
         return None if self.goal is None else self.within(1.0)
+
+    @property
+    def verdict(self) -> str:
+        """``reached``, ``stretch`` when that is reached, too, ``MISSED``, or nothing without a goal."""
+        if self.goal is None:
+            return ""
+        if self.stretch is not None and replace(self, goal=self.stretch).within(1.0):
+            return "stretch"
+        return "reached" if self.reached else "MISSED"
 
     def within(self, factor: float) -> bool:
         """Whether the ratio misses its goal by no more than *factor*: 2 is what may fail a build."""
@@ -52,7 +79,9 @@ class Comparison:
 
     def __str__(self) -> str:
         goal = "" if self.goal is None else f", goal {'>=' if self.more_is_better else '<='} {self.goal:g}"
-        spread = f"{self.ratio:.2f} [{self.least:.2f}-{self.largest:.2f}]"
+        spread = f"{_number(self.ratio)} [{_number(self.least)}-{_number(self.largest)}]"
+        if not self.baseline:
+            return f"{self.what}: {spread} {self.unit}, {self.pairs} samples{goal}"
         return f"{self.what}: {spread} x {self.baseline}, {self.pairs} pairs{goal}"
 
 
@@ -61,7 +90,7 @@ def compare(
     baseline: str,
     pairs: Sequence[tuple[float, float]],
     *,
-    goal: float | None = None,
+    goal: float | Goal | None = None,
     more_is_better: bool = False,
 ) -> Comparison:
     """*pairs* of (ours, the baseline's), all above 0. Raises ValueError when there are none."""
@@ -77,9 +106,37 @@ def compare(
         least=min(ratios),
         largest=max(ratios),
         pairs=len(pairs),
-        goal=goal,
         more_is_better=more_is_better,
+        samples=tuple(ratios),
+        **_aims(goal),
     )
+
+
+def figure(
+    what: str, values: Sequence[float], unit: str, *, goal: float | Goal | None = None, more_is_better: bool = False
+) -> Comparison:
+    """*values* of ours that are compared with nobody's: counts, and times that a person would notice."""
+    if not values:
+        raise ValueError(f"{what}: expected figures, got none")
+    median = statistics.median(values)
+    return Comparison(
+        what=what,
+        baseline="",
+        ours=median,
+        theirs=0.0,
+        ratio=median,
+        least=min(values),
+        largest=max(values),
+        pairs=len(values),
+        more_is_better=more_is_better,
+        unit=unit,
+        samples=tuple(values),
+        **_aims(goal),
+    )
+
+
+def _aims(goal: float | Goal | None) -> dict[str, float | None]:
+    return (goal if isinstance(goal, Goal) else Goal(goal))._asdict()
 
 
 def interleave(
@@ -115,28 +172,30 @@ def process_cpu_s(work: Callable[[], object], who: int = resource.RUSAGE_SELF) -
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def table(comparisons: Iterable[Comparison]) -> str:
     """The comparisons as aligned text, one line each."""
-    rows = [("what", "baseline", "ours", "theirs", "ratio", "spread", "pairs", "goal", "")]
+    rows = [("what", "baseline", "ours", "theirs", "ratio", "spread", "pairs", "goal", "stretch", "")]
     for c in comparisons:
+        sign = ">=" if c.more_is_better else "<="
         rows.append(
             (
                 c.what,
                 c.baseline,
-                _number(c.ours),
-                _number(c.theirs),
-                f"{c.ratio:.2f}",
-                f"{c.least:.2f}-{c.largest:.2f}",
+                f"{_number(c.ours)} {c.unit}".rstrip(),
+                _number(c.theirs) if c.baseline else "",
+                f"{c.ratio:.2f}" if c.baseline else "",
+                f"{_number(c.least)}-{_number(c.largest)}",
                 str(c.pairs),
-                "" if c.goal is None else f"{'>=' if c.more_is_better else '<='} {c.goal:g}",
-                {None: "", True: "reached", False: "MISSED"}[c.reached],
+                "" if c.goal is None else f"{sign} {c.goal:g}",
+                "" if c.stretch is None else f"{c.stretch:g}",
+                c.verdict,
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    left = {0, 1, 8}
+    left = {0, 1, 9}
     return "\n".join(
         "  ".join(
             cell.ljust(width) if column in left else cell.rjust(width)

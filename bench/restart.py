@@ -32,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.racks import command
 from bootplane.control.supervisor import STOP_S
 from bootplane.core.lru import Cache
 from bootplane.dataplane import catalogue, kept
@@ -150,9 +151,9 @@ class Rack:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.place: tuple[str, int] = probe.getsockname()
         self.log = disk.data.parent / "log"
-        self.command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(disk.data)]
-        self.command += ["--region", disk.region.url, "--token-file", str(disk.token), "--tftp", ""]
-        self.command += ["--http", f"{self.place[0]}:{self.place[1]}", "--cache-size", str(disk.limit), *options]
+        place = f"{self.place[0]}:{self.place[1]}"
+        options = ("--cache-size", str(disk.limit), *options)
+        self.command = command(disk.data, disk.region.url, disk.token, *options, http=place, tftp="")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> float:

@@ -1,8 +1,8 @@
-"""The server under test: reactors with the rack's defaults over a folder of files, and nothing else in the process.
+"""A source at C speed: reactors with a rack's defaults over a folder of files, and nothing else in the process. What
+racks and nginx fill from; what is measured is a whole rack (bench/racks.py).
 
-A rack that holds these files serves them by the same code from the same structures; what it does besides (catalogue,
-fills, metrics) runs on other threads and not per request. ``python -m bench.serve ROOT`` prints ``ready HTTP TFTP``.
-Each file is there by its digest as well (``/blob/<sha256>``), so that this is also what a rack fills from. At SIGUSR1
+``python -m bench.serve ROOT`` prints ``ready HTTP TFTP``. Each file is there by its path under ROOT, and by its digest
+(``/blob/<sha256>``) as racks ask for it; one that is named by 64 hex digits is taken by its name for that. At SIGUSR1
 its counters are printed, one line of JSON.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import signal
 import socket
 import sys
@@ -30,10 +31,13 @@ def main() -> int:
     parser.add_argument("--pace", type=int, metavar="BYTES_S", help="each connection sends at most this much a second")
     options = parser.parse_args()
     names = {}
-    for path in sorted(options.root.iterdir()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        names[path.name] = names[f"blob/{digest}"] = Blob.open_file(str(path), digest, path.stat().st_size)
+    for path in sorted(path for path in options.root.rglob("*") if path.is_file()):
+        digest = path.name
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        blob = Blob.open_file(str(path), digest, path.stat().st_size)
+        names[str(path.relative_to(options.root))] = names[f"blob/{digest}"] = blob
     listener = socket.create_server((options.host, 0), backlog=4096)
     listener.setblocking(False)
     if options.pace:

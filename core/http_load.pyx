@@ -55,7 +55,7 @@ cdef struct load_t:
     int64_t timeout_ns
     int64_t look_ns              # next look for stalled connections
     uint64_t verify_every
-    uint8_t promised[32]
+    const uint8_t* promised      # borrowed: 32 bytes; with ranges 32 for each
     const char* head             # borrowed: request head; without the empty line when there are ranges
     size_t head_size
     int64_t range_bytes          # 0: whole files
@@ -77,6 +77,7 @@ cdef int slot_result(load_t* l, slot_t* s, int status, int64_t now) noexcept nog
     cdef uint8_t digest[32]
     cdef char hexed[65]
     cdef int expected = 206 if l.range_bytes else 200
+    cdef int64_t which = 32 * (c.ask_first // l.range_bytes) if l.range_bytes else 0
     cdef int i
     l.bytes += c.received
     if status == ST_OK and c.reply.status != expected:
@@ -86,7 +87,7 @@ cdef int slot_result(load_t* l, slot_t* s, int status, int64_t now) noexcept nog
         status = body_digest(&c.body, digest)
         if status != ST_OK:
             return status
-        if memcmp(digest, l.promised, 32) != 0:
+        if memcmp(digest, l.promised + which, 32) != 0:
             for i in range(32):
                 snprintf(hexed + 2 * i, 3, b"%02x", digest[i])
             trouble_set(&c.trouble, HX_DIGEST, 0, -1, 0)
@@ -212,6 +213,12 @@ cdef int load_run(load_t* l) noexcept nogil:
     return ST_OK
 
 
+cdef str sha256_of(http_client_t* c, str sha256, range_bytes):
+    """What the body of *c* was to have, of the digests given."""
+    at = 64 * (c.ask_first // range_bytes) if range_bytes else 0
+    return sha256[at:at + 64].lower()
+
+
 def load(
     str host not None, int port, str path not None, *, int connections, requests=0, seconds=0.0, discard=True,
     verify_every=0, str sha256 not None="", range_bytes=0, range_span=0, keep_alive=True, timeout_s=60.0,
@@ -222,7 +229,7 @@ def load(
     Ends after *requests* in all, or after *seconds* (requests then under way are cut, their bytes count); with neither
     each connection makes one. *verify_every* N hashes each Nth body and compares it with *sha256*; the others are
     dropped in the kernel, or copied and dropped without *discard*. *range_bytes* asks for one range of that size after
-    another, of a file of *range_span* bytes. *timeout_s* is how long a connection may stand still.
+    another, of a file of *range_span* bytes; *sha256* is then the digest of each range, one behind the other. *timeout_s* is how long a connection may stand still.
 
     A failed request is counted and its connection made anew; after three failures in a row its place stays empty.
     Raises OSError for what fails here (no descriptors), never for what the server did.
@@ -237,13 +244,12 @@ def load(
     if connections < 1 or requests < 0 or seconds < 0 or verify_every < 0 or not 0 < timeout_s < 1e9:
         raise ValueError("expected connections >= 1, requests, seconds and verify_every >= 0 and timeout_s > 0, got "
                          f"{connections}, {requests}, {seconds}, {verify_every} and {timeout_s}")
-    if range_bytes < 0 or (range_bytes > 0) != (range_span > 0) or (range_bytes and verify_every):
-        raise ValueError("expected range_bytes and range_span together and without verify_every, got "
-                         f"{range_bytes}, {range_span} and {verify_every}")
+    if range_bytes < 0 or range_span < 0 or (range_bytes > 0) != (range_span > 0):
+        raise ValueError(f"expected range_bytes and range_span together, got {range_bytes} and {range_span}")
     promised = bytes.fromhex(sha256)
-    if len(promised) != (32 if verify_every else 0):
-        raise ValueError(f"sha256: expected {64 if verify_every else 0} hex digits with verify_every="
-                         f"{verify_every}, got {len(sha256)}")
+    digests = ((range_span + range_bytes - 1) // range_bytes if range_bytes else 1) if verify_every else 0
+    if len(promised) != 32 * digests:
+        raise ValueError(f"sha256: expected {64 * digests} hex digits with verify_every={verify_every}, got {len(sha256)}")
     what = f"GET http://{authority(host, port)}{path}"
     head = http_request_head("GET", host, port, path, {} if keep_alive else {"Connection": "close"})
     if not range_bytes:
@@ -261,7 +267,7 @@ def load(
         l.most = requests if requests or seconds else connections
         l.timeout_ns = <int64_t>(timeout_s * 1e9)
         l.verify_every = verify_every
-        memcpy(l.promised, <const char*>promised, len(promised))
+        l.promised = <const uint8_t*><const char*>promised
         l.head = head
         l.head_size = len(head)
         l.range_bytes = range_bytes
@@ -306,7 +312,7 @@ def load(
                 l.bytes += l.slots[i].client.received
         return LoadResult(l.done, l.bytes, l.errors, (ended - began) * 1e-9, (thread_cpu_ns() - cpu) * 1e-9,
                           histogram_quantile(&l.times, 0.5), histogram_quantile(&l.times, 0.99), l.verified,
-                          http_sentence(&l.failed, what, sha256.lower()) if l.errors else "",
+                          http_sentence(&l.failed, what, sha256_of(&l.failed, sha256, range_bytes)) if l.errors else "",
                           histogram_quantile(&l.firsts, 0.5), histogram_quantile(&l.firsts, 1.0))
     finally:
         if l.slots is not NULL:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.ratio import compare, interleave, process_cpu_s, table, thread_cpu_s, write
+from bench.ratio import Goal, compare, figure, interleave, process_cpu_s, table, thread_cpu_s, write
 
 
 def test_the_ratio_is_the_median_of_the_pairs_with_least_and_largest() -> None:
@@ -61,14 +61,16 @@ def test_without_a_goal_nothing_is_missed() -> None:
 def test_the_table_is_aligned_and_says_what_is_missed() -> None:
     lines = table(
         [
-            compare("HTTP: CPU/GB", "nginx", [(0.1, 0.2)], goal=0.95),
+            compare("HTTP: CPU/GB", "nginx", [(0.1, 0.2)], goal=Goal(0.95, 0.6)),
             compare("rate", "tftpd-hpa", [(123456, 100000)], goal=5, more_is_better=True),
+            figure("calls", [2.1], "each", goal=2.1),
         ]
     ).splitlines()
     assert lines == [
-        "what          baseline      ours   theirs  ratio     spread  pairs     goal",
-        "HTTP: CPU/GB  nginx          0.1      0.2   0.50  0.50-0.50      1  <= 0.95  reached",
-        "rate          tftpd-hpa  123,456  100,000   1.23  1.23-1.23      1     >= 5  MISSED",
+        "what          baseline       ours   theirs  ratio     spread  pairs     goal  stretch",
+        "HTTP: CPU/GB  nginx           0.1      0.2   0.50    0.5-0.5      1  <= 0.95      0.6  stretch",
+        "rate          tftpd-hpa   123,456  100,000   1.23  1.23-1.23      1     >= 5           MISSED",
+        "calls                    2.1 each                    2.1-2.1      1   <= 2.1           reached",
     ]
 
 

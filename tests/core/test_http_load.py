@@ -518,6 +518,18 @@ def test_ranges_walk_through_the_file(server: Server) -> None:
     ]
 
 
+def test_each_nth_range_is_verified_against_the_digest_of_that_range(server: Server) -> None:
+    parts = [sha(FILE[at : at + 1048576]) for at in range(0, len(FILE), 1048576)]
+    ask = {"connections": 1, "requests": 8, "range_bytes": 1048576, "range_span": len(FILE)}
+    got = load(HOST, server.server_port, "/squashfs", **ask, verify_every=1, sha256="".join(parts))  # type: ignore[arg-type]
+    assert (got.requests, got.verified, got.errors) == (8, 8, 0)
+
+    wrong = [*parts[:3], sha(b"other")]
+    got = load(HOST, server.server_port, "/squashfs", **ask, verify_every=2, sha256="".join(wrong))  # type: ignore[arg-type]
+    assert (got.requests, got.verified, got.errors) == (6, 2, 2)
+    assert got.first_error.endswith(f"sha256 differs: expected {sha(b'other')}, got {parts[3]}")
+
+
 def test_a_wrong_status_is_an_error(server: Server) -> None:
     got = load(HOST, server.server_port, "/nobody", connections=1, requests=2)
     assert (got.requests, got.errors) == (0, 2)

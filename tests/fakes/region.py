@@ -151,6 +151,10 @@ class FakeRegion:
             self.signature = self.key.sign_catalogue(self.body)
             self.changed.notify_all()
 
+    def chunk_list(self, sha256: str) -> bytes | None:
+        data = self.blobs.get(sha256)
+        return None if data is None else chunks_of(data)
+
     # -- life
 
     def __enter__(self) -> FakeRegion:
@@ -248,13 +252,13 @@ class _Api(_Handler):
             self.catalogue()
         elif parts.path.startswith("/rack/v1/chunks/"):
             sha256 = parts.path.rpartition("/")[2]
-            data = None if sha256 in region.without_list else region.blobs.get(sha256)
+            digests = None if sha256 in region.without_list else region.chunk_list(sha256)
             if region.list_status is not None:
                 self.answer(region.list_status, b"as told")
-            elif data is None:
+            elif digests is None:
                 self.answer(404)
             else:
-                self.answer(200, chunks_of(data)[:: -1 if sha256 in region.wrong_list else 1])
+                self.answer(200, digests[:: -1 if sha256 in region.wrong_list else 1])
         elif parts.path == "/rack/v1/boot":
             self.boot({name: values[0] for name, values in parse_qs(parts.query).items()})
         else:
