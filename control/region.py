@@ -23,6 +23,7 @@ import uvloop
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError, StartError
 from bootplane.dataplane import logs
+from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.openfiles import raise_file_limit
 
 GRACE_S = 5  # for requests under way once the process is told to end
@@ -39,10 +40,11 @@ def main(
 ) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status. None leaves an option to environment, file and default."""
     logs.install()
+    manager = Manager()
     raise_file_limit()  # every blob the bulk port serves is a descriptor
     try:
         settings = config.load(data, listen=listen, bulk=bulk, database=database)
-        return _serve(settings, ready_fd)
+        return _serve(settings, ready_fd, manager)
     except BootplaneError as error:
         print(f"bootplane region: {error}", file=sys.stderr)
     except OSError as error:
@@ -51,7 +53,7 @@ def main(
     return 1
 
 
-def _serve(settings: config.Settings, ready_fd: int | None) -> int:
+def _serve(settings: config.Settings, ready_fd: int | None, manager: Manager) -> int:
     listener = _listen(settings.listen)
     try:
         from bootplane.control.app import Region  # after the port is ours: it imports for a second
@@ -73,6 +75,7 @@ def _serve(settings: config.Settings, ready_fd: int | None) -> int:
             ),
             region,
             ready_fd,
+            manager,
         )
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again when it has ended
             uvloop.run(server.serve(sockets=[listener]))
@@ -91,11 +94,12 @@ def _serve(settings: config.Settings, ready_fd: int | None) -> int:
 class _Server(uvicorn.Server):
     """Says when it is ready, and ends long polls and event streams before it waits for connections."""
 
-    def __init__(self, settings: uvicorn.Config, region: Any, ready_fd: int | None) -> None:
+    def __init__(self, settings: uvicorn.Config, region: Any, ready_fd: int | None, manager: Manager) -> None:
         super().__init__(settings)
         self.was_ready = False
         self._region = region
         self._ready_fd = ready_fd
+        self._manager = manager
         self._run_json = region.settings.data / datadir.RUN_JSON
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -114,8 +118,10 @@ class _Server(uvicorn.Server):
         else:
             datadir.write_json(self._run_json, {"pid": os.getpid(), **where})
             print(line, flush=True)
+        self._manager.ready(f"serves at {self._region.listen}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._manager.stopping("finishes what runs")
         self._region.end_waits()
         await super().shutdown(sockets)
         if self._ready_fd is None:

@@ -30,8 +30,10 @@ from typing import Any
 
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError, StartError
+from bootplane.dataplane.notify import Manager
 
 READY_S = 60.0
+DRAIN_S = 10.0  # for what machines fetch; who must not wait for that either tells us twice
 STOP_S = 20.0  # a child's own grace is shorter
 BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 HEALTHY_S = 60.0  # a child that lived this long begins again at the first pause
@@ -177,6 +179,7 @@ class Supervisor:
         self._region = Child("region", self._region_command)
         self._rack = Child("rack", self._rack_command)
         self._token_file = settings.data / datadir.RACK_TOKEN
+        self._manager = Manager()  # before any child could take its variables for its own
 
     def run(self) -> None:
         """Start both, say so, watch. Returns when told to end; raises StartError when one cannot start at all."""
@@ -188,12 +191,14 @@ class Supervisor:
             self._where |= self._rack.start()
             self._write_run_json()
             print(" ".join(["ready", *(f"{key}={value}" for key, value in self._where.items())]), flush=True)
+            self._manager.ready(f"serves machines over HTTP at {self._where['http']}")
             self._watch()
         except Stop:
             pass
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_IGN)
+                signal.signal(number, lambda *_: self._rack.terminate())  # once more: it finishes nothing then
+            self._manager.stopping("finishes what machines fetch")
             self._end()
 
     def _watch(self) -> None:
@@ -242,7 +247,7 @@ class Supervisor:
         command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(self._settings.data / "rack")]
         command += ["--region", f"http://{_reachable(self._where['region'])}", "--token-file", str(self._token_file)]
         command += ["--http", self._where["http"], "--tftp", self._where["tftp"]]
-        command += ["--cache-size", f"{self._settings.cache_bytes}B"]
+        command += ["--cache-size", f"{self._settings.cache_bytes}B", "--drain-limit", str(DRAIN_S)]
         return command + (["--shared-store", str(self._settings.data)] if self._settings.share else [])
 
     def _issue_token(self) -> None:

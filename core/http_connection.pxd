@@ -13,6 +13,8 @@ cdef struct http_options_t:
     int64_t send_timeout_ns          # no progress while we owe bytes
     uint32_t turn_bytes              # most a connection sends before others get their turn
     uint32_t control                 # 1: hand over /MAAS/, /api/, /metrics, other methods; 0: 404 and 405 (bulk port)
+    uint32_t hold                    # 1: nobody is let in before loop.opened: without names all we have is a 503
+    uint32_t inherited               # 1: others have the listening sockets, too: reactors, and whoever started us
 
 cdef enum:
     INPUT_BYTES = 131072             # of loop.scratch: an adopted connection may bring more than one head

@@ -280,7 +280,7 @@ cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil:
 
 
 cdef int answered(exchange_t* x, scene_t* scene) noexcept nogil:
-    cdef bint keep = x.flags & EXCHANGE_KEEP and not scene.draining
+    cdef bint keep = (x.flags & EXCHANGE_KEEP) != 0      # draining or not: what was promised may have been used
     cdef bint is_cut = x.flags & EXCHANGE_GRUB and x.status >= 400
     exchange_record(x, scene, OUTCOME_REFUSED if x.status >= 400 else OUTCOME_COMPLETE)
     let_go(x, scene)

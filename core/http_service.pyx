@@ -5,6 +5,10 @@ events. So nothing is freed while events for it may still be delivered, and the 
 then requests and small answers, then one bounded round of turns of large bodies, then deadlines. A fast reader of a
 large file costs the others one turn.
 
+A listening socket of our own is ours to shut down when we drain. An inherited one is not, and several reactors may
+listen on it: the kernel then wakes one of them for a connection (EPOLLEXCLUSIVE), always the first in the line that has
+nothing to do, so whoever has accepted goes to the end of the line.
+
 Leaves to others: what a connection says (http_exchange), what it does on its socket (http_steps).
 """
 
@@ -21,9 +25,9 @@ from bootplane.core.http_connection cimport (
 from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP,
-    IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
-    sockaddr, sockaddr_storage, socklen_t,
+    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
+    shutdown, sockaddr, sockaddr_storage, socklen_t,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
@@ -113,18 +117,28 @@ cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, 
             enqueue(http, c, QUEUE_HOT)
 
 
+cdef int listen_on(http_t* http, listener_t* listener) noexcept nogil:
+    return loop_add(http.loop, listener.fd, &listener.handler,
+                    EPOLLIN | EPOLLET | (EPOLLEXCLUSIVE if http.options.inherited else 0))
+
+
 cdef void accept_all(http_t* http, listener_t* listener) noexcept nogil:
     cdef sockaddr_storage peer
     cdef socklen_t n
     cdef int fd
+    cdef bint accepted = False
     while True:
         n = sizeof(peer)
         fd = accept4(listener.fd, <sockaddr*>&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
+            accepted = True
             count(http.loop.counters, C_HTTP_CONNECTIONS)
             admit(http, fd, &peer, NULL, 0)
         elif errno == EAGAIN:
             listener.pending = 0
+            if accepted and http.options.inherited:
+                loop_remove(http.loop, listener.fd)      # to the end of the line; what came meanwhile is told at once
+                listen_on(http, listener)
             return
         elif errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
             http.accept_again_ns = http.loop.now_ns + ACCEPT_AGAIN_NS    # they stay in the backlog; no edge will come
@@ -158,6 +172,8 @@ cdef void set_scene(http_t* http) noexcept nogil:
 
 cdef void accept_pending(http_t* http) noexcept nogil:
     cdef int i
+    if http.options.hold and not http.loop.opened:
+        return                       # they stay in the backlog, and pending: the doors open with a tick
     if http.loop.now_ns >= http.accept_again_ns:
         http.accept_again_ns = NEVER
     for i in range(http.listener_n):
@@ -171,6 +187,9 @@ cdef void begin_drain(http_t* http) noexcept nogil:
     cdef int i
     http.drain_asked = 0
     for i in range(http.listener_n):
+        if not http.options.inherited:
+            accept_all(http, &http.listeners[i])         # who was let in before has the last look below
+            shutdown(http.listeners[i].fd, SHUT_RDWR)    # who comes now is refused, and need not wait for our end
         http.listeners[i].pending = 0
         loop_remove(http.loop, http.listeners[i].fd)
     c = http.timers[<int>TIMER_IDLE].first
@@ -262,7 +281,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
         http.listeners[i].handler.on_event = on_listener
         http.listeners[i].fd = fds[i]
         setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))      # accepted sockets inherit it
-        status = loop_add(loop, fds[i], &http.listeners[i].handler, EPOLLIN | EPOLLET)
+        status = listen_on(http, &http.listeners[i])
         if status != ST_OK:
             while i > 0:
                 i -= 1

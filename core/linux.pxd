@@ -35,6 +35,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLHUP
     enum: EPOLLERR
     uint32_t EPOLLET
+    uint32_t EPOLLEXCLUSIVE
 
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initval, int flags)

@@ -28,6 +28,7 @@ cdef enum mail_kind_t:
     MAIL_CHUNK                   # p: blob_t*, one reference passes; a: chunk; status: ST_OK or why it cannot be had
     MAIL_ANSWER                  # a: request id; p: blob_t* with one reference or NULL; status
     MAIL_ADOPT                   # status: descriptor that comes back; p: malloc'd bytes already read, a: their count
+    MAIL_OPEN                    # let clients in, snapshot or not
     # to Python
     MAIL_MISS                    # a: blob id; b: chunk
     MAIL_DAMAGED                 # the same: PRESENT, and its file cannot be read there, or in the chunk that follows
@@ -96,6 +97,7 @@ cdef struct loop_t:
     uint32_t parked_count
     int64_t park_limit_ns        # how long a cold miss may wait (20 s)
     uint64_t next_request
+    uint8_t opened               # 1: a snapshot is here, or MAIL_OPEN came
     uint8_t draining
     uint8_t stopping
     uint32_t busy                # connections and transfers alive, counted by the services: += 1 at birth, -= 1 at death

@@ -256,11 +256,20 @@ cdef void inbox_event(loop_t* loop, handler_t* self, uint32_t events) noexcept n
     loop.inbox_ready = 1
 
 
+cdef void open_doors(loop_t* loop) noexcept nogil:
+    cdef ticker_t* ticker = loop.tickers
+    loop.opened = 1
+    while ticker != NULL:
+        ticker.due_ns = 0            # a look for each service, in this wake-up
+        ticker = ticker.next
+
+
 cdef void take_snapshot(loop_t* loop, table_t* table) noexcept nogil:
     cdef mail_t mail
     cdef table_t* old = loop.table
     loop.table = table
     if old == NULL:
+        open_doors(loop)
         return
     memset(&mail, 0, sizeof(mail))
     mail.kind = MAIL_RETIRED         # freeing thousands of entries is not for this thread
@@ -293,6 +302,8 @@ cdef void read_inbox(loop_t* loop) noexcept nogil:
             take_snapshot(loop, <table_t*>mail.p)
         elif mail.kind == MAIL_ADOPT and loop.adopt != NULL and not loop.draining:
             loop.adopt(loop, mail.status, <uint8_t*>mail.p, mail.a)
+        elif mail.kind == MAIL_OPEN:
+            open_doors(loop)
         elif mail.kind == MAIL_DRAIN:
             begin_drain(loop)
         elif mail.kind == MAIL_STOP:

@@ -11,18 +11,18 @@ import threading
 import time
 import weakref
 
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from bootplane.core.blob cimport Blob
 from bootplane.core.counters cimport CounterBlock
 from bootplane.core.linux cimport (
-    AF_INET, AF_INET6, SIG_SETMASK, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in, sockaddr_in6,
+    AF_INET, AF_INET6, SIG_SETMASK, bp_load_u32, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in, sockaddr_in6,
     sockaddr_storage, write,
 )
 from bootplane.core.loop cimport (
     MAIL_ADOPT, MAIL_ANSWER, MAIL_ASK, MAIL_CHUNK, MAIL_DAMAGED, MAIL_DRAIN, MAIL_DRAINED, MAIL_HANDOVER, MAIL_MISS,
-    MAIL_RETIRED, MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run, loop_t, mail_drop,
+    MAIL_OPEN, MAIL_RETIRED, MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run, loop_t, mail_drop,
 )
 from bootplane.core.mailbox cimport (
     mail_t, mailbox_begin, mailbox_free, mailbox_init, mailbox_pop, mailbox_push_locked,
@@ -150,12 +150,30 @@ cdef class Reactor:
         self.post(&mail)
         self.thread.join()
 
+    def open(self):
+        """Lets clients in although there is no snapshot yet (option ``hold``); the first one does it, too."""
+        cdef mail_t mail
+        memset(&mail, 0, sizeof(mail))
+        mail.kind = MAIL_OPEN
+        self.post(&mail)
+
     def drain(self):
         """Stops accepting; what runs is finished. take() gives ("drained",) when nothing is left."""
         cdef mail_t mail
         memset(&mail, 0, sizeof(mail))
         mail.kind = MAIL_DRAIN
         self.post(&mail)
+
+    def ping(self):
+        """Posts a mail that means nothing: ``unread`` falls to 0 again when the thread still turns."""
+        cdef mail_t mail
+        memset(&mail, 0, sizeof(mail))
+        mailbox_push_locked(&self.inbox, &mail)      # a full inbox says as much
+
+    @property
+    def unread(self):
+        """Mails that the thread has not read yet."""
+        return <uint32_t>(bp_load_u32(&self.inbox.tail) - bp_load_u32(&self.inbox.head))
 
     cdef int post(self, const void* mail) except -1:
         """What the mail owns passes to the reactor, or is dropped with the exception."""

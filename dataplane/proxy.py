@@ -225,10 +225,10 @@ class ControlPort:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def close(self) -> None:
-        """Cuts what has not been answered within GRACE_S."""
+    async def close(self, grace_s: float | None = None) -> None:
+        """Cuts what has not been answered within *grace_s*; GRACE_S when it is not given."""
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=GRACE_S)
+            await asyncio.wait(self._tasks, timeout=GRACE_S if grace_s is None else grace_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,6 +3,8 @@
 Order of start, because a machine that is being booted does not wait for imports: token, lock on DIR, cache, sockets,
 reactor threads; then everything else (rackservice), the kept catalogue, the "ready" line.
 
+Sockets may be inherited (activation, names http and tftp) in place of those of --http or --tftp.
+
 Invariants: one rack for one directory; whatever stops the start is one sentence on stderr and exit status 1, and
 nothing is left listening.
 
@@ -16,15 +18,18 @@ import contextlib
 import fcntl
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from bootplane.core.lru import Cache
-from bootplane.dataplane import addresses, limits, logs, racktoken
+from bootplane.dataplane import activation, addresses, limits, logs, racktoken
+from bootplane.dataplane.activation import ActivationError
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.limits import Limits
+from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.openfiles import mappings_allowed, open_segments, raise_file_limit
 from bootplane.dataplane.racktoken import RackToken, TokenError
 from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
@@ -34,6 +39,8 @@ from bootplane.dataplane.units import parse_rate, parse_size
 DEFAULT_HTTP = ":5248"
 DEFAULT_TFTP = ":69"
 DEFAULT_CACHE = "4GiB"
+DEFAULT_DRAIN_S = 30.0
+MAX_DRAIN_S = 3600.0
 SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
@@ -55,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.install(logs.Bounded())
     try:
         _run(_options(argv))
-    except (RackError, TokenError, ListenError) as error:
+    except (RackError, TokenError, ListenError, ActivationError) as error:
         print(f"bootplane rack: {error}", file=sys.stderr)
         return 1
     return 0
@@ -74,6 +81,13 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--shared-store", type=Path, metavar="DIR", help="a region's data directory on this host")
     parser.add_argument("--reactors", type=int, default=1, metavar="N", help="threads that serve; default: %(default)s")
+    parser.add_argument(
+        "--drain-limit",
+        type=float,
+        default=DEFAULT_DRAIN_S,
+        metavar="S",
+        help="how long it finishes what runs once it is told to end; default: %(default)s",
+    )
     parser.add_argument("--park-limit", type=float, default=20.0, metavar="S", help=argparse.SUPPRESS)
     parser.add_argument("--scrub-pass", type=float, default=86400.0, metavar="S", help=argparse.SUPPRESS)
     parser.add_argument("--ready-fd", type=int, metavar="N", help="also write the ready line to this descriptor")
@@ -91,6 +105,10 @@ def _run(options: argparse.Namespace) -> None:
         raise RackError(str(error)) from error
     if not 1 <= options.reactors <= 64:
         raise RackError(f"--reactors: expected 1 to 64, got {options.reactors}")
+    if not 0 <= options.drain_limit <= MAX_DRAIN_S:
+        raise RackError(f"--drain-limit: expected 0 to {MAX_DRAIN_S:.0f} seconds, got {options.drain_limit}")
+    given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM})
+    manager = Manager()
     token = racktoken.read(options.token_file)
     files = raise_file_limit()
     open_limit = open_segments(files, mappings_allowed())
@@ -106,13 +124,24 @@ def _run(options: argparse.Namespace) -> None:
         _tell_found(cache)
         if open_limit < max(cache.found.segments, cache_bytes // SEGMENT_BYTES):
             log.info("cache: at most %d segments open, %d descriptors allowed", open_limit, files)
-        http = open_http(http_address, options.reactors)
-        tftp = open_tftp(tftp_address, options.reactors) if tftp_address else []
-        reactors = Reactors(http, tftp, park_limit_s=options.park_limit)
+        http = given["http"] or open_http(http_address, options.reactors)
+        tftp = given["tftp"] or (open_tftp(tftp_address, options.reactors) if tftp_address else [])
+        for word, sockets in given.items():
+            if sockets:
+                log.info("%s: %s, inherited", word.upper(), ", ".join(str(address_of(sock)) for sock in sockets))
+        is_inherited = bool(given["http"])
+        reactors = Reactors(
+            http,
+            tftp,
+            count=options.reactors,
+            http_inherited=is_inherited,
+            http_options={"hold": 1},  # a restart is a pause for those who come, and no refusal
+            park_limit_s=options.park_limit,
+        )
         reactors.start()
         try:
             places = (address_of(http[0]), address_of(tftp[0]) if tftp else None)
-            _serve(options, token, cache, reactors, *places, own, told)
+            _serve(options, token, cache, reactors, *places, own, told, manager)
         finally:
             reactors.stop()
             if why := cache.close():
@@ -143,6 +172,7 @@ def _serve(
     tftp: HostPort | None,
     own: Limits,
     told: Limits,
+    manager: Manager,
 ) -> None:
     """What is imported here is heavy, and the reactors are running already."""
     import uvloop
@@ -164,6 +194,8 @@ def _serve(
             told_limits=told,
             park_limit_s=options.park_limit,
             scrub_pass_s=options.scrub_pass,
+            drain_s=options.drain_limit,
+            manager=manager,
         )
         service.load()
     except (ValueError, OSError, CatalogueError) as error:

@@ -32,6 +32,7 @@ from bootplane.dataplane.follower import Follower
 from bootplane.dataplane.forward import Forwarder
 from bootplane.dataplane.limits import Keeper, Limits
 from bootplane.dataplane.names import Registry
+from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.proxy import ControlPort
 from bootplane.dataplane.racktoken import RackToken
 from bootplane.dataplane.reactors import Reactors
@@ -48,7 +49,7 @@ if TYPE_CHECKING:  # imported at the first scrape: a rack that nobody scrapes ne
 
 BEAT_S = 5.0
 FIRST_CATALOGUE_S = 10.0  # how long "ready" waits for the region's first answer
-DRAIN_S = 5.0
+DRAIN_S = 30.0  # for what machines fetch while this process is told to end
 REPORT_S = 3.0  # for the last transfers, once machines are served no more
 RECENT_EVENTS = 32  # refusals told with a beat
 
@@ -73,12 +74,16 @@ class RackService:
         shared_store: Path | None = None,
         park_limit_s: float = 20.0,
         scrub_pass_s: float = PASS_S,
+        drain_s: float = DRAIN_S,
+        manager: Manager | None = None,
     ) -> None:
         self._token = token
         self._cache = cache
         self._reactors = reactors
         self._http = http
         self._tftp = tftp
+        self._drain_s = drain_s
+        self._manager = manager or Manager({})
         key = PinnedKey(token.region_key)
         self._client = RegionClient(regions, token)
         store = Store(shared_store, read_only=True) if shared_store else None
@@ -118,12 +123,13 @@ class RackService:
         self._follower.load()
 
     async def run(self, ready: Callable[[], None]) -> None:
-        """Serves until SIGTERM or SIGINT, then drains. Calls *ready* once machines can be served."""
+        """Serves until SIGTERM or SIGINT, then drains; a second signal ends that, too. Calls *ready* once machines can
+        be served."""
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        stop, hurry = asyncio.Event(), asyncio.Event()
 
         def end() -> None:
-            stop.set()
+            (hurry if stop.is_set() else stop).set()
             self._follower.tried.set()  # nobody need wait for the first catalogue any more
 
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -139,25 +145,45 @@ class RackService:
         self._beats.start()
         threading.Thread(target=self._follower.run, name="follower", daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
+        self._reactors.open()
         ready()
+        where = f"HTTP at {self._http}" + (f" and TFTP at {self._tftp}" if self._tftp else "")
+        self._manager.ready(f"serves {where}")
+        watch = loop.create_task(self._tell_alive())
         await stop.wait()
-        log.info("draining")
-        await self._end(loop)
+        watch.cancel()
+        self._manager.stopping("finishes what machines fetch")
+        await self._end(loop, hurry)
 
-    async def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def _tell_alive(self) -> None:
+        """To a manager that wants to know: this loop turns, and so do the reactors."""
+        while self._manager.watchdog_s is not None:
+            if self._reactors.are_turning():
+                self._manager.alive()
+            await asyncio.sleep(self._manager.watchdog_s / 4)
+
+    async def _end(self, loop: asyncio.AbstractEventLoop, hurry: asyncio.Event) -> None:
         self._beats.end()
         self._follower.stop()
-        if not await self._reactors.drain(DRAIN_S):
-            log.warning("some transfers were not finished within %.0f s and are cut", DRAIN_S)
-        await self._control.close()
+        log.info("draining: at most %.0f s for what runs; a second signal ends it now", self._drain_s)
+        began, before = loop.time(), self._transfers_ended()
+        await self._reactors.drain(self._drain_s, hurry)
+        took_s, after = loop.time() - began, self._transfers_ended()
+        await self._control.close(0.0 if hurry.is_set() else None)
         self._dynamic.close()
         await loop.run_in_executor(None, self.scrubber.stop)
         await loop.run_in_executor(None, self._settler.stop)
         await loop.run_in_executor(None, self.filler.stop)  # first: it speaks to the reactors
         self._reactors.detach(loop)
         await loop.run_in_executor(None, self._reactors.stop)
+        finished, cut = after - before, self._transfers_ended() - after
+        log.info("drained in %.1f s: %d transfers of files came to their end, %d were cut", took_s, finished, cut)
         await loop.run_in_executor(None, self._reporter.stop, REPORT_S)  # last: what was cut is a transfer, too
         self._client.close()
+
+    def _transfers_ended(self) -> int:
+        counts = self._reactors.counters()
+        return counts["hits"] + counts["misses"] + counts["coalesced"]
 
     # -- mails of the reactors, on the loop
 

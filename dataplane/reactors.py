@@ -2,6 +2,10 @@
 
 Mails of each reactor are read on the event loop (add_reader on its eventfd) and given to one function per kind.
 
+Sockets of ours are one for each reactor, and the kernel deals out who comes. Inherited ones (activation) are as many as
+there are: every reactor accepts from every TCP socket, and each UDP socket is one reactor's, because a request that is
+repeated must meet the transfer it began; a unit with ReusePort= gives a UDP socket to each.
+
 Invariants: a port that somebody else has is an error at start and never shared by accident (SO_REUSEPORT is only set
 after a bind without it has succeeded); every reactor has every snapshot. Sockets outlive the threads that borrow them.
 
@@ -107,28 +111,32 @@ Handler = Callable[[int, tuple[Any, ...]], None]  # (reactor's index, mail)
 
 
 class Reactors:
-    """One Reactor for each HTTP (and TFTP) socket. Owned by one thread; publish(), chunk() and counters() by any."""
+    """One Reactor for each HTTP (and TFTP) socket, or *count*, which inherited sockets leave open. Owned by one thread;
+    publish(), chunk(), counters() and are_turning() by any."""
 
     def __init__(
         self,
         http: Sequence[socket.socket],
         tftp: Sequence[socket.socket] = (),
         *,
+        count: int | None = None,
+        http_inherited: bool = False,
         http_options: Mapping[str, Any] | None = None,
         tftp_options: Mapping[str, Any] | None = None,
         park_limit_s: float = 20.0,
     ) -> None:
         self._sockets = [*http, *tftp]
+        count = count or max(len(http), len(tftp))
         self._reactors = [
             Reactor(
                 index,
-                http=[http[index].fileno()] if index < len(http) else (),
-                tftp=[tftp[index].fileno()] if index < len(tftp) else (),
-                http_options=http_options,
+                http=[sock.fileno() for sock in (http if http_inherited else http[index::count])],
+                tftp=[sock.fileno() for sock in tftp[index::count]],
+                http_options={**(http_options or {}), "inherited": int(http_inherited)},
                 tftp_options=tftp_options,
                 park_limit_s=park_limit_s,
             )
-            for index in range(max(len(http), len(tftp)))
+            for index in range(count)
         ]
         self._drained: set[int] = set()
         self._all_drained: asyncio.Event | None = None
@@ -190,18 +198,31 @@ class Reactors:
         share = max(limit // len(self._reactors), 1)
         return [record for reactor in self._reactors for record in reactor.records(share)]
 
-    async def drain(self, timeout_s: float) -> bool:
-        """Stops accepting and waits until what runs is finished. False when the time was up first."""
+    def open(self) -> None:
+        """Lets clients in, names or not: a service with the option ``hold`` had them wait in the backlog."""
+        for reactor in self._reactors:
+            reactor.open()
+
+    def are_turning(self) -> bool:
+        """Whether every thread has read its mails since the last time that somebody asked."""
+        is_turning = all(reactor.alive and reactor.unread == 0 for reactor in self._reactors)
+        for reactor in self._reactors:
+            reactor.ping()
+        return is_turning
+
+    async def drain(self, timeout_s: float, hurry: asyncio.Event | None = None) -> bool:
+        """Stops accepting and waits until what runs is finished. False when the time was up, or *hurry* set, first."""
         if self._all_drained is None:
             raise ValueError("drain: reactors are attached to no loop")
         for reactor in self._reactors:
             reactor.drain()
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._all_drained, hurry) if event is not None]
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._all_drained.wait()
-        except TimeoutError:
-            return False
-        return True
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        return self._all_drained.is_set()
 
     def stop(self) -> None:
         """Ends the threads, then closes the sockets they borrowed."""

@@ -48,6 +48,17 @@ def rack(
             "--upstream-limit", metavar="RATE", help="What it fetches from regions, 250Mbit/s. [default: none]"
         ),
     ] = None,
+    reactors: Annotated[
+        int | None, typer.Option("--reactors", metavar="N", help="Threads that serve. [default: 1]")
+    ] = None,
+    drain_limit: Annotated[
+        float | None,
+        typer.Option(
+            "--drain-limit",
+            metavar="S",
+            help="How long it finishes what runs once it is told to end; a second SIGTERM ends it now. [default: 30]",
+        ),
+    ] = None,
 ) -> None:
     ctx.obj = data
     if ctx.invoked_subcommand is not None:
@@ -66,8 +77,10 @@ def rack(
         "--tftp": tftp,
         "--cache-size": cache_size,
         "--upstream-limit": upstream_limit,
+        "--reactors": reactors,
+        "--drain-limit": drain_limit,
     }
-    arguments = [part for option, value in options.items() if value is not None for part in (option, value)]
+    arguments = [part for option, value in options.items() if value is not None for part in (option, str(value))]
     raise typer.Exit(run_rack(arguments))
 
 

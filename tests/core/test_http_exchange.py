@@ -350,7 +350,10 @@ def test_draining_finishes_the_response_and_then_closes() -> None:
     y = Exchange(TABLE)
     y.feed(b"GET /kernel" + HOST)
     y.head()
-    y.drain()  # the head is gone already: it promised nothing
+    y.drain()  # the head is gone already, and promised that a next request is read: one may be on its way
+    assert y.sent(10) == "read"
+    assert y.feed(b"GET /kernel" + HOST) == "send"
+    assert b"\r\nConnection: close\r\n" in y.head()
     assert y.sent(10) == "close"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from types import TracebackType
 from urllib.request import urlopen
 
 from bootplane.dataplane.addresses import HostPort, parse
+from tests.fakes.activation import Opened
 from tests.fakes.region import FakeRegion
 
 READY_S = 60.0
@@ -27,7 +29,9 @@ class RackProcess:
         token.write_text(region.token.line() + "\n")
         self.command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(self.data)]
         self.command += ["--region", region.url, "--token-file", str(token), "--http", "127.0.0.1:0"]
-        self.command += ["--tftp", "127.0.0.1:0", "--cache-size", "256MiB", *options]
+        self.command += ["--tftp", "127.0.0.1:0", "--cache-size", "256MiB", "--drain-limit", "5", *options]
+        self.opened: Opened | None = None  # sockets it inherits
+        self.environment: dict[str, str] = {}  # beside ours
         self._log = directory / "log"
         self.process: subprocess.Popen[str] | None = None
         self.http = HostPort("", 0)
@@ -35,7 +39,14 @@ class RackProcess:
 
     def start(self) -> None:
         with self._log.open("a") as log:
-            self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = subprocess.Popen(
+                self.opened.command(self.command) if self.opened else self.command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **self.environment},
+                pass_fds=self.opened.fds if self.opened else (),
+            )
         lines: list[str] = []
         assert self.process.stdout is not None
         reading = threading.Thread(target=lambda: lines.append(self.process.stdout.readline()), daemon=True)  # type: ignore[union-attr]
