@@ -11,7 +11,7 @@ ERROR that tells the client: whoever has got that packet may read the record. Wh
 moves it tftp_service's.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from bootplane.core.counters cimport (
     C_TFTP_ABORTED, C_TFTP_COMPLETED, C_TFTP_ERRORS, C_TFTP_TIMED_OUT, count,
@@ -25,12 +25,15 @@ from bootplane.core.records cimport (
 from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_UNKNOWN
 from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
-from bootplane.core.tftp_packet cimport ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, error_write
+from bootplane.core.tftp_outlet cimport path_blksize
+from bootplane.core.tftp_packet cimport (
+    BLKSIZE_DEFAULT, ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, OPT_BLKSIZE, error_write,
+)
 from bootplane.core.tftp_sender cimport send_one
 from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
 from bootplane.core.tftp_tids cimport peer_t, tids_rest
 from bootplane.core.tftp_transfer cimport (
-    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, transfer_delivered, transfer_start, transfer_step,
+    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, limits_t, transfer_delivered, transfer_start, transfer_step,
 )
 
 
@@ -144,11 +147,18 @@ cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
 
 
 cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil:
+    cdef limits_t limits
+    cdef uint32_t widest
     s.asking = 0
     s.blob = blob
     if blob != NULL:
         blob_retain(blob)            # released in release()
-    transfer_start(&s.transfer, &s.asked, <uint64_t>blob.size if blob != NULL else 0, &tftp_of(loop).limits)
+    limits = tftp_of(loop).limits
+    if s.asked.present & OPT_BLKSIZE and s.asked.blksize > BLKSIZE_DEFAULT:
+        widest = path_blksize(&tftp_of(loop).gauge, &s.path)
+        if widest < limits.max_blksize:
+            limits.max_blksize = widest
+    transfer_start(&s.transfer, &s.asked, <uint64_t>blob.size if blob != NULL else 0, &limits)
     ready_push(s)                    # the OACK needs the size alone: it goes out whether the bytes are here or not
 
 

@@ -16,15 +16,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from bootplane.core.counters cimport C_TFTP_DATA, C_TFTP_DATA_BYTES, C_TFTP_RETRANSMITTED, count_n
 from bootplane.core.linux cimport (
-    AF_INET, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, IPPROTO_IP, IPPROTO_IPV6,
-    IPPROTO_UDP, IPV6_PKTINFO, IP_PKTINFO, MSG_DONTWAIT, UDP_SEGMENT, cmsghdr, epoll_ctl, epoll_event, errno,
-    getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, off_t, sendmmsg, sendmsg, socklen_t,
+    AF_INET, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO,
+    IP_PKTINFO, MSG_DONTWAIT, UDP_SEGMENT, cmsghdr, errno, getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, off_t, sendmmsg, sendmsg, socklen_t,
 )
-from bootplane.core.loop cimport loop_park, loop_tell_damaged, loop_unpark
+from bootplane.core.loop cimport loop_add, loop_park, loop_tell_damaged, loop_unpark
 from bootplane.core.records cimport source_waited
 from bootplane.core.segments cimport CHUNK_BYTES, blob_span, segment_release, segment_t
 from bootplane.core.status cimport ST_OK
 from bootplane.core.tftp_deadlines cimport wheel_arm
+from bootplane.core.tftp_outlet cimport allow_fragments
 from bootplane.core.tftp_packet cimport DATA_HEADER, OACK_ROOM, data_header, oack_write
 from bootplane.core.tftp_sessions cimport ready_push, ready_push_front, ready_remove
 from bootplane.core.tftp_transfer cimport (
@@ -283,11 +283,8 @@ cdef void put_back(sender_t* s, uint32_t unsent) noexcept nogil:
 
 
 cdef void ask_for_room(loop_t* loop, tid_t* tid) noexcept nogil:
-    cdef epoll_event event
-    event.events = EPOLLIN | EPOLLOUT            # only while blocked: each datagram that leaves raises EPOLLOUT
-    event.data.ptr = &tid.handler
-    if epoll_ctl(loop.epfd, EPOLL_CTL_MOD, tid.fd, &event) == 0:
-        tid.blocked = 1                          # cleared in tftp_service when EPOLLOUT comes
+    if loop_add(loop, tid.outlet.fd, &tid.outlet.handler, EPOLLOUT) == ST_OK:
+        tid.outlet.blocked = 1                   # cleared in tftp_service when EPOLLOUT comes
 
 
 cdef void unreadable(loop_t* loop, wheel_t* wheel, session_t* session) noexcept nogil:
@@ -308,7 +305,7 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
     cdef int n, error
     cdef out_t* out
     while at < s.n:
-        n = sendmmsg(tid.fd, &s.messages[at], s.n - at, MSG_DONTWAIT)
+        n = sendmmsg(tid.outlet.fd, &s.messages[at], s.n - at, MSG_DONTWAIT)
         if n > 0:
             while n > 0:
                 sent(loop, wheel, &s.out[at])
@@ -331,6 +328,10 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
             out.session.gso = 0
             put_back(s, at)
             break
+        if error == EMSGSIZE and not tid.fragments:
+            tid.fragments = 1                    # the path became narrower than the block size agreed on
+            if allow_fragments(tid.outlet.fd, True) == ST_OK:
+                continue
         if tried != at:
             tried = at                           # an ICMP error of another client is reported once, by any call
             continue
@@ -346,7 +347,7 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
 cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept nogil:
     cdef session_t* session
     cdef int status
-    while tid.first != NULL and not tid.blocked:
+    while tid.first != NULL and not tid.outlet.blocked:
         while tid.first != NULL:
             session = tid.first
             if transfer_owes_oack(&session.transfer) and not add_oack(s, session):

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from bootplane.core.counters cimport C_TFTP_MALFORMED, count
 from bootplane.core.linux cimport (
-    EPOLLERR, EPOLLIN, EPOLLOUT, EPOLL_CTL_MOD, close, epoll_ctl, epoll_event, sockaddr_storage, ssize_t,
+    EPOLLERR, EPOLLIN, close, sockaddr_storage, ssize_t,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
 from bootplane.core.records cimport OUTCOME_CUT
@@ -24,13 +24,14 @@ from bootplane.core.tftp_deadlines cimport timer_t, wheel_due, wheel_init, wheel
 from bootplane.core.tftp_lifecycle cimport (
     listener_t, refuse, session_act, session_end, session_fail, tftp_of, tftp_t,
 )
+from bootplane.core.tftp_outlet cimport gauge_free, outlet_socket
 from bootplane.core.tftp_packet cimport (
     BLKSIZE_MAX, BLKSIZE_MIN, ERR_UNKNOWN_TID, OP_ACK, OP_DATA, OP_ERROR, OP_OACK, block_of, opcode_of,
 )
 from bootplane.core.tftp_requests cimport on_request
 from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
 from bootplane.core.tftp_sessions cimport (
-    path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
+    outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
 )
 from bootplane.core.tftp_sockets cimport (
     inbox_free, inbox_init, inbox_receive, next_unreachable, path_to, request_socket, tid_socket,
@@ -124,11 +125,12 @@ cdef void unreachable(loop_t* loop, tid_t* tid) noexcept nogil:
             session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
 
 
-cdef void read_packets(loop_t* loop, tid_t* tid) noexcept nogil:
+cdef int read_packets(loop_t* loop, tid_t* tid) noexcept nogil:
     cdef int n = inbox_receive(&tftp_of(loop).packets, tid.fd)       # level-triggered: what is left comes back
     cdef int i
     for i in range(n):
         on_packet(loop, tid, i)
+    return n
 
 
 cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
@@ -150,16 +152,24 @@ cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noex
 
 cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
     cdef tid_t* tid = <tid_t*>handler
-    cdef epoll_event event
+    cdef int budget = PACKETS
+    cdef int n
     if events & EPOLLERR:
         unreachable(loop, tid)
-    if events & EPOLLOUT and tid.blocked:
-        event.events = EPOLLIN
-        event.data.ptr = handler
-        epoll_ctl(loop.epfd, EPOLL_CTL_MOD, tid.fd, &event)
-        tid.blocked = 0              # set in tftp_sender
-    read_packets(loop, tid)
+    n = read_packets(loop, tid)
     pump(loop, tid)
+    while n > 1 and budget > 0:      # what came while we sent: as good as another event, without asking epoll for it
+        budget -= n
+        n = read_packets(loop, tid)
+        if n > 0:
+            pump(loop, tid)
+
+
+cdef void outlet_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
+    cdef outlet_t* outlet = <outlet_t*>handler
+    loop_remove(loop, outlet.fd)
+    outlet.blocked = 0               # set in tftp_sender
+    pump(loop, outlet.tid)
 
 
 # -- start and stop --------------------------------------------------------------------------------------------------
@@ -181,6 +191,7 @@ cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t inde
         return ST_NOMEM
     for i in range(tftp.ntids):
         listener.tids[i].fd = -1
+        listener.tids[i].outlet.fd = -1
     listener.index = index
     listener.fd = fd
     for i in range(tftp.ntids):
@@ -192,7 +203,13 @@ cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t inde
         if status < 0:
             return status
         tid.fd = status
-        tid.gso = o.gso != 0 and gso_probe(tid.fd)
+        status = outlet_socket(tid.fd)
+        if status < 0:
+            return status
+        tid.outlet.fd = status
+        tid.outlet.tid = tid
+        tid.outlet.handler.on_event = outlet_event
+        tid.gso = o.gso != 0 and gso_probe(tid.outlet.fd)
         status = loop_add(loop, tid.fd, &tid.handler, EPOLLIN)
         if status != ST_OK:
             return status
@@ -262,11 +279,14 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
         for k in range(tftp.ntids):
             if tftp.listeners[i].tids[k].fd >= 0:
                 close(tftp.listeners[i].tids[k].fd)  # opened in open_listener; leaves epoll with it
+            if tftp.listeners[i].tids[k].outlet.fd >= 0:
+                close(tftp.listeners[i].tids[k].outlet.fd)           # the same
         free(tftp.listeners[i].tids)
     sessions_free(&tftp.sessions)
     tids_free(&tftp.past)
     inbox_free(&tftp.requests)
     inbox_free(&tftp.packets)
+    gauge_free(&tftp.gauge)
     free(tftp.sender)
     free(tftp.listeners)
     free(tftp)

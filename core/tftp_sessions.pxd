@@ -9,6 +9,7 @@ from bootplane.core.tftp_tids cimport peer_t
 from bootplane.core.tftp_transfer cimport transfer_t
 
 cdef struct session_t
+cdef struct tid_t
 
 cdef struct path_t:              # whom to send to, and from which of our addresses
     sockaddr_in6 to              # or a sockaddr_in in its first bytes
@@ -18,14 +19,21 @@ cdef struct path_t:              # whom to send to, and from which of our addres
     uint32_t from_interface      # of a link-local address, else 0: let the route decide
     uint8_t from_address[16]     # the address that was asked, IPv6 or IPv4 in the first four bytes
 
-cdef struct tid_t:               # one TID socket, shared by many transfers
+cdef struct outlet_t:            # the socket a TID sends from; in epoll only while the kernel has refused a packet
     handler_t handler            # first member
     int fd                       # owned
+    tid_t* tid
+    uint8_t blocked
+
+cdef struct tid_t:               # one TID, shared by many transfers: a socket to hear on, another to send from
+    handler_t handler            # first member; of the one that hears
+    int fd                       # owned
+    outlet_t outlet
     uint32_t listener            # index of its request socket
     uint32_t index               # which TID of that request socket
     uint32_t sessions            # how many use it
     uint8_t gso                  # UDP_SEGMENT works here
-    uint8_t blocked              # the kernel refused a packet; EPOLLOUT is asked for
+    uint8_t fragments            # datagrams larger than their path are sent in pieces
     session_t* first             # sessions with something to send
     session_t* last
 

@@ -1,6 +1,6 @@
 # Sockets of the TFTP service: opened, read in batches, and asked which client an ICMP error was about.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from bootplane.core.linux cimport iovec, mmsghdr, sockaddr_storage
+from bootplane.core.linux cimport iovec, mmsghdr, sockaddr_in6, sockaddr_storage
 from bootplane.core.tftp_sessions cimport path_t
 
 cdef enum:
@@ -22,6 +22,8 @@ cdef int inbox_receive(inbox_t* in_, int fd) noexcept nogil  # datagrams, 0 = no
 
 # Makes a request socket tell which address was asked; *local and *wildcard say how it is bound. ST_OK or -errno.
 cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noexcept nogil
+cdef void grow_buffers(int fd) noexcept nogil                 # as far as the kernel allows
+cdef bint is_any(const sockaddr_in6* address) noexcept nogil # ::
 cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogil                # descriptor or -errno
 
 cdef void path_to(const sockaddr_storage* peer, path_t* out) noexcept nogil

@@ -113,11 +113,18 @@ cdef void grow_buffers(int fd) noexcept nogil:
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &n, sizeof(n))
 
 
+cdef bint is_any(const sockaddr_in6* address) noexcept nogil:
+    cdef int i
+    for i in range(16):
+        if address.sin6_addr.s6_addr[i] != 0:
+            return False
+    return True
+
+
 cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noexcept nogil:
     cdef socklen_t n = sizeof(sockaddr_storage)
     cdef const sockaddr_in* v4 = <const sockaddr_in*>local
     cdef const sockaddr_in6* v6 = <const sockaddr_in6*>local
-    cdef int i
     memset(local, 0, sizeof(sockaddr_storage))
     if getsockname(fd, <sockaddr*>local, &n) < 0:
         return -errno
@@ -125,10 +132,7 @@ cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noex
     if local.ss_family == AF_INET:
         wildcard[0] = v4.sin_addr.s_addr == 0
         return switch_on(fd, IPPROTO_IP, IP_PKTINFO) if wildcard[0] else ST_OK
-    wildcard[0] = 1
-    for i in range(16):
-        if v6.sin6_addr.s6_addr[i] != 0:
-            wildcard[0] = 0
+    wildcard[0] = is_any(v6)
     return switch_on(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO) if wildcard[0] else ST_OK
 
 

@@ -26,25 +26,6 @@ def in_namespace(link: str, script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-SMALL_MTU = """
-import os
-from tests.fakes.tftp_client import serving
-data = os.urandom(1_000_000)
-with serving({"kernel": data}, timeout_s=60) as rack:
-    for options in ({"blksize": 8192, "windowsize": 16}, {"blksize": 1468, "windowsize": 16}):
-        with rack.client() as client:
-            assert client.fetch("kernel", **options).data == data, options
-print("whole")
-"""
-
-
-@pytest.mark.integration
-def test_blocks_larger_than_the_path_fall_back_from_gso_to_fragments() -> None:
-    """UDP_SEGMENT refuses segments of 8196 on a path of 1500; sent one by one they leave as fragments."""
-    done = in_namespace("ip link set lo mtu 1500 up", SMALL_MTU)
-    assert done.stdout == "whole\n", done.stderr
-
-
 SLOW_LINK = """
 import os, threading
 from tests.fakes.tftp_client import serving
