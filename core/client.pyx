@@ -62,6 +62,7 @@ class LoadResult(NamedTuple):
     first_error: str = ""  # one sentence
     first_p50_s: float = 0.0  # HTTP: of completed requests, request to first byte of the body
     first_most_s: float = 0.0  # the longest of them
+    lost: int = 0  # TFTP: datagrams, of either side, that the network asked for has lost or held up
 
 
 cdef int body_begin(body_t* b) noexcept nogil:

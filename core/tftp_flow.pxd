@@ -3,6 +3,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from bootplane.core.client cimport body_t, endpoint_t
 from bootplane.core.linux cimport iovec, mmsghdr, sockaddr_storage
 from bootplane.core.tftp_client cimport tftp_get_t
+from bootplane.core.tftp_network cimport network_t
 
 cdef enum:
     ARENA_PACKETS = 64           # most datagrams of one recvmmsg
@@ -23,6 +24,7 @@ cdef struct flow_t:              # zeroed, then the wishes set (those of get, to
     const char* name             # borrowed
     size_t name_size
     uint32_t drop_every          # each Nth DATA is lost on arrival; 0: none
+    network_t network            # its generator seeded; zeroed: a perfect one
     body_t body
     int fd                       # owned; -1: closed
     uint8_t connected            # to the server's TID

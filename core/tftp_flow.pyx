@@ -7,7 +7,7 @@ bytes of each datagram and MSG_TRUNC tells its length. Deadlines, and waiting fo
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 from bootplane.core.client cimport body_begin, body_take, trouble_set
 from bootplane.core.linux cimport (
     AF_INET, AF_INET6, EAGAIN, EINTR, IP_RECVERR, IPPROTO_IP, IPPROTO_IPV6, IPV6_RECVERR, MSG_DONTWAIT,
@@ -21,6 +21,10 @@ from bootplane.core.tftp_client cimport (
     TX_NETWORK, TX_SINK, TX_TIMEOUT, tftp_get_ack, tftp_get_begin, tftp_get_error, tftp_get_packet, tftp_get_request,
     tftp_get_tick,
 )
+from bootplane.core.tftp_network cimport (
+    ORDER_ROOM, network_copies, network_draw, network_is_bad, network_order, network_t,
+)
+from bootplane.core.tftp_packet cimport OP_DATA
 
 cdef enum:
     ARENA_MOST = 1048576         # bytes of receive buffers
@@ -68,6 +72,7 @@ cdef int flow_begin(flow_t* f, int64_t now_ns) noexcept nogil:
     f.connected = 0
     f.data_seen = 0
     f.first_ns = 0
+    f.network.late_ack = 0
     f.started_ns = now_ns
     tftp_get_begin(&f.get, now_ns)
     status = body_begin(&f.body)
@@ -109,6 +114,29 @@ cdef int sent(flow_t* f, ssize_t n) noexcept nogil:
     return fail(f, ST_REMOTE, TX_NETWORK, errno, f.get.bytes)
 
 
+cdef int send_ack(flow_t* f, uint8_t* packet) noexcept nogil:
+    cdef network_t* w = &f.network
+    cdef uint32_t copies = 1
+    cdef uint8_t late[4]
+    cdef int status = ST_AGAIN
+    if network_is_bad(w):
+        copies = network_copies(w)
+        if w.late_ack == 0 and copies > 0 and network_draw(w, w.swap):
+            w.late_ack = (<int64_t>packet[2] << 8 | packet[3]) + 1
+            w.lost += 1                          # for whoever waits for it
+            return ST_AGAIN
+    while copies > 0 and status == ST_AGAIN:
+        status = sent(f, send(f.fd, packet, 4, MSG_NOSIGNAL))
+        copies -= 1
+    if w.late_ack > 0 and status == ST_AGAIN:
+        memcpy(late, packet, 2)
+        late[2] = <uint8_t>((w.late_ack - 1) >> 8)
+        late[3] = <uint8_t>(w.late_ack - 1)
+        w.late_ack = 0
+        status = sent(f, send(f.fd, late, 4, MSG_NOSIGNAL))
+    return status
+
+
 cdef int act(flow_t* f, int actions) noexcept nogil:
     """Send what the machine wants sent; then say how the transfer stands."""
     cdef uint8_t packet[64]
@@ -121,7 +149,7 @@ cdef int act(flow_t* f, int actions) noexcept nogil:
         if actions & (TG_DONE | TG_FAILED):
             send(f.fd, packet, 4, MSG_NOSIGNAL)  # the file is here: whether the server hears of it is not our failure
         else:
-            status = sent(f, send(f.fd, packet, 4, MSG_NOSIGNAL))
+            status = send_ack(f, packet)
     if actions & TG_SEND_ERROR:
         n = tftp_get_error(&f.get, packet)
         send(f.fd, packet, n, MSG_NOSIGNAL)      # a courtesy, the transfer has ended already
@@ -154,15 +182,49 @@ cdef uint16_t port_of(const sockaddr_storage* a) noexcept nogil:
     return (<sockaddr_in*>a).sin_port if a.ss_family == AF_INET else (<sockaddr_in6*>a).sin6_port
 
 
+cdef bint is_stranger(const flow_t* f, const arena_t* a, uint32_t i, sockaddr_storage** peer) noexcept nogil:
+    """Until the TID is known anybody may write to us. Strangers get no answer: this is one server's client."""
+    if a.messages[i].msg_hdr.msg_name is NULL:
+        return False
+    if not same_host(&a.names[i], &f.server.addr):
+        return True
+    if peer[0] is not NULL and port_of(&a.names[i]) != port_of(peer[0]):
+        return True
+    peer[0] = <sockaddr_storage*>&a.names[i]
+    return False
+
+
+cdef bint is_dropped(flow_t* f, const uint8_t* packet, size_t full) noexcept nogil:
+    if full < 4 or packet[0] != 0 or packet[1] != OP_DATA:
+        return False
+    f.data_seen += 1
+    return f.drop_every and f.data_seen % f.drop_every == 0
+
+
+cdef int take(flow_t* f, const uint8_t* packet, size_t have, size_t full, bint copying, int64_t now_ns,
+              int* actions) noexcept nogil:
+    """One datagram of the server, *have* of its *full* bytes being here; adds what the machine wants done."""
+    cdef int wanted = tftp_get_packet(&f.get, packet, have, full, now_ns)
+    cdef int status
+    actions[0] |= wanted                         # one ACK for a batch: it names the last block in order
+    if wanted & TG_TAKE:
+        if f.first_ns == 0:
+            f.first_ns = now_ns
+        status = body_take(&f.body, packet + 4, full - 4) if copying else ST_OK
+        if status != ST_OK:
+            return fail(f, status, TX_SINK if f.body.sink_failed else TX_LOCAL, -status, f.body.sink_fd)
+    return ST_OK
+
+
 cdef int flow_step(flow_t* f, arena_t* a, int64_t now_ns) noexcept nogil:
     cdef bint copying = f.body.hashing or f.body.keeping or f.body.sinking
+    cdef uint8_t order[ORDER_ROOM]
+    cdef uint32_t arrived, k
     cdef uint32_t most = min(a.packets, max(f.get.windowsize, <uint32_t>1))
     cdef uint32_t i
-    cdef sockaddr_storage* peer
+    cdef sockaddr_storage* peer = NULL
     cdef uint8_t* packet
-    cdef size_t full
-    cdef int n, actions, all_actions = 0
-    cdef int status
+    cdef int n, status, actions = 0
     for i in range(most):
         a.vectors[i].iov_base = a.bytes + i * a.room
         a.vectors[i].iov_len = a.room if copying else min(a.room, <size_t>DISCARD_ROOM)
@@ -175,32 +237,24 @@ cdef int flow_step(flow_t* f, arena_t* a, int64_t now_ns) noexcept nogil:
         if errno == EAGAIN or errno == EINTR:
             return ST_AGAIN
         return fail(f, ST_REMOTE, TX_NETWORK, errno, f.get.bytes)
-    peer = NULL
-    for i in range(<uint32_t>n):
+    if network_is_bad(&f.network):
+        arrived = network_order(&f.network, <uint32_t>n, order)
+    else:
+        arrived = <uint32_t>n
+        for i in range(arrived):
+            order[i] = <uint8_t>i
+    for k in range(arrived):
+        i = order[k]
         packet = a.bytes + i * a.room
-        full = a.messages[i].msg_len
-        if a.messages[i].msg_hdr.msg_name is not NULL:
-            # Until the TID is known anybody may write to us. Strangers get no answer: this is one server's client.
-            if not same_host(&a.names[i], &f.server.addr):
-                continue
-            if peer is not NULL and port_of(&a.names[i]) != port_of(peer):
-                continue
-            peer = &a.names[i]
-        if full >= 4 and packet[0] == 0 and packet[1] == 3:
-            f.data_seen += 1
-            if f.drop_every and f.data_seen % f.drop_every == 0:
-                continue
-        actions = tftp_get_packet(&f.get, packet, min(full, a.vectors[i].iov_len), full, now_ns)
-        if actions & TG_TAKE:
-            if f.first_ns == 0:
-                f.first_ns = now_ns
-            status = body_take(&f.body, packet + 4, full - 4) if copying else ST_OK
-            if status != ST_OK:
-                return fail(f, status, TX_SINK if f.body.sink_failed else TX_LOCAL, -status, f.body.sink_fd)
-        all_actions |= actions                   # one ACK for the batch: it names the last block in order
+        if is_stranger(f, a, i, &peer) or is_dropped(f, packet, a.messages[i].msg_len):
+            continue
+        status = take(f, packet, min(<size_t>a.messages[i].msg_len, a.vectors[i].iov_len), a.messages[i].msg_len, copying,
+                      now_ns, &actions)
+        if status != ST_OK:
+            return status
         if f.get.state == TG_ENDED:
             break
     if peer is not NULL and not f.connected and connect(f.fd, <sockaddr*>peer, f.server.length) < 0:
         return fail(f, ST_REMOTE, TX_NETWORK, errno, f.get.bytes)
     f.connected = f.connected or peer is not NULL
-    return act(f, all_actions)
+    return act(f, actions)

@@ -177,13 +177,14 @@ cdef int load_run(load_t* l) noexcept nogil:
 
 def load(
     str host not None, int port, str name not None, *, int clients, int transfers, int blksize=1428, int windowsize=1,
-    tsize=True, verify_every=0, str sha256 not None="", int drop_every=0, timeout_s=60.0, retry_s=1.0,
-    str source not None="",
+    tsize=True, verify_every=0, str sha256 not None="", int drop_every=0, double lose=0.0,
+    double repeat=0.0, double swap=0.0, seed=1, timeout_s=60.0, retry_s=1.0, str source not None="",
 ):
     """Read *name* *transfers* times in all, by *clients* at once, from this thread.
 
     *verify_every* N hashes each Nth file and compares it with *sha256*. *drop_every* N loses each Nth DATA of a
-    transfer on arrival. Options as with fetch(), but a server that answers ERROR 8 has failed.
+    transfer on arrival. *lose*, *repeat* and *swap* are parts of all datagrams, DATA and ACKs, that are lost, come
+    twice, or are overtaken by the next; which ones follows from *seed*. Options as with fetch(), but a server that answers ERROR 8 has failed.
 
     A failed transfer is counted; after three failures in a row a client rests. Raises OSError for what fails here (no
     descriptors), never for what the server did.
@@ -196,6 +197,7 @@ def load(
     cdef bytes raw = name.encode()
     cdef bytes promised
     cdef int64_t began, ended, cpu
+    cdef uint64_t lost = 0
     if clients < 1 or transfers < 1 or verify_every < 0 or drop_every < 0 or not (0 < timeout_s < 1e9 and retry_s > 0):
         raise ValueError("expected clients, transfers >= 1, verify_every, drop_every >= 0, timeout_s, retry_s > 0, "
                          f"got {clients}, {transfers}, {verify_every}, {drop_every}, {timeout_s} and {retry_s}")
@@ -204,6 +206,8 @@ def load(
     if not (blksize == 0 or 8 <= blksize <= 65464) or not 1 <= windowsize <= 65535:
         raise ValueError("expected blksize 0 (not sent) or 8 to 65464 and windowsize 1 to 65535, got "
                          f"{blksize} and {windowsize}")
+    if not (0 <= lose < 1 and 0 <= repeat < 1 and 0 <= swap < 1):
+        raise ValueError(f"expected lose, repeat and swap from 0 to below 1, got {lose}, {repeat} and {swap}")
     promised = bytes.fromhex(sha256)
     if len(promised) != (32 if verify_every else 0):
         raise ValueError(f"sha256: expected {64 if verify_every else 0} hex digits with verify_every="
@@ -235,6 +239,10 @@ def load(
             p.flow.name = raw
             p.flow.name_size = len(raw)
             p.flow.drop_every = drop_every
+            p.flow.network.lose = <uint32_t>(lose * 65536)
+            p.flow.network.repeat = <uint32_t>(repeat * 65536)
+            p.flow.network.swap = <uint32_t>(swap * 65536)
+            p.flow.network.state = (<uint64_t>seed + i) * <uint64_t>0x9E3779B97F4A7C15 | 1
             p.flow.get.ask_blksize = blksize
             p.flow.get.ask_windowsize = windowsize
             p.flow.get.ask_tsize = bool(tsize)
@@ -253,11 +261,13 @@ def load(
                 status = load_run(l)
             PyErr_CheckSignals()
         ended = monotonic_ns()
+        for i in range(l.count):
+            lost += l.places[i].flow.network.lost
         if status != ST_OK:
             tftp_raise(&l.failed, status, what)
         return LoadResult(l.done, l.bytes, l.errors, (ended - began) * 1e-9, (thread_cpu_ns() - cpu) * 1e-9,
                           histogram_quantile(&l.times, 0.5), histogram_quantile(&l.times, 0.99), l.verified,
-                          tftp_sentence(&l.failed, what, sha256.lower()) if l.errors else "")
+                          tftp_sentence(&l.failed, what, sha256.lower()) if l.errors else "", lost=lost)
     finally:
         if l.places is not NULL:
             for i in range(l.count):

@@ -689,6 +689,9 @@ def test_a_silent_server_costs_each_client_its_deadline() -> None:
         {"name": "x" * 1025},
         {"retry_s": 0},
         {"timeout_s": 0},
+        {"lose": 1.0},
+        {"repeat": -0.1},
+        {"swap": float("nan")},
     ],
     ids=str,
 )
@@ -698,6 +701,6 @@ def test_a_load_that_makes_no_sense_is_the_callers_error(wrong: dict[str, object
         load(**fields)  # type: ignore[arg-type]
     for name in ("clients", "transfers", "verify_every", "sha256"):
         fields.pop(name, None)
-    if not re.search("clients|transfers|verify|sha256", str(wrong)):
+    if not re.search("clients|transfers|verify|sha256|lose|repeat|swap", str(wrong)):
         with pytest.raises(ValueError, match="expected"):
             fetch(**fields)  # type: ignore[arg-type]
