@@ -3,6 +3,7 @@
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
 # make check  lint, types, and the tests of core and dataplane under the sanitizers
+# make bench  the figures, beside nginx, varnish, tftpd-hpa, dnsmasq, atftpd (root; BENCH_ARGS="--only tftp", --ci)
 # The rest: build, lint, sanitize, sanitize-full (minutes), bench-smoke, bench-herd (root), bench-api, bench-restart, clean.
 
 VENV   := .venv
@@ -13,7 +14,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test vm vm-storm soak build check lint sanitize sanitize-full bench-smoke bench-herd bench-api
+.PHONY: help run test vm vm-storm soak build check lint sanitize sanitize-full bench bench-smoke bench-herd bench-api
 .PHONY: bench-restart clean
 
 help:
@@ -61,6 +62,10 @@ sanitize-full:
 	@.ci/setup sanitize
 	@.ci/timed "address sanitizer, all" $(PYTHON) -m tests.sanitizers.run address --full
 	@.ci/timed "thread sanitizer, all" $(PYTHON) -m tests.sanitizers.run thread --full
+
+bench:
+	@.ci/setup bench
+	@.ci/timed "bench" $(PYTHON) -m bench $(BENCH_ARGS)
 
 bench-smoke:
 	@.ci/setup bench

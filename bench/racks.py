@@ -191,13 +191,6 @@ def full_rack(files: Sequence[File], source_port: int, work: Path, *options: str
         yield running
 
 
-def reactor_thread(pid: int) -> int:
-    """The id of the thread of process *pid* that has spent most CPU time: after a warm-up, its reactor."""
-    tasks = Path(f"/proc/{pid}/task")
-    spent = {int(task.name): int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()}
-    return max(spent, key=lambda thread: spent[thread])
-
-
 def cpus() -> None:
     """Raises SystemExit when there are not two CPUs, one for the server and one for the load."""
     if len(os.sched_getaffinity(0)) < 2:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from bench import history
 from bench.cases import SMOKE
 from bench.racks import cpus
 from bench.ratio import Comparison, table, write
@@ -47,6 +48,8 @@ def main() -> int:
     print(table(lines))
     for reason in missing:
         print(f"left out: {reason}")
+    _, text = history.told(history.last("smoke", "bench"), lines)
+    print("\n".join(text))  # told, and no more: three pairs on a shared machine are few
     print(f"written to {write('smoke', lines, notes=missing)}")
     far = [line for line in lines if not line.within(2.0)]
     for line in far:

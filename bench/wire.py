@@ -26,8 +26,9 @@ from bootplane.core.status import CoreError
 READY_S = 30.0
 VERIFY_EVERY = 50
 FOLDER = "images/bench"
-LARGE, KERNEL, SMALL, PROBE = (f"{FOLDER}/{name}" for name in ("squashfs", "kernel", "small", "probe"))
-SIZES = {LARGE: 404_000_000, KERNEL: 11_000_000, SMALL: 4096, PROBE: 1500}
+_NAMES = ("squashfs", "kernel", "loader", "small", "probe")
+LARGE, KERNEL, LOADER, SMALL, PROBE = (f"{FOLDER}/{name}" for name in _NAMES)
+SIZES = {LARGE: 404_000_000, KERNEL: 11_000_000, LOADER: 1_000_000, SMALL: 4096, PROBE: 1500}
 MIB = 1 << 20
 
 

@@ -1,0 +1,225 @@
+"""``make bench``: the whole table of docs/design.md, section 9, and how it differs from the last stored one.
+
+    make bench                                  everything: half an hour on a quiet machine
+    make bench BENCH_ARGS="--only tftp"         the lines with that word in their group or name; --list prints them
+    make bench BENCH_ARGS=--ci                  exit status 1 when a line has become worse by more than the noise
+
+bench/results/bench.json keeps the last figures of every line; where it is not there yet, the stored baseline.json is
+compared with. A line that looks worse under --ci is measured once more; it fails when it looks worse again, and nothing
+is stored then. Lines without a goal are shown and fail nothing. Without --ci the exit status is 1 when a goal is missed
+by a factor of two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from bench import anchors, counted, history
+from bench.calls import CannotCount
+from bench.cases import HTTP, TFTP
+from bench.racks import cpus
+from bench.ratio import RESULTS, ROUNDS, Comparison, table, write
+from bench.wire import Case, Site, measure, site
+
+CACHE_BYTES = 4 << 30
+SAMPLES = 3  # of what is counted
+NOT_BUILT = ("sync that finds nothing new (200 products)", "sync of a mirror")
+PYTEST = ("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--benchmark-disable-gc")
+
+
+@dataclass
+class Bench:
+    """What the items share: a site, which is there from its first use until close()."""
+
+    rounds: int
+    cache_bytes: int
+    anchors: Sequence[str]
+    notes: list[str] = field(default_factory=list)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _site: Site | None = None
+
+    @property
+    def site(self) -> Site:
+        if self._site is None:
+            self._site = self._stack.enter_context(site(self.anchors, self.cache_bytes))
+            self.notes += [f"left out: {reason}" for reason in self._site.missing]
+        return self._site
+
+    def close(self) -> None:
+        self._stack.close()
+        self._site = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to run, which makes some lines. *anchors*: who must run beside ours."""
+
+    group: str
+    name: str
+    run: Callable[[Bench], Iterable[Comparison]]
+    anchors: tuple[str, ...] = ()
+    is_alone: bool = False  # nothing else may run: the site is closed first
+
+    def is_meant(self, words: Sequence[str]) -> bool:
+        text = f"{self.group}: {self.name}".lower()
+        return not words or any(word.lower() in text for word in words)
+
+
+def _case(group: str, case: Case) -> Item:
+    return Item(group, case.name, lambda bench: measure(case, bench.site, bench.rounds), tuple(case.anchors))
+
+
+def _counted(group: str, name: str, lines: Callable[[Site, int], Iterable[Comparison]], *anchors: str) -> Item:
+    def run(bench: Bench) -> Iterator[Comparison]:
+        try:
+            yield from lines(bench.site, SAMPLES)
+        except CannotCount as error:
+            bench.notes.append(f"left out: {name}: {error}")
+
+    return Item(group, name, run, anchors)
+
+
+def _elsewhere(group: str, name: str, result: str, *argv: str) -> Item:
+    """A program of its own, which leaves *result* in the folder of results."""
+
+    def run(bench: Bench) -> Iterator[Comparison]:
+        path = RESULTS / f"{result}.json"
+        path.unlink(missing_ok=True)
+        status = subprocess.run([sys.executable, *argv], check=False).returncode
+        stored = history.load(path)
+        if stored is None:
+            bench.notes.append(f"left out: {name}: it left no result, exit status {status}")
+            return
+        yield from stored.lines.values()
+
+    return Item(group, name, run, is_alone=True)
+
+
+ITEMS = (
+    *(_case("http", case) for case in HTTP),
+    _counted("http", "system calls of 4 KiB", counted.small_calls, "nginx"),
+    _counted("http", "system calls of ranges", counted.range_calls, "nginx"),
+    *(_case("tftp", case) for case in TFTP),
+    _counted("tftp", "system calls of DATA", counted.tftp_calls),
+    _counted("tftp", "500 clients at once", counted.many_clients),
+    _counted("tftp", "1 % loss", counted.loss),
+    _elsewhere("fill", "fill, verified", "fill", *PYTEST, "bench/test_fill.py"),
+    _elsewhere("ingest", "region ingest: the verifier", "digest", *PYTEST, "bench/test_digest.py"),
+    _elsewhere("restart", "restart with a full cache", "restart", "-m", "bench.restart"),
+    _elsewhere("herd", "cold herd", "herd", "-m", "bench.herd"),
+)
+
+
+def run(items: Sequence[Item], bench: Bench) -> dict[str, list[Comparison]]:
+    """Item name -> its lines, each printed as it is there."""
+    found: dict[str, list[Comparison]] = {}
+    try:
+        for item in items:
+            if item.is_alone:
+                bench.close()
+            began = time.monotonic()
+            print(f"{item.group}: {item.name}", flush=True)
+            found[item.name] = []
+            for line in item.run(bench):
+                found[item.name].append(line)
+                print(f"  {line}", flush=True)
+            print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+    finally:
+        bench.close()
+    return found
+
+
+def confirmed(
+    items: Sequence[Item], bench: Bench, stored: history.Stored | None, found: dict[str, list[Comparison]]
+) -> list[history.Change]:
+    """Measures what looks worse and has a goal once more, returns what looks worse again, and puts both looks together
+    in *found*."""
+    worse = {change.key for change in judged(stored, found)}
+    again = [item for item in items if any(line.key in worse for line in found[item.name])]
+    if not again:
+        return []
+    print("once more, because it looks worse than before", flush=True)
+    looks = run(again, bench)
+    second = {line.key: line for lines in looks.values() for line in lines}
+    for name, lines in found.items():
+        found[name] = [
+            history.merged(line, second[line.key]) if line.key in worse and line.key in second else line
+            for line in lines
+        ]
+    return [change for change in judged(stored, looks) if change.key in worse]
+
+
+def judged(stored: history.Stored | None, found: dict[str, list[Comparison]]) -> list[history.Change]:
+    """Lines with a goal that are worse than the stored ones."""
+    lines = [line for each in found.values() for line in each if line.goal is not None]
+    return [change for change in history.told(stored, lines)[0] if change.is_worse]
+
+
+def versions(names: Iterable[str]) -> list[str]:
+    found = []
+    for name in sorted({PROGRAMS.get(name, name) for name in names}):
+        try:
+            found.append(f"{name}: {anchors.find(name).version}")
+        except anchors.Missing:  # it stands among what was left out
+            continue
+    return found
+
+
+PROGRAMS = {"nginx's own cache": "nginx", "tftpd-hpa": "in.tftpd"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="bench", description="The whole table, and what has changed.")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="lines with a WORD in group or name")
+    parser.add_argument("--list", action="store_true", help="print the groups and names")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help="pairs; default: %(default)s")
+    parser.add_argument("--cache-mib", type=int, default=CACHE_BYTES >> 20, metavar="N", help="default: %(default)s")
+    parser.add_argument("--ci", action="store_true", help="fail when a line is worse than the last stored one")
+    parser.add_argument("--baseline", action="store_true", help="store as bench/results/baseline.json, too")
+    options = parser.parse_args(argv)
+    items = [item for item in ITEMS if item.is_meant(options.only)]
+    if options.list or not items:
+        print("\n".join(f"{item.group}: {item.name}" for item in ITEMS))
+        return 0 if options.list else 2
+    cpus()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is started ends with its context
+    stored = history.last("bench")
+    names = list(dict.fromkeys(name for item in items for name in item.anchors))
+    bench = Bench(options.rounds, options.cache_mib << 20, names)
+    found = run(items, bench)
+    worse = confirmed(items, bench, stored, found) if options.ci and stored and stored.is_ours else []
+    lines = [line for each in found.values() for line in each]
+    notes = list(dict.fromkeys([*bench.notes, *versions(names)]))
+    print(f"\n{table(lines)}")
+    for note in notes:
+        print(note)
+    if not options.only:
+        for name in NOT_BUILT:
+            print(f"not built yet: {name}")
+    _, text = history.told(stored, lines)
+    print("\n".join(text))
+    keep = {} if stored is None or stored.path == history.BASELINE else dict(stored.lines)
+    if worse:
+        print("not stored: some lines are worse than before", file=sys.stderr)
+        for change in worse:
+            print(f"bench: {change}", file=sys.stderr)
+        return 1
+    every = {**keep, **{line.key: line for line in lines}}
+    print(f"written to {write('bench', every.values(), notes=notes)}")
+    if options.baseline:
+        print(f"written to {write('baseline', every.values(), notes=notes)}")
+    far_off = [] if options.ci else [line for line in lines if not line.within(2.0)]
+    for line in far_off:
+        print(f"bench: missed by more than a factor of two: {line}", file=sys.stderr)
+    return 1 if far_off else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
