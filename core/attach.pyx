@@ -23,11 +23,12 @@ HTTP_DEFAULTS = {
 }
 TFTP_DEFAULTS = {
     "max_transfers": 8192,
-    "max_blksize": 8192,         # RFC 2348 allows 65464; larger ones fragment on every link there is
+    "max_blksize": 8192,         # RFC 2348 allows 65464, and what the path to a client carries is less on most
     "max_windowsize": 64,        # one UDP_SEGMENT message
     "timeout_s": 1.0,
     "retries": 8,
     "tids": 4,
+    "single_port": 0,
     "gso": 1,
 }
 
@@ -66,6 +67,7 @@ def attach_tftp(Reactor reactor not None, fds, options):
     o.timeout_ns = <int64_t>(values["timeout_s"] * 1e9)
     o.retries = values["retries"]
     o.tids = values["tids"]
+    o.single_port = values["single_port"]
     o.gso = values["gso"]
     sockets = _descriptors(fds)
     status = tftp_start(&reactor.loop, sockets, len(fds), &o)

@@ -9,6 +9,7 @@ cdef struct tftp_options_t:
     int64_t timeout_ns               # first retransmit deadline; the client's timeout option (RFC 2349) replaces it
     uint32_t retries                 # deadlines without any progress before a transfer ends
     uint32_t tids                    # TID sockets for each request socket, >= 4
+    uint32_t single_port             # 1: no TID sockets, every packet leaves from the request socket's port
     uint32_t gso                     # 1: windows go as UDP_SEGMENT messages where the route takes them
 
 # Request sockets are bound, non-blocking UDP sockets; borrowed. TID sockets are made here on the same addresses.

@@ -5,7 +5,9 @@
                               --DATA->  tftp_sender, once per batch of ACKs, for all clients of that TID together
 
 TID sockets are shared: RFC 1350 wants the server's TID to differ from port 69 and to stay for the transfer, not to be
-nobody else's. Few sockets mean large batches: they are filled one after the other.
+nobody else's. Few sockets mean large batches: they are filled one after the other. Where a firewall lets port 69 through and
+no other, `single_port` makes the request socket the only TID, at the price that late packets of a client's last transfer may
+meet its next.
 
 Invariant: a live session is queued on its TID, or has its timer in the wheel, or is parked. A packet that belongs to no
 session, or comes to another TID than its session's, changes nothing.
@@ -34,7 +36,7 @@ from bootplane.core.tftp_sessions cimport (
     outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
 )
 from bootplane.core.tftp_sockets cimport (
-    inbox_free, inbox_init, inbox_receive, next_unreachable, path_to, request_socket, tid_socket,
+    inbox_free, inbox_init, inbox_receive, inbox_t, keep_errors, next_unreachable, path_to, request_socket, tid_socket,
 )
 from bootplane.core.tftp_tids cimport peer_t, tids_free, tids_init, tids_last
 from bootplane.core.tftp_transfer cimport EV_ACK, EV_GONE, EV_TICK, transfer_step
@@ -87,10 +89,10 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
 
-cdef void on_packet(loop_t* loop, tid_t* tid, uint32_t i) noexcept nogil:
+cdef void on_packet(loop_t* loop, tid_t* tid, const inbox_t* inbox, uint32_t i) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
-    cdef const uint8_t* packet = <const uint8_t*>tftp.packets.iovecs[i].iov_base
-    cdef size_t n = tftp.packets.messages[i].msg_len
+    cdef const uint8_t* packet = <const uint8_t*>inbox.iovecs[i].iov_base
+    cdef size_t n = inbox.messages[i].msg_len
     cdef int opcode = opcode_of(packet, n)
     cdef session_t* s
     cdef peer_t peer
@@ -98,12 +100,12 @@ cdef void on_packet(loop_t* loop, tid_t* tid, uint32_t i) noexcept nogil:
     if n < 4 or (opcode != OP_ACK and opcode != OP_ERROR and opcode != OP_DATA and opcode != OP_OACK):
         count(loop.counters, C_TFTP_MALFORMED)
         return
-    peer_of(&tftp.packets.senders[i], tid.listener, &peer)
+    peer_of(&inbox.senders[i], tid.listener, &peer)
     s = session_find(&tftp.sessions, &peer)
     if s == NULL or s.tid != tid or s.asking:
         # Silence for what is late, here for 30 s, and for ERRORs: two servers must not answer each other's.
         if opcode != OP_ERROR and tids_last(&tftp.past, &peer, loop.now_ns) != tid.index:
-            path_to(&tftp.packets.senders[i], &path)
+            path_to(&inbox.senders[i], &path)
             refuse(loop, tid.fd, &path, ERR_UNKNOWN_TID, "", 0, "no transfer of yours has this port")
     elif opcode == OP_ACK:
         session_act(loop, s, transfer_step(&s.transfer, EV_ACK, block_of(packet), loop.now_ns))
@@ -129,7 +131,7 @@ cdef int read_packets(loop_t* loop, tid_t* tid) noexcept nogil:
     cdef int n = inbox_receive(&tftp_of(loop).packets, tid.fd)       # level-triggered: what is left comes back
     cdef int i
     for i in range(n):
-        on_packet(loop, tid, i)
+        on_packet(loop, tid, &tftp_of(loop).packets, i)
     return n
 
 
@@ -148,6 +150,26 @@ cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noex
     for i in range(<int>tftp.ntids):
         if listener.tids[i].first != NULL:
             pump(loop, &listener.tids[i])
+
+
+cdef void single_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
+    """Requests and what belongs to transfers on one socket, in the order of arrival."""
+    cdef listener_t* listener = <listener_t*>handler
+    cdef inbox_t* inbox = &tftp_of(loop).requests
+    cdef int budget = PACKETS
+    cdef int n, i, opcode
+    if events & EPOLLERR:
+        unreachable(loop, listener.tids)
+    while budget > 0:
+        n = inbox_receive(inbox, listener.fd)
+        for i in range(n):
+            opcode = opcode_of(<const uint8_t*>inbox.iovecs[i].iov_base, inbox.messages[i].msg_len)
+            if opcode == OP_ACK or opcode == OP_ERROR or opcode == OP_DATA or opcode == OP_OACK:
+                on_packet(loop, listener.tids, inbox, i)
+            else:
+                on_request(loop, listener, i)
+        pump(loop, listener.tids)
+        budget = budget - n if n > 1 else 0          # as in tid_event
 
 
 cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
@@ -194,12 +216,16 @@ cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t inde
         listener.tids[i].outlet.fd = -1
     listener.index = index
     listener.fd = fd
+    if tftp.single_port:
+        status = keep_errors(fd)
+        if status != ST_OK:
+            return status
     for i in range(tftp.ntids):
         tid = &listener.tids[i]
         tid.handler.on_event = tid_event
         tid.listener = index
         tid.index = i
-        status = tid_socket(fd, &listener.local)
+        status = fd if tftp.single_port else tid_socket(fd, &listener.local)
         if status < 0:
             return status
         tid.fd = status
@@ -210,10 +236,11 @@ cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t inde
         tid.outlet.tid = tid
         tid.outlet.handler.on_event = outlet_event
         tid.gso = o.gso != 0 and gso_probe(tid.outlet.fd)
-        status = loop_add(loop, tid.fd, &tid.handler, EPOLLIN)
-        if status != ST_OK:
-            return status
-    listener.handler.on_event = requests_event
+        if not tftp.single_port:
+            status = loop_add(loop, tid.fd, &tid.handler, EPOLLIN)
+            if status != ST_OK:
+                return status
+    listener.handler.on_event = single_event if tftp.single_port else requests_event
     return loop_add(loop, fd, &listener.handler, EPOLLIN)
 
 
@@ -236,7 +263,8 @@ cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* o
     tftp.limits.max_windowsize = clamp(options.max_windowsize, 1, 65535)
     tftp.limits.timeout_ns = options.timeout_ns if options.timeout_ns > 0 else 1000000000
     tftp.limits.retries = clamp(options.retries, 1, 1000)
-    tftp.ntids = clamp(options.tids, 4, 64)
+    tftp.single_port = options.single_port != 0
+    tftp.ntids = 1 if tftp.single_port else clamp(options.tids, 4, 64)
     wheel_init(&tftp.wheel, loop.now_ns)
     tftp.sender = <sender_t*>calloc(1, sizeof(sender_t))
     tftp.listeners = <listener_t*>calloc(n, sizeof(listener_t))
@@ -277,7 +305,7 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
             continue
         loop_remove(loop, tftp.listeners[i].fd)
         for k in range(tftp.ntids):
-            if tftp.listeners[i].tids[k].fd >= 0:
+            if tftp.listeners[i].tids[k].fd >= 0 and not tftp.single_port:
                 close(tftp.listeners[i].tids[k].fd)  # opened in open_listener; leaves epoll with it
             if tftp.listeners[i].tids[k].outlet.fd >= 0:
                 close(tftp.listeners[i].tids[k].outlet.fd)           # the same

@@ -136,6 +136,23 @@ cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noex
     return switch_on(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO) if wildcard[0] else ST_OK
 
 
+cdef int keep_errors(int fd) noexcept nogil:
+    cdef sockaddr_storage local
+    cdef socklen_t n = sizeof(sockaddr_storage)
+    cdef socklen_t value_size = sizeof(int)
+    cdef int v6only = 0
+    cdef int status
+    if getsockname(fd, <sockaddr*>&local, &n) < 0:
+        return -errno
+    if local.ss_family != AF_INET6:
+        return switch_on(fd, IPPROTO_IP, IP_RECVERR)
+    status = switch_on(fd, IPPROTO_IPV6, IPV6_RECVERR)
+    getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, &value_size)
+    if status == ST_OK and not v6only:
+        status = switch_on(fd, IPPROTO_IP, IP_RECVERR)           # for IPv4 clients of a dual-stack socket
+    return status
+
+
 cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogil:
     cdef sockaddr_storage address = local[0]
     cdef socklen_t n = sizeof(sockaddr_in)
@@ -151,12 +168,8 @@ cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogi
         getsockopt(request_fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, &value_size)
         if setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) < 0:
             status = -errno
-        if status == ST_OK:
-            status = switch_on(fd, IPPROTO_IPV6, IPV6_RECVERR)
-        if status == ST_OK and not v6only:
-            status = switch_on(fd, IPPROTO_IP, IP_RECVERR)       # for IPv4 clients of a dual-stack socket
-    else:
-        status = switch_on(fd, IPPROTO_IP, IP_RECVERR)
+    if status == ST_OK:
+        status = keep_errors(fd)
     grow_buffers(fd)
     if status == ST_OK and bind(fd, <sockaddr*>&address, n) < 0:
         status = -errno

@@ -38,6 +38,7 @@ from bootplane.dataplane.units import parse_rate, parse_size
 
 DEFAULT_HTTP = ":5248"
 DEFAULT_TFTP = ":69"
+DEFAULT_MAX_BLKSIZE = 8192  # RFC 2348; what fits the path to a machine is found out for each
 DEFAULT_CACHE = "4GiB"
 DEFAULT_DRAIN_S = 30.0
 MAX_DRAIN_S = 3600.0
@@ -75,6 +76,16 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--token-file", required=True, type=Path, metavar="F", help="from: bootplane rack-token new")
     parser.add_argument("--http", default=DEFAULT_HTTP, metavar="H:P", help="default: %(default)s")
     parser.add_argument("--tftp", default=DEFAULT_TFTP, metavar="H:P", help='default: %(default)s; "" for none')
+    parser.add_argument(
+        "--tftp-max-blksize",
+        type=int,
+        default=DEFAULT_MAX_BLKSIZE,
+        metavar="N",
+        help="most bytes a block; default: %(default)s",
+    )
+    parser.add_argument(
+        "--tftp-single-port", action="store_true", help="send every TFTP packet from the port of --tftp (firewalls)"
+    )
     parser.add_argument("--cache-size", default=DEFAULT_CACHE, metavar="SIZE", help="default: %(default)s")
     parser.add_argument(
         "--upstream-limit", default="none", metavar="RATE", help="what it fetches from regions, 250Mbit/s"
@@ -105,6 +116,8 @@ def _run(options: argparse.Namespace) -> None:
         raise RackError(str(error)) from error
     if not 1 <= options.reactors <= 64:
         raise RackError(f"--reactors: expected 1 to 64, got {options.reactors}")
+    if not 512 <= options.tftp_max_blksize <= 65464:
+        raise RackError(f"--tftp-max-blksize: expected 512 to 65464, got {options.tftp_max_blksize}")
     if not 0 <= options.drain_limit <= MAX_DRAIN_S:
         raise RackError(f"--drain-limit: expected 0 to {MAX_DRAIN_S:.0f} seconds, got {options.drain_limit}")
     given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM})
@@ -136,6 +149,10 @@ def _run(options: argparse.Namespace) -> None:
             count=options.reactors,
             http_inherited=is_inherited,
             http_options={"hold": 1},  # a restart is a pause for those who come, and no refusal
+            tftp_options={
+                "max_blksize": options.tftp_max_blksize,
+                "single_port": int(options.tftp_single_port),
+            },
             park_limit_s=options.park_limit,
         )
         reactors.start()

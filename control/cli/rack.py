@@ -41,6 +41,13 @@ def rack(
     tftp: Annotated[
         str | None, typer.Option("--tftp", metavar="H:P", help="TFTP for machines. [default: every address, port 69]")
     ] = None,
+    tftp_max_blksize: Annotated[
+        int | None, typer.Option("--tftp-max-blksize", metavar="N", help="Most bytes of a TFTP block. [default: 8192]")
+    ] = None,
+    tftp_single_port: Annotated[
+        bool,
+        typer.Option("--tftp-single-port", help="Every TFTP packet leaves from the port of --tftp, for firewalls."),
+    ] = False,
     cache_size: CacheSize = None,
     upstream_limit: Annotated[
         str | None,
@@ -75,12 +82,15 @@ def rack(
         "--token-file": str(token_file),
         "--http": http,
         "--tftp": tftp,
+        "--tftp-max-blksize": tftp_max_blksize,
         "--cache-size": cache_size,
         "--upstream-limit": upstream_limit,
         "--reactors": reactors,
         "--drain-limit": drain_limit,
     }
     arguments = [part for option, value in options.items() if value is not None for part in (option, str(value))]
+    if tftp_single_port:
+        arguments.append("--tftp-single-port")
     raise typer.Exit(run_rack(arguments))
 
 

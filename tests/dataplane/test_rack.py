@@ -24,6 +24,7 @@ from bootplane.core.status import RemoteError
 from bootplane.dataplane.rack import RackError, lock_directory
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.region import CHUNK, FakeRegion
+from tests.fakes.tftp_client import TftpClient
 
 pytestmark = pytest.mark.integration
 
@@ -81,6 +82,18 @@ def test_several_reactors_share_one_port_and_one_fill(tmp_path: Path, region: Fa
         assert {f.result().sha256 for f in fetches} == {BIG_SHA}
         assert region.sent == {(BIG_SHA, chunk): 1 for chunk in range(24)}
         assert tftp_fetch.fetch(rack.tftp.host, rack.tftp.port, "bootx64.efi").size == len(SMALL)
+
+
+def test_tftp_keeps_to_one_port_and_to_a_block_size_when_told(tmp_path: Path, region: FakeRegion) -> None:
+    options = ("--tftp-single-port", "--tftp-max-blksize", "1024", "--reactors", "2")
+    with (
+        RackProcess(tmp_path / "rack", region, *options) as rack,
+        TftpClient((rack.tftp.host, rack.tftp.port)) as client,
+    ):
+        got = client.fetch("bootx64.efi", blksize=1468, windowsize=4)
+        assert len(got.data) == len(SMALL)
+        assert got.oack == {"blksize": "1024", "windowsize": "4"}
+        assert client.tid == (rack.tftp.host, rack.tftp.port)
 
 
 def test_a_range_of_a_cold_file_fetches_its_chunks_only(tmp_path: Path, region: FakeRegion) -> None:
@@ -263,6 +276,7 @@ def test_a_rack_starts_on_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytes
             "upstream limit: expected 0 for none, or 125000 bytes a second (1 Mbit/s) or more, got 1125",
         ),
         (["--cache-size", "4"], "cache limit: expected 4194304 bytes (one segment) or more, got 4"),
+        (["--tftp-max-blksize", "511"], "--tftp-max-blksize: expected 512 to 65464, got 511"),
         (["--reactors", "0"], "--reactors: expected 1 to 64, got 0"),
         (
             ["--http", "192.0.2.1:0"],
