@@ -283,14 +283,17 @@ cdef bint head_next(const char* data, const head_t* h, int field, uint32_t* curs
 
 cdef bint list_has(slice_t value, const char* word) noexcept nogil:
     cdef uint32_t p = 0
-    cdef uint32_t start
+    cdef uint32_t start, end
     while p < value.n:
         while p < value.n and (value.at[p] == 32 or value.at[p] == 9 or value.at[p] == 44):
             p += 1
         start = p
         while p < value.n and is_of(value.at[p], BP_TOKEN):
             p += 1
-        if same(value.at + start, p - start, word):
+        end = p
+        while p < value.n and (value.at[p] == 32 or value.at[p] == 9):
+            p += 1
+        if (p == value.n or value.at[p] == 44) and same(value.at + start, end - start, word):
             return True
         while p < value.n and value.at[p] != 44:
             p += 1
