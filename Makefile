@@ -2,9 +2,11 @@
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
 # make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
-# make check  lint, types, and the tests of core and dataplane under the sanitizers
+# make check  lint, types, the tests of core and dataplane under the sanitizers, and a minute of fuzzing
+# make fuzz   fuzzes the parsers and machines of core (FUZZ_ARGS="--seconds 600 --keep http_head")
 # make bench  the figures, beside nginx, varnish, tftpd-hpa, dnsmasq, atftpd (root; BENCH_ARGS="--only tftp", --ci)
-# The rest: build, lint, sanitize, sanitize-full (minutes), bench-smoke, bench-herd (root), bench-api, bench-restart, clean.
+# The rest: build, lint, sanitize, sanitize-full (minutes), fuzz-smoke, bench-smoke, bench-herd (root), bench-api,
+#           bench-restart, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -12,10 +14,11 @@ RUN_ARGS ?=
 SOAK_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_ARGS ?= --seconds 60 --seed 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test vm vm-storm soak build check lint sanitize sanitize-full bench bench-smoke bench-herd bench-api
-.PHONY: bench-restart clean
+.PHONY: bench-restart fuzz fuzz-smoke clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -43,7 +46,7 @@ soak:
 build:
 	@.ci/setup run
 
-check: lint sanitize
+check: lint sanitize fuzz-smoke
 
 lint:
 	@.ci/setup lint
@@ -57,6 +60,15 @@ sanitize:
 	@.ci/timed "address sanitizer" $(PYTHON) -m tests.sanitizers.run address
 	@.ci/timed "thread sanitizer" $(PYTHON) -m tests.sanitizers.run thread
 	@.ci/timed "planted mistakes are reported" $(PYTHON) -m pytest -q -m sanitize tests/sanitizers
+
+fuzz-smoke:
+	@.ci/setup sanitize
+	@.ci/timed "fuzzers, a fixed number of inputs" $(PYTHON) -m tests.fuzz.run
+	@.ci/timed "fuzzers find planted mistakes" $(PYTHON) -m pytest -q -m sanitize tests/fuzz
+
+fuzz:
+	@.ci/setup sanitize
+	@.ci/timed "fuzzers" $(PYTHON) -m tests.fuzz.run $(FUZZ_ARGS)
 
 sanitize-full:
 	@.ci/setup sanitize

@@ -2,8 +2,9 @@
 
 BOOTPLANE_ONLY="blob lru"      build just these modules (their .pxd must be there, the others may be broken)
 BOOTPLANE_DEBUG=1              bounds checks, assertions and reference counts on
-BOOTPLANE_SANITIZE=thread      watched by ThreadSanitizer; `address`: by Address- and UndefinedBehaviorSanitizer.
-                               For a private copy of the tree (tests/sanitizers/run.py): plain Python cannot load it
+BOOTPLANE_SANITIZE=thread      watched by ThreadSanitizer; `address`: by Address- and UndefinedBehaviorSanitizer;
+                               `fuzzer`: by these and counted by libFuzzer (clang only). For private copies of the
+                               tree (tests/sanitizers/run.py, tests/fuzz/run.py): plain Python cannot load it
 BOOTPLANE_ANNOTATE=1           write Cython's annotated HTML beside each module
 Uses ccache when it is on PATH.
 """
@@ -28,12 +29,16 @@ if "CC" not in os.environ and shutil.which("ccache"):
 
 flags = ["-O1", "-g", "-UNDEBUG", "-DBOOTPLANE_DEBUG=1"] if DEBUG else ["-O2", "-g0"]
 link_flags: list[str] = []
-SANITIZERS = {"address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], "thread": ["-fsanitize=thread"]}
+SANITIZERS = {
+    "address": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "fuzzer": ["-fsanitize=fuzzer-no-link,address,undefined", "-fno-sanitize-recover=all"],
+    "thread": ["-fsanitize=thread"],
+}
 if sanitize := os.environ.get("BOOTPLANE_SANITIZE"):
     if sanitize not in SANITIZERS:
         raise SystemExit(f"BOOTPLANE_SANITIZE: expected one of {', '.join(SANITIZERS)}, got {sanitize!r}")
     flags = ["-O1", "-g1", "-fno-omit-frame-pointer", "-DBOOTPLANE_DEBUG=1", *SANITIZERS[sanitize]]
-    link_flags = SANITIZERS[sanitize][:1]
+    link_flags = SANITIZERS[sanitize][:1] + ["-shared-libasan"] * (sanitize == "fuzzer")
 
 extensions = [
     Extension(

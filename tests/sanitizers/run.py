@@ -48,7 +48,7 @@ COPIED = (
     "tests",
 )
 LIBRARIES = {"address": ("libasan.so", "libubsan.so"), "thread": ("libtsan.so",)}
-TESTS = ("tests/core", "tests/dataplane")
+TESTS = ("tests/core", "tests/dataplane", "tests/fuzz")
 QUICK = "not integration and not vm and not soak and not sanitize"
 REPORT_LINES = 60  # of each report that are shown
 
