@@ -5,17 +5,21 @@ Times are given in seconds under names that say so. An option nobody knows is an
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
+from bootplane.core.http_addresses cimport Addresses
 from bootplane.core.http_service cimport http_options_t, http_start, http_stop
 from bootplane.core.reactor cimport Reactor
 from bootplane.core.status cimport check
 from bootplane.core.tftp_service cimport tftp_options_t, tftp_start, tftp_stop
 
 HTTP_DEFAULTS = {
-    "max_connections": 16384,
+    "max_connections": 16384,    # both: of all reactors with the same `addresses`
     "max_per_address": 1024,
+    "addresses": None,           # Addresses; None: its own
     "head_timeout_s": 10.0,
     "idle_timeout_s": 60.0,
     "send_timeout_s": 60.0,
+    "min_bytes_s": 1000,         # iPXE on a bad line takes ten times that
+    "min_over_s": 20,
     "turn_bytes": 1 << 21,       # measured with 64 readers: 2 MiB costs 0.8 x the CPU per GB of 1 MiB
     "control": 1,
     "hold": 0,
@@ -44,10 +48,14 @@ def attach_http(Reactor reactor not None, fds, options):
     o.head_timeout_ns = <int64_t>(values["head_timeout_s"] * 1e9)
     o.idle_timeout_ns = <int64_t>(values["idle_timeout_s"] * 1e9)
     o.send_timeout_ns = <int64_t>(values["send_timeout_s"] * 1e9)
+    o.min_bytes_s = values["min_bytes_s"]
+    o.min_over_s = values["min_over_s"]
     o.turn_bytes = values["turn_bytes"]
     o.control = values["control"]
     o.hold = values["hold"]
     o.inherited = values["inherited"]
+    reactor.addresses = Addresses() if values["addresses"] is None else values["addresses"]
+    o.addresses = &(<Addresses?>reactor.addresses).a
     sockets = _descriptors(fds)
     status = http_start(&reactor.loop, sockets, len(fds), &o)
     free(sockets)

@@ -17,6 +17,8 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_HTTP_ADOPTED               # descriptors that came back
     C_HTTP_CUT                   # responses ended short on purpose (bytes could not be had, or deadline)
     C_HTTP_ABORTED               # responses whose peer went away
+    C_HTTP_SHED                  # connections ended to make room: idle, unfinished heads, slow readers
+    C_HTTP_REFUSED               # connections told 503 because there was no place
     C_TFTP_REQUESTS              # RRQs that began a transfer
     C_TFTP_REPEATED              # RRQs that were the same transfer again
     C_TFTP_COMPLETED             # transfers whose last block was acknowledged
@@ -40,6 +42,7 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_MAIL_REFUSED               # mails to Python that found the ring full (retried)
     C_RECORDS                    # transfers that ended and were written into the ring of records
     C_RECORDS_LOST               # transfers that ended while the ring was full
+    C_RECORDS_LOST_REFUSED       # of them refusals that found their quarter of it full
     C_COUNT
 
 cdef struct counters_t:

@@ -30,6 +30,11 @@ COUNTERS = (
     Counter("http_adopted", "HTTP connections that came back from the control thread."),
     Counter("http_cut", "HTTP responses ended short because right bytes could not be had in time."),
     Counter("http_aborted", "HTTP responses whose client went away."),
+    Counter(
+        "http_shed",
+        "HTTP connections ended to make room: idle ones, unfinished heads, readers that take next to nothing.",
+    ),
+    Counter("http_refused", "HTTP connections told 503 because there was no place for them."),
     Counter("tftp_requests", "TFTP read requests that began a transfer."),
     Counter("tftp_repeated", "TFTP read requests that repeated one being served."),
     Counter("tftp_completed", "TFTP transfers whose last block was acknowledged."),
@@ -53,6 +58,7 @@ COUNTERS = (
     Counter("mail_refused", "Mails to the control thread that found the ring full and were sent again."),
     Counter("records", "Transfers that ended and were recorded for the boot timeline."),
     Counter("records_lost", "Transfers that ended while the ring of records was full, so that they are in no timeline."),
+    Counter("records_lost_refused", "Of these, refused requests that found their quarter of the ring full."),
 )
 
 if len(COUNTERS) != C_COUNT:

@@ -1,5 +1,9 @@
 """How many connections each client address holds, so that one machine cannot take every place.
 
+Several reactors that serve one port share the counts, so that a limit is the service's and not each thread's. They are
+touched when a connection comes and when it goes, under a lock that covers a few pointer moves; a request touches
+nothing here.
+
 Leaves the limit, and what happens above it, to http_service.
 """
 
@@ -8,7 +12,10 @@ import socket as _socket
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-from bootplane.core.linux cimport AF_INET, AF_INET6, sockaddr_in, sockaddr_in6, sockaddr_storage
+from bootplane.core.linux cimport (
+    AF_INET, AF_INET6, bp_load_int, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    sockaddr_in, sockaddr_in6, sockaddr_storage,
+)
 
 
 cdef void canonical(const sockaddr_storage* peer, uint8_t* ip) noexcept nogil:
@@ -27,47 +34,56 @@ cdef uint32_t bucket_of(const uint8_t* ip) noexcept nogil:
     return <uint32_t>(((halves[0] ^ (halves[1] * 31)) * <uint64_t>0x9E3779B97F4A7C15) >> 54)  # 10 bits
 
 
-cdef address_t* addresses_take(addresses_t* a, const sockaddr_storage* peer) noexcept nogil:
+cdef address_t* addresses_take(addresses_t* a, const sockaddr_storage* peer, uint32_t* held) noexcept nogil:
     cdef uint8_t ip[16]
     cdef uint32_t b
     cdef address_t* entry
     canonical(peer, ip)
     b = bucket_of(ip)
+    pthread_mutex_lock(&a.lock)
     entry = a.bucket[b]
     while entry != NULL and memcmp(entry.ip, ip, 16) != 0:
         entry = entry.next
     if entry == NULL:
         entry = <address_t*>calloc(1, sizeof(address_t))
         if entry == NULL:
+            pthread_mutex_unlock(&a.lock)
             return NULL
         memcpy(entry.ip, ip, 16)
         entry.bucket = b
         entry.next = a.bucket[b]
         a.bucket[b] = entry
     entry.connections += 1
+    held[0] = entry.connections
+    pthread_mutex_unlock(&a.lock)
     return entry
 
 
 cdef void addresses_release(addresses_t* a, address_t* entry) noexcept nogil:
     cdef address_t** link = &a.bucket[entry.bucket]
+    pthread_mutex_lock(&a.lock)
     entry.connections -= 1
-    if entry.connections:
-        return
-    while link[0] != entry:
-        link = &link[0].next
-    link[0] = entry.next
-    free(entry)
+    if entry.connections == 0:
+        while link[0] != entry:
+            link = &link[0].next
+        link[0] = entry.next
+        free(entry)
+    pthread_mutex_unlock(&a.lock)
 
 
 # -- the same for Python ---------------------------------------------------------------------------------------------
 
 cdef class Addresses:
-    """The counts on their own, for tests."""
-
-    cdef addresses_t a
+    """The counts of one service, given to each reactor that has a part in it (option ``addresses``)."""
 
     def __cinit__(self):
         memset(&self.a, 0, sizeof(self.a))
+        pthread_mutex_init(&self.a.lock, NULL)
+
+    @property
+    def open(self):
+        """Connections alive, of every address."""
+        return bp_load_int(&self.a.open)
 
     def __dealloc__(self):
         cdef address_t* entry
@@ -77,24 +93,25 @@ cdef class Addresses:
                 entry = self.a.bucket[b]
                 self.a.bucket[b] = entry.next
                 free(entry)
+        pthread_mutex_destroy(&self.a.lock)
 
     def take(self, str ip not None):
         """One more connection of *ip*; returns how many it has now."""
         cdef sockaddr_storage peer = self.address(ip)
-        cdef address_t* entry = addresses_take(&self.a, &peer)
-        if entry == NULL:
+        cdef uint32_t held = 0
+        if addresses_take(&self.a, &peer, &held) == NULL:
             raise MemoryError("no memory for an address")
-        return entry.connections
+        return held
 
     def release(self, str ip not None):
         """One connection of *ip* less; it must have one."""
         cdef sockaddr_storage peer = self.address(ip)
-        cdef address_t* entry = addresses_take(&self.a, &peer)
+        cdef uint32_t held = 0
+        cdef address_t* entry = addresses_take(&self.a, &peer, &held)
         if entry == NULL:
             raise MemoryError("no memory for an address")
-        held = entry.connections - 1
         addresses_release(&self.a, entry)
-        if held == 0:
+        if held == 1:
             raise ValueError(f"{ip} has no connection")
         addresses_release(&self.a, entry)
 

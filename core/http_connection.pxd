@@ -6,11 +6,14 @@ from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
 from bootplane.core.segments cimport blob_t
 
 cdef struct http_options_t:
-    uint32_t max_connections         # per reactor; above it new ones get 503 and a close
+    addresses_t* addresses           # borrowed: the counts for the next two, with those of other reactors
+    uint32_t max_connections         # above it one must leave for each that comes, or that one gets 503 and a close
     uint32_t max_per_address         # open connections of one client address
     int64_t head_timeout_ns          # from the first byte of a head to its end
     int64_t idle_timeout_ns          # keep-alive without a request
     int64_t send_timeout_ns          # no progress while we owe bytes
+    uint32_t min_bytes_s             # a reader that takes less is reset while places are short; 0: none is
+    uint32_t min_over_s              # measured over that many seconds
     uint32_t turn_bytes              # most a connection sends before others get their turn
     uint32_t control                 # 1: hand over /MAAS/, /api/, /metrics, other methods; 0: 404 and 405 (bulk port)
     uint32_t hold                    # 1: nobody is let in before loop.opened: without names all we have is a 503
@@ -47,6 +50,7 @@ cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     uint8_t lingering                # 1: our side is shut down
     uint8_t bulk                     # 1: counted in http_t.sending
     uint8_t low_water                # 1: TCP_NOTSENT_LOWAT is set
+    uint8_t stalled                  # 1: TIMER_SEND was due, and mark_at is where the reader was then
     uint8_t timer                    # timer_t
     uint8_t queue                    # queue_t
     uint16_t port                    # of the peer
@@ -63,6 +67,8 @@ cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     connection_t* timer_next
     connection_t* queue_next         # also the free list
     address_t* address               # released in connection_free
+    int64_t mark_at                  # place in the body that its reader had reached, in bytes ...
+    uint32_t mark_s                  # ... at this second of the loop's clock; 0: never looked
 
 cdef struct list_t:                  # one timer list
     connection_t* first
@@ -91,10 +97,10 @@ cdef struct http_t:
     uint32_t sending                 # of them with a large body under way
     list_t timers[6]                 # by timer_t
     fifo_t queues[3]                 # by queue_t
-    addresses_t addresses
     listener_t* listeners            # owned array
     int listener_n
     int64_t accept_again_ns          # when descriptors had run out; NEVER otherwise
+    int64_t patrol_ns                # next look at slow readers; NEVER: there are places enough
     uint8_t drain_asked              # the next tick closes what is idle
     char* input                      # in loop.scratch: bytes of the connection that is running, [at, at + have)
     uint32_t at

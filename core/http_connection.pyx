@@ -14,7 +14,7 @@ from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
 from bootplane.core.http_record cimport journal_free
-from bootplane.core.linux cimport close
+from bootplane.core.linux cimport bp_add_int, close
 from bootplane.core.loop cimport NEVER, loop_unpark
 from bootplane.core.records cimport OUTCOME_CUT
 from bootplane.core.segments cimport blob_release
@@ -47,6 +47,7 @@ cdef connection_t* connection_new(http_t* http, int fd) noexcept nogil:
     memset(c, 0, sizeof(connection_t))
     c.fd = fd
     http.open += 1
+    bp_add_int(&http.options.addresses.open, 1)
     http.loop.busy += 1              # taken back in connection_free
     return c
 
@@ -60,7 +61,7 @@ cdef void connection_free(http_t* http, connection_t* c) noexcept nogil:
         blob_release(c.answer)       # retained in on_wake
         c.answer = NULL
     if c.address != NULL:
-        addresses_release(&http.addresses, c.address)
+        addresses_release(http.options.addresses, c.address)
         c.address = NULL
     if c.bulk:
         http.sending -= 1
@@ -73,6 +74,7 @@ cdef void connection_free(http_t* http, connection_t* c) noexcept nogil:
     c.queue_next = http.unused
     http.unused = c
     http.open -= 1
+    bp_add_int(&http.options.addresses.open, -1)
     http.loop.busy -= 1              # counted in connection_new
 
 
@@ -133,9 +135,9 @@ cdef void timer_set(http_t* http, connection_t* c, int timer) noexcept nogil:
 cdef void timer_touch(http_t* http, connection_t* c, int timer) noexcept nogil:
     # Sixty answers a millisecond need not move links sixty times: one that was put in its place within the last
     # eighth of the span stays there. So it may end an eighth early; http_start makes the spans of these lists that
-    # much longer.
+    # much longer. When places are short, who was idle longest has to be right.
     cdef list_t* t = &http.timers[timer]
-    if c.timer != timer or c.due_ns - http.loop.now_ns < t.span_ns - (t.span_ns >> 3):
+    if c.timer != timer or http.patrol_ns != NEVER or c.due_ns - http.loop.now_ns < t.span_ns - (t.span_ns >> 3):
         timer_set(http, c, timer)
 
 

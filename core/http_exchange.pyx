@@ -398,7 +398,7 @@ cdef class Exchange:
         memset(&self.scene, 0, sizeof(self.scene))
         memset(&self.counters, 0, sizeof(self.counters))
         memset(&self.recorded, 0, sizeof(self.recorded))
-        check(records_init(&self.ring, 16), "ring of records")
+        check(records_init(&self.ring, 64), "ring of records")
         self.scene.journal.records = &self.ring
         self.scene.journal.counters = &self.recorded
         self.scene.journal.now_ns = &self.now_ns

@@ -47,6 +47,8 @@ cdef int blocked(http_t* http, connection_t* c, int timer) noexcept nogil:
         return WAIT
     if c.bulk:
         mind_memory(http, c)
+    if timer == TIMER_PROBE:         # the kernel took some: a new stretch without any begins later
+        c.stalled = 0
     timer_touch(http, c, timer)
     return WAIT
 

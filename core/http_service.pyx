@@ -14,7 +14,7 @@ Leaves to others: what a connection says (http_exchange), what it does on its so
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
-from bootplane.core.counters cimport C_HTTP_ADOPTED, C_HTTP_CLOSED, C_HTTP_CONNECTIONS, count
+from bootplane.core.counters cimport C_HTTP_ADOPTED, C_HTTP_CLOSED, C_HTTP_CONNECTIONS, C_HTTP_REFUSED, count
 from bootplane.core.http_addresses cimport addresses_take, port_of
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
@@ -23,11 +23,12 @@ from bootplane.core.http_connection cimport (
     timer_clear, timer_due, timer_next, timer_set,
 )
 from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
+from bootplane.core.http_shortage cimport make_room, mind_places, patrol
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
 from bootplane.core.linux cimport (
     EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
     EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
-    shutdown, sockaddr, sockaddr_storage, socklen_t,
+    shutdown, sockaddr, sockaddr_storage, socklen_t, bp_load_int,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
@@ -47,6 +48,7 @@ cdef enum:
     PROBE_NS = 1000000000
     LINGER_NS = 2000000000
     ACCEPT_AGAIN_NS = 100000000      # when the process had no descriptor left
+    FRESH_NS = 1000000000            # idle for less: ended for want of a place, and not for want of a descriptor
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
@@ -89,8 +91,14 @@ cdef void turn_away(http_t* http, int fd) noexcept nogil:
 cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, size_t n) noexcept nogil:
     """Takes over a connected socket, with bytes already read from it (malloc'd, may be NULL)."""
     cdef connection_t* c
-    cdef bint crowded = http.open >= http.options.max_connections
-    if http.open >= http.options.max_connections + REFUSED_AT_ONCE or n > INPUT_BYTES:
+    cdef uint32_t held = 0
+    cdef int64_t others = bp_load_int(&http.options.addresses.open)
+    cdef bint crowded
+    while others >= http.options.max_connections and make_room(http, 0):
+        others = bp_load_int(&http.options.addresses.open)       # who left may have been one above the limit
+    crowded = others >= http.options.max_connections
+    if (crowded and others >= <int64_t>http.options.max_connections + REFUSED_AT_ONCE) or n > INPUT_BYTES:
+        count(http.loop.counters, C_HTTP_REFUSED)
         free(data)
         turn_away(http, fd)
         return
@@ -104,12 +112,15 @@ cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, 
     c.data = data
     c.data_n = <uint32_t>n
     c.port = port_of(peer)
-    c.address = addresses_take(&http.addresses, peer)            # released in connection_free
+    c.address = addresses_take(http.options.addresses, peer, &held)      # released in connection_free
+    mind_places(http)
     if c.address == NULL or loop_add(http.loop, fd, &c.handler, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ST_OK:
         end(http, c)
     elif crowded:
+        count(http.loop.counters, C_HTTP_REFUSED)
         refuse(http, c, b"this server holds as many connections as it may")
-    elif http.options.max_per_address and c.address.connections > http.options.max_per_address:
+    elif http.options.max_per_address and held > http.options.max_per_address:
+        count(http.loop.counters, C_HTTP_REFUSED)
         refuse(http, c, b"your address holds as many connections as it may")
     else:
         timer_set(http, c, TIMER_IDLE)
@@ -140,6 +151,8 @@ cdef void accept_all(http_t* http, listener_t* listener) noexcept nogil:
                 loop_remove(http.loop, listener.fd)      # to the end of the line; what came meanwhile is told at once
                 listen_on(http, listener)
             return
+        elif errno == EMFILE and make_room(http, FRESH_NS):
+            continue
         elif errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
             http.accept_again_ns = http.loop.now_ns + ACCEPT_AGAIN_NS    # they stay in the backlog; no edge will come
             return
@@ -227,11 +240,15 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
             else:
                 timer_clear(http, c)         # its turn is near and decides
             c = timer_due(http, timer)
+    if loop.now_ns >= http.patrol_ns:
+        patrol(http)
     if http.drain_asked:
         begin_drain(http)
     if http.queues[<int>QUEUE_HOT].first != NULL or http.queues[<int>QUEUE_BULK].first != NULL:
         return 0
     cdef int64_t due = timer_next(http)
+    if http.patrol_ns < due:
+        due = http.patrol_ns
     return due if due < http.accept_again_ns else http.accept_again_ns
 
 
@@ -261,9 +278,11 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     http.timers[<int>TIMER_IDLE].span_ns = options.idle_timeout_ns + options.idle_timeout_ns // 7    # see timer_touch
     http.timers[<int>TIMER_HEAD].span_ns = options.head_timeout_ns
     http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS if PROBE_NS < options.send_timeout_ns else options.send_timeout_ns
-    http.timers[<int>TIMER_SEND].span_ns = options.send_timeout_ns + options.send_timeout_ns // 7
+    # by halves: the first is over when its reader is looked at, the second when it has taken nothing since
+    http.timers[<int>TIMER_SEND].span_ns = (options.send_timeout_ns + options.send_timeout_ns // 7) // 2
     http.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
     http.accept_again_ns = NEVER
+    http.patrol_ns = NEVER
     http.input = <char*>loop.scratch
     http.scene.counters = loop.counters
     http.scene.date = loop.date

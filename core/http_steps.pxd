@@ -8,5 +8,6 @@ from bootplane.core.segments cimport blob_t
 # being sent.
 cdef void step(http_t* http, connection_t* c, int queue) noexcept nogil
 cdef void expire(http_t* http, connection_t* c) noexcept nogil         # its timer is due
+cdef void cut_reader(http_t* http, connection_t* c) noexcept nogil     # its reader is too slow: reset, recorded
 cdef void refuse(http_t* http, connection_t* c, const char* why) noexcept nogil    # a new one there is no room for: 503
 cdef void on_wake(loop_t* loop, waiter_t* w, int status, blob_t* blob) noexcept nogil

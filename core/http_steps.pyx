@@ -7,8 +7,8 @@ bytes out (http_output), how it ends (http_close), whose turn it is (http_servic
 from bootplane.core.counters cimport C_HTTP_HANDED_OVER, count
 from bootplane.core.http_close cimport WAIT, close_cleanly, end, linger, lost, reset
 from bootplane.core.http_connection cimport (
-    QUEUE_BULK, QUEUE_HOT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER, TIMER_PROBE, connection_free, connection_t, enqueue,
-    http_t, running, timer_clear,
+    QUEUE_BULK, QUEUE_HOT, TIMER_HEAD, TIMER_LINGER, TIMER_PROBE, TIMER_SEND, connection_free, connection_t,
+    enqueue, http_t, running, timer_clear, timer_set,
 )
 from bootplane.core.http_exchange cimport (
     DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_MEND, DO_PARK, DO_READ, DO_SEND,
@@ -17,6 +17,7 @@ from bootplane.core.http_exchange cimport (
 )
 from bootplane.core.http_input cimport load, read_more, store
 from bootplane.core.http_output cimport send_body, send_text
+from bootplane.core.http_readers cimport still_reads
 from bootplane.core.linux cimport (
     EAGAIN, EINTR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, errno, getpeername, getsockname, recv,
     sockaddr, sockaddr_storage, socklen_t,
@@ -155,6 +156,14 @@ cdef void step(http_t* http, connection_t* c, int queue) noexcept nogil:
     go_on(http, c, action, queue)
 
 
+cdef void cut_reader(http_t* http, connection_t* c) noexcept nogil:
+    timer_clear(http, c)
+    running(http, c)
+    http.answered = 0
+    load(http, c)
+    go_on(http, c, exchange_expire(&c.x, &http.scene, DEADLINE_SEND), QUEUE_HOT)
+
+
 cdef void expire(http_t* http, connection_t* c) noexcept nogil:
     cdef int timer = c.timer
     timer_clear(http, c)
@@ -162,6 +171,10 @@ cdef void expire(http_t* http, connection_t* c) noexcept nogil:
     http.answered = 0
     if timer == TIMER_LINGER:
         end(http, c)
+    elif timer == TIMER_SEND and still_reads(http, c):
+        timer_set(http, c, TIMER_SEND)
+    elif timer == TIMER_SEND:
+        cut_reader(http, c)
     elif timer == TIMER_PROBE:       # ask the kernel again: no room starts the longer wait, a cut file is found out
         enqueue(http, c, QUEUE_BULK)
     else:
@@ -169,10 +182,8 @@ cdef void expire(http_t* http, connection_t* c) noexcept nogil:
         if timer == TIMER_HEAD:
             c.x.head_bytes = http.have
             go_on(http, c, exchange_expire(&c.x, &http.scene, DEADLINE_HEAD), QUEUE_HOT)
-        elif timer == TIMER_IDLE:
-            go_on(http, c, exchange_expire(&c.x, &http.scene, DEADLINE_IDLE), QUEUE_HOT)
         else:
-            go_on(http, c, exchange_expire(&c.x, &http.scene, DEADLINE_SEND), QUEUE_HOT)
+            go_on(http, c, exchange_expire(&c.x, &http.scene, DEADLINE_IDLE), QUEUE_HOT)
 
 
 cdef void refuse(http_t* http, connection_t* c, const char* why) noexcept nogil:

@@ -16,4 +16,5 @@ cdef class Reactor:
     cdef bint finished           # the thread has left loop_run
     cdef readonly int index
     cdef object __weakref__
+    cdef object addresses        # Addresses that its HTTP service counts in
     cdef int post(self, const void* mail) except -1

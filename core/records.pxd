@@ -2,7 +2,8 @@
 #
 # One producer, the reactor's thread; one consumer, whoever calls Reactor.records(). No eventfd, no lock, no allocation.
 # A full ring drops the newest record and counts it in C_RECORDS_LOST: the ones that wait are never overwritten, so what
-# is read is the unbroken beginning of what happened.
+# is read is the unbroken beginning of what happened. Refusals may fill a quarter of it: who asks for names that nobody
+# has, as fast as a network allows, must not push the transfers of machines out of the timeline.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from bootplane.core.counters cimport C_COALESCED, C_HITS, C_MISSES, counters_t
 
@@ -57,12 +58,15 @@ cdef struct records_t:
     uint32_t mask
     uint32_t head                    # atomic; next to read, written by the consumer
     uint32_t tail                    # atomic; next to write, written by the producer
+    uint32_t refusals                # written by the producer
+    uint32_t refusals_read           # atomic; written by the consumer
 
 cdef int records_init(records_t* r, uint32_t capacity) noexcept nogil          # ST_OK or ST_NOMEM
 cdef void records_free(records_t* r) noexcept nogil                            # safe on a zeroed struct
 # The slot for the next record, or NULL (counted): the ring is full. All fields but the bytes of the texts are 0.
 cdef record_t* records_next(records_t* r, counters_t* counters) noexcept nogil
-cdef void records_push(records_t* r, counters_t* counters) noexcept nogil      # publishes (and counts) that slot
+# Publishes and counts that slot. False: dropped and counted as lost, a refusal that found their share full.
+cdef bint records_push(records_t* r, counters_t* counters) noexcept nogil
 cdef void record_name(record_t* record, const char* name, size_t n) noexcept nogil
 cdef void record_agent(record_t* record, const char* agent, size_t n) noexcept nogil
 

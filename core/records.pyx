@@ -3,7 +3,8 @@
 One producer and one consumer, so a release store of the tail publishes a record and one of the head gives its slot back.
 Nothing waits and nothing is woken: a record is an account of what happened, not a message that somebody needs now.
 
-Invariant: a record that waits is never overwritten; a full ring drops the newest and counts it. Names and agents are
+Invariant: a record that waits is never overwritten; a full ring drops the newest and counts it, as a full quarter of it does
+with a refusal, so that three quarters are left to transfers (and at least that share of what the reader reads). Names and agents are
 kept as the bytes that came; control characters become "?" on their way to Python, because people read them in terminals.
 
 Leaves to others: when a transfer has ended and how (http_record, tftp_lifecycle), what to make of it (dataplane).
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memmove, memset
-from bootplane.core.counters cimport C_RECORDS, C_RECORDS_LOST, CounterBlock, count, counters_t
+from bootplane.core.counters cimport C_RECORDS, C_RECORDS_LOST, C_RECORDS_LOST_REFUSED, CounterBlock, count, counters_t
 from bootplane.core.linux cimport AF_INET, AF_INET6, bp_load_u32, bp_prefetch_write, bp_store_u32
 from bootplane.core.status cimport ST_NOMEM, ST_OK, check
 
@@ -32,6 +33,8 @@ cdef int records_init(records_t* r, uint32_t capacity) noexcept nogil:
     r.mask = slots - 1
     r.head = 0
     r.tail = 0
+    r.refusals = 0
+    r.refusals_read = 0
     return ST_OK
 
 
@@ -50,13 +53,20 @@ cdef record_t* records_next(records_t* r, counters_t* counters) noexcept nogil:
     return record
 
 
-cdef void records_push(records_t* r, counters_t* counters) noexcept nogil:
+cdef bint records_push(records_t* r, counters_t* counters) noexcept nogil:
     cdef char* after = <char*>&r.slots[(r.tail + 1) & r.mask]
     cdef int i
+    if r.slots[r.tail & r.mask].outcome == OUTCOME_REFUSED:
+        if r.refusals - bp_load_u32(&r.refusals_read) > r.mask // 4:
+            count(counters, C_RECORDS_LOST)
+            count(counters, C_RECORDS_LOST_REFUSED)
+            return False
+        r.refusals += 1
     count(counters, C_RECORDS)
     bp_store_u32(&r.tail, r.tail + 1)
     for i in range(4):               # the ring is larger than a core's cache: have the next slot there when it is needed
         bp_prefetch_write(after + 64 * i)
+    return True
 
 
 cdef void record_name(record_t* record, const char* name, size_t n) noexcept nogil:
@@ -122,6 +132,7 @@ cdef list records_read(records_t* r, Py_ssize_t limit):
     cdef const record_t* it
     cdef uint32_t head = r.head
     cdef uint32_t tail = bp_load_u32(&r.tail)
+    cdef uint32_t refusals = r.refusals_read
     out = []
     while head != tail and len(out) < limit:
         it = &r.slots[head & r.mask]
@@ -130,7 +141,9 @@ cdef list records_read(records_t* r, Py_ssize_t limit):
             it.status, it.size, it.offset, it.sent, SOURCES[it.source], it.blksize, it.windowsize, it.packets,
             it.retransmits, it.duplicate_acks, it.head != 0, text_of(it.agent, it.agent_n), it.reused,
         )))
+        refusals += it.outcome == OUTCOME_REFUSED
         head += 1
+    bp_store_u32(&r.refusals_read, refusals)
     bp_store_u32(&r.head, head)
     return out
 
@@ -148,16 +161,16 @@ cdef class RecordRing:
     def __dealloc__(self):
         records_free(&self.r)
 
-    def write(self, bytes name=b"", bytes agent=b"", size=0):
-        """Adds a record; False when the ring is full."""
+    def write(self, bytes name=b"", bytes agent=b"", size=0, refused=False):
+        """Adds a record; False when the ring, or a refusal's share of it, is full."""
         cdef record_t* record = records_next(&self.r, &self.block.c)
         if record == NULL:
             return False
         record_name(record, name, len(name))
         record_agent(record, agent, len(agent))
         record.size = size
-        records_push(&self.r, &self.block.c)
-        return True
+        record.outcome = OUTCOME_REFUSED if refused else OUTCOME_NONE
+        return records_push(&self.r, &self.block.c)
 
     def read(self, Py_ssize_t limit=1024):
         return records_read(&self.r, limit)

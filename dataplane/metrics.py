@@ -9,7 +9,7 @@ Left to others: counting.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -57,6 +57,10 @@ SCRUB_COUNTERS = {
     "hashed": "Chunks hashed with SHA-256: first looks, and confirmations.",
     "damaged": "Chunks found damaged on the disk.",
 }
+REACTOR_COUNTERS = {
+    "http_requests": "HTTP request heads parsed by this thread.",
+    "tftp_requests": "TFTP transfers begun by this thread.",
+}
 FETCH_ERRORS = ("unreachable", "stalled", "cut", "answer", "missing", "disk")
 QUESTION_OUTCOMES = ("text", "unknown", "retry", "refused")
 CONTROL_OUTCOMES = ("metrics", "forwarded", "refused", "unreachable", "cut", "gone")
@@ -67,6 +71,7 @@ class Numbers:
     """One reading of everything, for one scrape."""
 
     core: Mapping[str, int]
+    reactors: Sequence[Mapping[str, int]]  # the same, of each one
     cache: Mapping[str, int]
     fill: FillStats
     upstream_limit_bytes_s: int
@@ -77,6 +82,7 @@ class Numbers:
     reports_waiting: int
     reports_sent: int
     reports_dropped: int
+    reports_dropped_refusals: int
     sources: int
     catalogue_version: int
     catalogue_names: int
@@ -92,6 +98,11 @@ class RackCollector(Collector):
         numbers = self._read()
         for counter in COUNTERS:
             yield CounterMetricFamily(PREFIX + counter.name, counter.help, value=numbers.core.get(counter.name, 0))
+        for key, text in REACTOR_COUNTERS.items():
+            each = CounterMetricFamily(f"{PREFIX}reactor_{key}", text, labels=["reactor"])
+            for index, counts in enumerate(numbers.reactors):
+                each.add_metric([str(index)], counts[key])
+            yield each
         for key, text in CACHE_GAUGES.items():
             yield GaugeMetricFamily(f"{PREFIX}cache_{key}", text, value=numbers.cache[key])
         for key, text in CACHE_COUNTERS.items():
@@ -138,6 +149,11 @@ class RackCollector(Collector):
         for key, text, value in (
             ("reports_sent", "Transfers that a region has taken for the boot timeline.", numbers.reports_sent),
             ("reports_dropped", "Transfers pushed out of the queue, or refused by a region.", numbers.reports_dropped),
+            (
+                "reports_dropped_refusals",
+                "Of these, requests that were refused; they may fill a quarter of the queue.",
+                numbers.reports_dropped_refusals,
+            ),
         ):
             yield CounterMetricFamily(PREFIX + key, text, value=value)
 

@@ -267,6 +267,7 @@ class RackService:
         catalogue = self._follower.catalogue
         return Numbers(
             core=self._reactors.counters(),
+            reactors=self._reactors.counters_of_each(),
             cache=self._cache.stats(),
             fill=self.filler.stats,
             upstream_limit_bytes_s=self.filler.upstream_limit_bytes_s,
@@ -277,6 +278,7 @@ class RackService:
             reports_waiting=self._reporter.waiting,
             reports_sent=self._reporter.sent,
             reports_dropped=self._reporter.dropped,
+            reports_dropped_refusals=self._reporter.dropped_refusals,
             sources=len(self.filler.source_keys()),
             catalogue_version=self._follower.version,
             catalogue_names=len(catalogue.names) if catalogue else 0,

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootplane.core.blob import Blob
 from bootplane.core.counters import add_up
+from bootplane.core.http_addresses import Addresses
 from bootplane.core.reactor import Reactor
 from bootplane.core.status import RingFull
 from bootplane.core.table import Table
@@ -127,12 +128,13 @@ class Reactors:
     ) -> None:
         self._sockets = [*http, *tftp]
         count = count or max(len(http), len(tftp))
+        shared = {**(http_options or {}), "inherited": int(http_inherited), "addresses": Addresses()}
         self._reactors = [
             Reactor(
                 index,
                 http=[sock.fileno() for sock in (http if http_inherited else http[index::count])],
                 tftp=[sock.fileno() for sock in tftp[index::count]],
-                http_options={**(http_options or {}), "inherited": int(http_inherited)},
+                http_options=shared,  # with the counts of connections: limits are for all reactors together
                 tftp_options=tftp_options,
                 park_limit_s=park_limit_s,
             )
@@ -191,7 +193,10 @@ class Reactors:
 
     def counters(self) -> dict[str, int]:
         """Counts since start, all reactors added up."""
-        return add_up(reactor.counters() for reactor in self._reactors)
+        return add_up(self.counters_of_each())
+
+    def counters_of_each(self) -> list[dict[str, int]]:
+        return [reactor.counters() for reactor in self._reactors]
 
     def records(self, limit: int) -> list[Record]:
         """Transfers that have ended, at most *limit*, the same share from each reactor. One thread may call this."""

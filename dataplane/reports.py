@@ -34,6 +34,7 @@ BACKOFF_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 POLL_RECORDS = 1024
 READ_PER_S = 400.0  # 64 machines of 40 transfers boot within 7 s of it, and it is what one batch a second carries
 READ_BURST = 4096.0  # a full ring
+REFUSED_SHARE = 4  # requests that were refused take up a quarter of the queue at most
 QUEUE_TRANSFERS = 10_000  # 250 boots of 40 transfers while the region is away; about 4 MB
 SAID = 3  # refusals of one batch that are logged
 
@@ -69,7 +70,8 @@ class Reporter:
         self._allowance = READ_BURST
         self._polled_at = clock()
         self._lock = threading.Lock()
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, bool]] = deque()  # (transfer, is it a refusal?)
+        self._refusals = 0  # of them
         self._flight: list[bytes] = []  # the batch that is being sent, until it is answered
         self._told = 0
         self._failing = False
@@ -82,6 +84,7 @@ class Reporter:
         self.ended: Counter[tuple[str, str]] = Counter()  # (protocol, outcome) -> transfers read
         self.sent = 0  # a region has them
         self.dropped = 0  # pushed out of the queue, or refused
+        self.dropped_refusals = 0  # of them requests that a reactor refused, and that found their share of it full
 
     @property
     def waiting(self) -> int:
@@ -122,20 +125,35 @@ class Reporter:
             return 0
         self._allowance -= len(records)
         wall_offset = self._wall() - now
-        entries = [self._entry(record, wall_offset) for record in records]
+        entries = [(self._entry(record, wall_offset), record.outcome == "refused") for record in records]
         with self._lock:
-            self._queue.extend(entries)
-            while len(self._queue) > self._limit:
-                self._queue.popleft()
-                self.dropped += 1
+            for entry in entries:
+                self._keep(entry)
         self._waiting.set()
         return len(records)
+
+    def _keep(self, entry: tuple[bytes, bool]) -> None:
+        """Under the lock. A flood of refusals meets its share of the queue before it meets anybody's transfer."""
+        if entry[1] and self._refusals >= max(self._limit // REFUSED_SHARE, 1):
+            self.dropped += 1
+            self.dropped_refusals += 1
+            return
+        self._queue.append(entry)
+        self._refusals += entry[1]
+        while len(self._queue) > self._limit:
+            self._next()
+            self.dropped += 1
+
+    def _next(self) -> bytes:
+        transfer, is_refusal = self._queue.popleft()
+        self._refusals -= is_refusal
+        return transfer
 
     def send(self) -> bool:
         """Sends one batch, or the last one again. False when no region took it."""
         with self._lock:
             if not self._flight:
-                self._flight = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_TRANSFERS))]
+                self._flight = [self._next() for _ in range(min(len(self._queue), BATCH_TRANSFERS))]
             batch = self._flight
         if not batch:
             return True

@@ -327,20 +327,22 @@ def test_a_full_ring_is_503_and_not_silence() -> None:
 
 def test_connections_beyond_the_limit_are_told_so_and_places_come_free() -> None:
     with rack({"small": small()}, max_connections=3) as it:
-        clients = [it.client() for _ in range(3)]
-        for client in clients:
-            assert client.get("/small").body == SMALL
+        clients = [it.client().send(b"GET /ipxe.cfg" + HOST) for _ in range(3)]
+        questions = [it.mail("ask")[1] for _ in clients]
         with it.client() as one_more:
             response = one_more.get("/small")
             assert (response.status, response.headers["Retry-After"]) == (503, "1")
             assert response.body == (b"503 Service Unavailable: this server holds as many connections as it may\n")
             assert one_more.end() == "closed"
-        clients.pop().socket.close()
+        assert (it.count("http_refused"), it.count("http_shed")) == (1, 0)
+        clients.pop().abort()
         it.wait_for("http_closed", 2)
         with it.client() as again:
             assert again.get("/small").body == SMALL
+        for question in questions:
+            it.reactor.answer(question, Blob.memory(b"for you"))
         for client in clients:
-            assert client.get("/small").body == SMALL
+            assert client.response().body == b"for you"
             client.socket.close()
 
 

@@ -42,6 +42,18 @@ def test_a_full_ring_drops_the_newest_and_counts_them() -> None:
     assert (counters["records"], counters["records_lost"]) == (7, 3)
 
 
+def test_refusals_fill_a_quarter_of_the_ring_and_never_more() -> None:
+    ring = RecordRing(16)
+    assert [ring.write(size=n, refused=True) for n in range(6)] == [True] * 4 + [False] * 2
+    assert [ring.write(size=n) for n in range(13)] == [True] * 12 + [False], "the rest is for transfers"
+    assert [record.size for record in ring.read(2)] == [0, 1]
+    assert [ring.write(size=n, refused=True) for n in (6, 7, 8)] == [True, True, False]
+    assert len(ring.read()) == 16
+    counters = ring.counters()
+    assert (counters["records"], counters["records_lost"]) == (18, 4)
+    assert counters["records_lost_refused"] == 2, "for want of their share; the last one found the whole ring full"
+
+
 def test_a_reader_takes_no_more_than_it_asked_for_and_an_empty_ring_gives_nothing() -> None:
     ring = RecordRing(4)
     assert ring.read() == []
@@ -182,10 +194,36 @@ def test_records_can_be_read_after_the_end_and_of_a_reactor_that_never_ran() -> 
     assert len(both.reactor.records()) == 1
 
 
-def test_a_reader_that_stops_reading_holds_up_nobody_and_what_it_missed_is_counted() -> None:
-    with http_client.rack({}) as it, it.client() as client:
-        for _ in range(45):
+def test_a_flood_of_unknown_names_leaves_the_records_of_transfers_their_room() -> None:
+    with http_client.rack({"kernel": Blob.memory(KERNEL, dynamic=False)}) as it, it.client() as client:
+        for _ in range(20):
             client.send((b"GET /nobody" + HOST) * 100)
+            for _ in range(100):
+                assert client.response().status == 404
+        for _ in range(50):
+            assert client.get("/kernel").body == KERNEL
+        it.wait_for("records", 1024 + 50)
+        outcomes = [record.outcome for record in it.reactor.records(10_000)]
+        assert outcomes == ["refused"] * 1024 + ["complete"] * 50
+        assert (it.count("records_lost"), it.count("records_lost_refused")) == (976, 976)
+
+
+def test_a_flood_over_tftp_does_so_too() -> None:
+    with tftp_client.serving({"kernel": KERNEL}) as it, it.client() as client:
+        for _ in range(1500):
+            client.rrq("nobody")
+            assert client.receive().kind == "ERROR"
+        assert client.fetch("kernel").data == KERNEL
+        it.settle()
+        outcomes = [record.outcome for record in it.reactor.records(10_000)]
+        assert outcomes == ["refused"] * 1024 + ["complete"]
+        assert it.reactor.counters()["records_lost_refused"] >= 476, "settle() asks for such names, too"
+
+
+def test_a_reader_that_stops_reading_holds_up_nobody_and_what_it_missed_is_counted() -> None:
+    with http_client.rack({"kernel": Blob.memory(b"x", dynamic=False)}) as it, it.client() as client:
+        for _ in range(45):
+            client.send((b"GET /kernel" + HOST) * 100)
             for _ in range(100):
                 client.response()
         it.wait_for("records_lost", 4500 - 4096)

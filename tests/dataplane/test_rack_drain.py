@@ -166,12 +166,16 @@ def test_a_restart_with_inherited_sockets_refuses_nobody(tmp_path: Path, region:
         with rack:
             assert (rack.http.port, rack.tftp.port) == tuple(s.getsockname()[1] for s in opened.http + opened.tftp)
             warm(rack)
-            with started(rack) as body:
+            with Client(rack.http.port) as idle:
+                assert idle.get("/small").body == SMALL
+                body = started(rack)
                 tell(rack)
+                assert idle.end() == "closed"  # from here on nobody is let in
                 waiting = [Client(rack.http.port).send(GET % b"small") for _ in range(8)]  # nobody is refused
                 while len(body.buffer) < len(BIG):
                     assert body.more()
                 assert digest(bytes(body.buffer)) == digest(BIG)
+                body.socket.close()
             assert ended(rack) == 0
             waiting += [Client(rack.http.port).send(GET % b"small") for _ in range(8)]
         with rack, TftpClient(tuple(rack.tftp)) as transfer:

@@ -124,3 +124,46 @@ async def test_a_drain_that_takes_too_long_is_given_up() -> None:
     group.detach(asyncio.get_running_loop())
     group.stop()
     assert threading.active_count() < 50
+
+
+async def test_limits_are_those_of_all_reactors_together() -> None:
+    sockets = open_http(LOOPBACK, 2)
+    place = address_of(sockets[0])
+    group = Reactors(sockets, http_options={"max_connections": 12, "max_per_address": 8})
+    group.start()
+    asked: list[int] = []
+    group.attach(asyncio.get_running_loop(), {"ask": lambda reactor, mail: asked.append(reactor)})
+    group.publish(Table({}, 1))
+    busy = []
+
+    async def status(source: str) -> int:
+        """Of one more that stays busy when it may: it asks for what nobody answers. 0: it waits."""
+        sock = socket.socket()
+        sock.bind((source, 0))
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, tuple(place))
+        before = len(asked)
+        await loop.sock_sendall(sock, b"GET /ipxe.cfg HTTP/1.1\r\nHost: r\r\n\r\n")
+        answer = asyncio.ensure_future(loop.sock_recv(sock, 100))
+        while len(asked) == before and not answer.done():
+            await asyncio.sleep(0)
+        if len(asked) > before:
+            answer.cancel()
+            busy.append(sock)
+            return 0
+        text = (await answer).decode()
+        sock.close()
+        return int(text.split()[1])
+
+    async with asyncio.timeout(60):
+        assert [await status("127.0.0.1") for _ in range(8)] == [0] * 8
+        assert [await status("127.0.0.1") for _ in range(6)] == [503] * 6, "one address"
+        assert [await status("127.0.0.2") for _ in range(4)] == [0] * 4
+        assert [await status("127.0.0.3") for _ in range(6)] == [503] * 6, "all addresses"
+    assert set(asked) == {0, 1}
+    assert group.counters()["http_refused"] == 12
+    group.detach(asyncio.get_running_loop())
+    group.stop()
+    for sock in busy:
+        sock.close()

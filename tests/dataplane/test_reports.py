@@ -168,6 +168,22 @@ def test_a_full_queue_drops_the_oldest_and_the_region_hears_how_many(caplog: pyt
     ]
 
 
+def test_refused_requests_fill_a_quarter_of_the_queue_and_push_out_no_transfer() -> None:
+    site = Site(queue_transfers=8)
+    site.fault = RegionUnreachable("no region reachable: http://r: refused")
+    site.fetch(3)
+    site.fetch(50, outcome="refused", name="nobody")
+    site.fetch(3)
+    site.reporter.poll()
+    site.fault = None
+    assert site.reporter.send()
+    assert site.heard == [1, 2, 3, 4, 5, 54, 55, 56]
+    assert (site.reporter.dropped, site.reporter.dropped_refusals) == (48, 48)
+    site.fetch(1, outcome="refused")
+    site.reporter.poll()
+    assert site.reporter.send() and site.heard[-1] == 57
+
+
 def test_a_batch_the_region_will_never_take_is_dropped_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     site = Site()
     site.fetch(2)

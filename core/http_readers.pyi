@@ -1,0 +1,1 @@
+"""Nothing for Python: how fast readers are, used by the HTTP service alone."""
