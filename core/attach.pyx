@@ -33,6 +33,7 @@ TFTP_DEFAULTS = {
     "retries": 8,
     "tids": 4,
     "single_port": 0,
+    "hold": 0,
     "gso": 1,
 }
 
@@ -76,6 +77,7 @@ def attach_tftp(Reactor reactor not None, fds, options):
     o.retries = values["retries"]
     o.tids = values["tids"]
     o.single_port = values["single_port"]
+    o.hold = values["hold"]
     o.gso = values["gso"]
     sockets = _descriptors(fds)
     status = tftp_start(&reactor.loop, sockets, len(fds), &o)

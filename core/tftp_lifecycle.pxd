@@ -33,6 +33,8 @@ cdef struct tftp_t:
     listener_t* listeners            # owned
     uint32_t nlisteners
     uint32_t ntids                   # of each
+    uint8_t listening                # request sockets are in epoll
+    uint8_t hold                     # not before loop.opened
     uint8_t single_port              # 1: its one TID is the request socket
 
 cdef inline tftp_t* tftp_of(loop_t* loop) noexcept nogil:

@@ -10,6 +10,7 @@ cdef struct tftp_options_t:
     uint32_t retries                 # deadlines without any progress before a transfer ends
     uint32_t tids                    # TID sockets for each request socket, >= 4
     uint32_t single_port             # 1: no TID sockets, every packet leaves from the request socket's port
+    uint32_t hold                    # 1: no request is read before loop.opened: it waits in its socket
     uint32_t gso                     # 1: windows go as UDP_SEGMENT messages where the route takes them
 
 # Request sockets are bound, non-blocking UDP sockets; borrowed. TID sockets are made here on the same addresses.

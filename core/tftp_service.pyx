@@ -49,6 +49,7 @@ cdef enum:
     REQUEST_BYTES = 1024             # RFC 2347 allows 512; a longer one is malformed
     PACKETS = 256                    # the same on a TID socket
     PACKET_BYTES = 128               # an ACK has 4; of an ERROR only the code counts
+    LISTEN_AGAIN_NS = 100000000      # when epoll had no memory for a request socket
     PAST_ROOM = 16384                # ended transfers that are remembered, at least: 546 a second for 30 s
 
 
@@ -72,10 +73,38 @@ cdef void pump_all(loop_t* loop) noexcept nogil:
                 sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.listeners[i].tids[k])
 
 
+cdef int listen(loop_t* loop) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef uint32_t i
+    cdef int status
+    for i in range(tftp.nlisteners):
+        status = loop_add(loop, tftp.listeners[i].fd, &tftp.listeners[i].handler, EPOLLIN)
+        if status != ST_OK:
+            while i > 0:
+                i -= 1
+                loop_remove(loop, tftp.listeners[i].fd)
+            return status
+    tftp.listening = 1
+    return ST_OK
+
+
+cdef void drain(loop_t* loop) noexcept nogil:
+    """Requests stay in their sockets: whoever takes these over answers them. A single port is read on, for the ACKs."""
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef uint32_t i
+    if tftp.single_port or not tftp.listening:
+        return
+    for i in range(tftp.nlisteners):
+        loop_remove(loop, tftp.listeners[i].fd)
+    tftp.listening = 0
+
+
 cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     cdef timer_t* timer = wheel_pop(&tftp.wheel, loop.now_ns)
     cdef session_t* s
+    if tftp.hold and loop.opened:
+        tftp.hold = not loop.draining and listen(loop) != ST_OK
     while timer != NULL:
         s = session_of(timer)
         if s.unreadable:
@@ -84,7 +113,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
             session_act(loop, s, transfer_step(&s.transfer, EV_TICK, 0, loop.now_ns))
         timer = wheel_pop(&tftp.wheel, loop.now_ns)
     pump_all(loop)
-    return wheel_due(&tftp.wheel)
+    return wheel_due(&tftp.wheel) if not (tftp.hold and loop.opened) else loop.now_ns + LISTEN_AGAIN_NS
 
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
@@ -241,7 +270,7 @@ cdef int open_listener(loop_t* loop, listener_t* listener, int fd, uint32_t inde
             if status != ST_OK:
                 return status
     listener.handler.on_event = single_event if tftp.single_port else requests_event
-    return loop_add(loop, fd, &listener.handler, EPOLLIN)
+    return ST_OK
 
 
 cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* options) noexcept nogil:
@@ -281,9 +310,13 @@ cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* o
         if status == ST_OK:
             tftp.nlisteners = i + 1
             status = open_listener(loop, &tftp.listeners[i], fds[i], i, options)
+    tftp.hold = options.hold != 0
+    if status == ST_OK and not tftp.hold:
+        status = listen(loop)
     if status != ST_OK:
         tftp_stop(loop)
         return status
+    loop.drain_tftp = drain
     tftp.ticker.tick = tick
     tftp.ticker.due_ns = NEVER
     loop_add_ticker(loop, &tftp.ticker)
@@ -303,7 +336,8 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
     for i in range(tftp.nlisteners):
         if tftp.listeners[i].tids == NULL:
             continue
-        loop_remove(loop, tftp.listeners[i].fd)
+        if tftp.listening:
+            loop_remove(loop, tftp.listeners[i].fd)
         for k in range(tftp.ntids):
             if tftp.listeners[i].tids[k].fd >= 0 and not tftp.single_port:
                 close(tftp.listeners[i].tids[k].fd)  # opened in open_listener; leaves epoll with it
@@ -319,3 +353,4 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
     free(tftp.listeners)
     free(tftp)
     loop.tftp = NULL
+    loop.drain_tftp = NULL

@@ -152,6 +152,7 @@ def _run(options: argparse.Namespace) -> None:
             tftp_options={
                 "max_blksize": options.tftp_max_blksize,
                 "single_port": int(options.tftp_single_port),
+                "hold": 1,
             },
             park_limit_s=options.park_limit,
         )

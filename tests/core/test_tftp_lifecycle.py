@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import os
 import pathlib
+import select
+import socket
+import time
 
-from tests.fakes.tftp_client import serving
+import pytest
+
+from bootplane.core.blob import Blob
+from bootplane.core.reactor import Reactor
+from bootplane.core.table import Table
+from tests.fakes.tftp_client import PATIENCE_S, TftpClient, serving
 
 KERNEL = os.urandom(10_000)
 FILES = {"kernel": KERNEL, "exact": KERNEL[:1024]}
+
+
+def turn(reactor: Reactor) -> None:
+    """Returns when the reactor has read the mails sent before this call."""
+    end = time.monotonic() + PATIENCE_S
+    reactor.ping()
+    while reactor.unread:
+        assert time.monotonic() < end, f"{reactor.unread} mails unread after {PATIENCE_S} s"
+        select.select([], [], [], 0.001)
 
 
 def test_before_the_first_snapshot_requests_are_met_with_silence_so_that_firmware_asks_again() -> None:
@@ -40,12 +57,12 @@ def test_above_the_limit_of_transfers_error_0_says_to_try_again() -> None:
             client.socket.close()
 
 
-def test_draining_finishes_transfers_and_refuses_new_requests_in_silence() -> None:
+def test_draining_finishes_transfers_and_leaves_new_requests_to_whoever_has_the_socket_next() -> None:
     with serving(FILES) as rack, rack.client() as running, rack.client() as late:
         running.rrq("exact")
         running.receive()
         rack.reactor.drain()
-        rack.settle()
+        turn(rack.reactor)
         late.rrq("exact")
         running.ack(1)
         assert running.receive().number == 2
@@ -55,6 +72,40 @@ def test_draining_finishes_transfers_and_refuses_new_requests_in_silence() -> No
         running.ack(3)
         assert rack.mail() == [("drained",)]
         assert late.waiting() == []
+        assert rack.socket.recv(600) == b"\0\1exact\0octet\0"
+
+
+def test_draining_goes_on_with_a_single_port() -> None:
+    with serving(FILES, single_port=1) as rack, rack.client() as running, rack.client() as late:
+        running.rrq("exact")
+        running.receive()
+        rack.reactor.drain()
+        turn(rack.reactor)
+        late.rrq("exact")
+        for block in (1, 2):
+            running.ack(block)
+            assert running.receive().number == block + 1
+        running.ack(3)
+        assert rack.mail() == [("drained",)]
+        assert late.waiting() == []
+
+
+@pytest.mark.parametrize("single_port", [0, 1])
+def test_a_request_that_is_held_waits_in_its_socket_for_the_first_snapshot(single_port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.setblocking(False)
+        reactor = Reactor(tftp=[sock.fileno()], tftp_options={"hold": 1, "single_port": single_port})
+        reactor.start()
+        try:
+            with TftpClient(sock.getsockname()) as client:
+                client.rrq("exact")
+                turn(reactor)
+                assert client.waiting() == []
+                reactor.publish(Table({"exact": Blob.memory(FILES["exact"])}, 1))
+                assert client.receive().number == 1
+        finally:
+            reactor.stop()
 
 
 def test_stopping_in_the_middle_leaves_no_descriptor_behind() -> None:

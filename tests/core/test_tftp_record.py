@@ -289,9 +289,6 @@ def test_what_is_met_with_silence_is_not_recorded(rack: Rack) -> None:
         client.send(b"\0\1kernel")
         client.send(b"\0\4\0\1")  # to the request socket
         client.send(b"junk")
-        rack.reactor.drain()
-        rack.settle()
-        client.rrq("kernel")
         assert ended(rack) == []
         assert client.waiting() == []
 
@@ -457,7 +454,7 @@ def test_every_request_is_one_record_and_the_counters_add_up() -> None:
         rack.reactor.drain()
         while ("drained",) not in rack.mail():
             pass
-        counters = rack.counters()
+        counters = rack.reactor.counters()  # it reads no requests any more: no settling
         records += rack.reactor.records(100_000)
         for client in clients:
             client.socket.close()
