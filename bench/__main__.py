@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from bench import anchors, counted, history
+from bench import anchors, connections, counted, history
 from bench.calls import CannotCount
 from bench.cases import HTTP, TFTP
 from bench.racks import cpus
@@ -110,6 +110,8 @@ ITEMS = (
     _counted("tftp", "system calls of DATA", counted.tftp_calls),
     _counted("tftp", "500 clients at once", counted.many_clients),
     _counted("tftp", "1 % loss", counted.loss),
+    Item("http", "10,000 idle connections", lambda _: connections.idle(), is_alone=True),
+    Item("http", "10,000 and 5,000 slow readers", lambda _: connections.slow_readers(), is_alone=True),
     _elsewhere("fill", "fill, verified", "fill", *PYTEST, "bench/test_fill.py"),
     _elsewhere("ingest", "region ingest: the verifier", "digest", *PYTEST, "bench/test_digest.py"),
     _elsewhere("restart", "restart with a full cache", "restart", "-m", "bench.restart"),

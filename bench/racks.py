@@ -16,6 +16,7 @@ import mmap
 import os
 import select
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from tests.fakes.region import FakeRegion
 ANY = "127.0.0.1:0"
 FILL_S = 600.0
 READY_S = 60.0
+REPORTED_S = 60.0
 FILLER_BYTES = 400 << 20
 FILLERS = "images/bench/filler"
 PAGE_BYTES = 4096  # a segment is charged by whole ones
@@ -98,6 +100,18 @@ class Rack:
                 name = name.partition("{")[0]
                 found[name] = found.get(name, 0.0) + float(value)
         return found
+
+    def wait_until_reported(self) -> None:
+        """Until it has told its region of every transfer it has recorded. It tells 400 a second and keeps 4096: a rack
+        that goes on serving never has. Raises SystemExit after REPORTED_S."""
+        deadline = time.monotonic() + REPORTED_S
+        while time.monotonic() < deadline:
+            told = self.numbers()
+            ended, recorded = (told[f"bootplane_{what}_total"] for what in ("transfers", "records"))
+            if told["bootplane_reports_waiting"] == 0 and ended >= recorded:
+                return
+            time.sleep(0.2)
+        raise SystemExit(f"bench: a rack that has not told of its transfers within {REPORTED_S:.0f} s")
 
 
 def command(data: Path, url: str, token: Path, *options: str, http: str = ANY, tftp: str = ANY) -> list[str]:

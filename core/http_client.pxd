@@ -29,6 +29,7 @@ cdef enum http_cause_t:
     HX_STATUS                    # expected, got
     HX_DIGEST                    # text: hex of what came
     HX_TIMEOUT                   # err: http_client_state_t it was in; expected, got: body bytes
+    HX_LOST                      # an idle connection ended; err, 0: closed
 
 cdef struct http_client_t:
     int fd                       # owned; -1: closed

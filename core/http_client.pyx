@@ -329,6 +329,8 @@ cdef str http_sentence(http_client_t* c, str what, str promised=""):
         if t.err == HC_HEAD:
             return f"{what}: timed out: expected a reply, got {t.got} bytes of it"
         return f"{what}: timed out {'connecting' if t.err == HC_CONNECTING else 'sending the request'}"
+    if t.cause == HX_LOST:
+        return f"{what}: expected the connection to stay open, got {ended}"
     return f"{what}: failed"
 
 
