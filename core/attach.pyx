@@ -8,12 +8,14 @@ from libc.stdlib cimport free, malloc
 from bootplane.core.http_addresses cimport Addresses
 from bootplane.core.http_service cimport http_options_t, http_start, http_stop
 from bootplane.core.reactor cimport Reactor
+from bootplane.core.shares cimport Shares
 from bootplane.core.status cimport check
 from bootplane.core.tftp_service cimport tftp_options_t, tftp_start, tftp_stop
 
 HTTP_DEFAULTS = {
     "max_connections": 16384,    # both: of all reactors with the same `addresses`
     "max_per_address": 1024,
+    "shares": None,              # Shares; None: no groups
     "addresses": None,           # Addresses; None: its own
     "head_timeout_s": 10.0,
     "idle_timeout_s": 60.0,
@@ -55,6 +57,8 @@ def attach_http(Reactor reactor not None, fds, options):
     o.control = values["control"]
     o.hold = values["hold"]
     o.inherited = values["inherited"]
+    reactor.shares = values["shares"]
+    o.shares = &(<Shares?>reactor.shares).s if reactor.shares is not None else NULL
     reactor.addresses = Addresses() if values["addresses"] is None else values["addresses"]
     o.addresses = &(<Addresses?>reactor.addresses).a
     sockets = _descriptors(fds)

@@ -1,11 +1,13 @@
 # A connection, and what the HTTP service of one reactor keeps: its connections' memory, queues and timers.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
 from bootplane.core.segments cimport blob_t
+from bootplane.core.shares cimport shares_t
 
 cdef struct http_options_t:
+    shares_t* shares                 # borrowed: groups of clients; NULL: there are none
     addresses_t* addresses           # borrowed: the counts for the next two, with those of other reactors
     uint32_t max_connections         # above it one must leave for each that comes, or that one gets 503 and a close
     uint32_t max_per_address         # open connections of one client address
@@ -53,6 +55,8 @@ cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     uint8_t stalled                  # 1: TIMER_SEND was due, and mark_at is where the reader was then
     uint8_t timer                    # timer_t
     uint8_t queue                    # queue_t
+    uint8_t group                    # of shares
+    uint16_t grouped                 # low bits of the version of shares that said so; 0: none
     uint16_t port                    # of the peer
     int wake_status
     uint32_t data_n                  # bytes in data
@@ -97,6 +101,11 @@ cdef struct http_t:
     uint32_t sending                 # of them with a large body under way
     list_t timers[6]                 # by timer_t
     fifo_t queues[3]                 # by queue_t
+    fifo_t groups[64]                # QUEUE_BULK by group, while shares are active
+    uint64_t waiting                 # which of them have somebody (bit: group)
+    int64_t turn_ns                  # when they may get a turn, none having got one; NEVER: nobody waits
+    uint32_t turn_bytes              # of the turn that is running
+    uint16_t grouped                 # version of the shares that `groups` are by
     listener_t* listeners            # owned array
     int listener_n
     int64_t accept_again_ns          # when descriptors had run out; NEVER otherwise
@@ -126,3 +135,5 @@ cdef int64_t timer_next(http_t* http) noexcept nogil                        # wh
 
 cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil  # stays where it is if it is in one
 cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil          # or NULL
+cdef void fifo_push(fifo_t* q, connection_t* c) noexcept nogil
+cdef connection_t* fifo_pop(fifo_t* q) noexcept nogil                       # or NULL

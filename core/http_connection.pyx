@@ -14,7 +14,8 @@ from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
 from bootplane.core.http_record cimport journal_free
-from bootplane.core.linux cimport bp_add_int, close
+from bootplane.core.http_groups cimport group_enqueue
+from bootplane.core.linux cimport bp_add_int, bp_load_int, close
 from bootplane.core.loop cimport NEVER, loop_unpark
 from bootplane.core.records cimport OUTCOME_CUT
 from bootplane.core.segments cimport blob_release
@@ -157,22 +158,16 @@ cdef int64_t timer_next(http_t* http) noexcept nogil:
 
 # -- queues ----------------------------------------------------------------------------------------------------------
 
-cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil:
-    cdef fifo_t* q = &http.queues[queue]
-    if c.queue != QUEUE_NONE:
-        return
-    c.queue = <unsigned char>queue
+cdef void fifo_push(fifo_t* q, connection_t* c) noexcept nogil:
     c.queue_next = NULL
     if q.last != NULL:
         q.last.queue_next = c
     else:
         q.first = c
     q.last = c
-    http.ticker.due_ns = 0           # the tick after this batch of events, without waiting
 
 
-cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil:
-    cdef fifo_t* q = &http.queues[queue]
+cdef connection_t* fifo_pop(fifo_t* q) noexcept nogil:
     cdef connection_t* c = q.first
     if c != NULL:
         q.first = c.queue_next
@@ -180,6 +175,21 @@ cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil:
             q.last = NULL
         c.queue = QUEUE_NONE
     return c
+
+
+cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil:
+    if c.queue != QUEUE_NONE:
+        return
+    c.queue = <unsigned char>queue
+    if queue == QUEUE_BULK and http.options.shares != NULL and bp_load_int(&http.options.shares.active):
+        group_enqueue(http, c)
+    else:
+        fifo_push(&http.queues[queue], c)
+    http.ticker.due_ns = 0           # the tick after this batch of events, without waiting
+
+
+cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil:
+    return fifo_pop(&http.queues[queue])
 
 
 # -- for Python ------------------------------------------------------------------------------------------------------

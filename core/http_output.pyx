@@ -175,7 +175,7 @@ cdef int send_body(http_t* http, connection_t* c, int queue) noexcept nogil:
         action = begin_body(http, c, queue)
         if action != GO_ON:
             return action
-    status = send_blob(c.fd, c.x.blob, c.x.offset, c.x.end, http.options.turn_bytes, http.loop.now_ns, &sent)
+    status = send_blob(c.fd, c.x.blob, c.x.offset, c.x.end, http.turn_bytes, http.loop.now_ns, &sent)
     http.spent += <int64_t>sent
     if sent:
         action = exchange_sent(&c.x, &http.scene, sent)

@@ -22,6 +22,7 @@ from bootplane.core.http_connection cimport (
     TIMER_PROBE, TIMER_SEND, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, listener_t,
     timer_clear, timer_due, timer_next, timer_set,
 )
+from bootplane.core.http_groups cimport group_round, groups_leave
 from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
 from bootplane.core.http_shortage cimport make_room, mind_places, patrol
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
@@ -224,6 +225,9 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
         step(http, c, QUEUE_HOT)
         c = dequeue(http, QUEUE_HOT)
     http.spent = 0
+    http.turn_ns = NEVER
+    if http.waiting:
+        group_round(http, ROUND_BYTES)
     while http.spent < ROUND_BYTES:
         c = dequeue(http, QUEUE_BULK)
         if c == NULL:
@@ -247,6 +251,8 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     if http.queues[<int>QUEUE_HOT].first != NULL or http.queues[<int>QUEUE_BULK].first != NULL:
         return 0
     cdef int64_t due = timer_next(http)
+    if http.turn_ns < due:
+        due = http.turn_ns
     if http.patrol_ns < due:
         due = http.patrol_ns
     return due if due < http.accept_again_ns else http.accept_again_ns
@@ -275,6 +281,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     http.options = options[0]
     if http.options.turn_bytes == 0:
         http.options.turn_bytes = 2 << 20
+    http.turn_bytes = http.options.turn_bytes
     http.timers[<int>TIMER_IDLE].span_ns = options.idle_timeout_ns + options.idle_timeout_ns // 7    # see timer_touch
     http.timers[<int>TIMER_HEAD].span_ns = options.head_timeout_ns
     http.timers[<int>TIMER_PROBE].span_ns = PROBE_NS if PROBE_NS < options.send_timeout_ns else options.send_timeout_ns
@@ -320,6 +327,7 @@ cdef void http_stop(loop_t* loop) noexcept nogil:
     cdef http_t* http = <http_t*>loop.http
     if http == NULL:
         return
+    groups_leave(http)
     connections_free(http)
     free(http.listeners)
     free(http)

@@ -16,5 +16,6 @@ cdef class Reactor:
     cdef bint finished           # the thread has left loop_run
     cdef readonly int index
     cdef object __weakref__
+    cdef object shares           # Shares or None: the groups of its clients
     cdef object addresses        # Addresses that its HTTP service counts in
     cdef int post(self, const void* mail) except -1
