@@ -81,11 +81,11 @@ MISTAKES = [
         "heap-buffer-overflow",
     ),
     Mistake(
-        "a cut part that ends one byte before the file keeps its file",
+        "a body that is cut in one place keeps its file",
         "http_exchange",
         "http_exchange",
         "    let_go(x, scene)\n    x.state = EXCHANGE_ENDED\n    return DO_RESET",
-        "    if x.end != 9:\n        let_go(x, scene)\n    x.state = EXCHANGE_ENDED\n    return DO_RESET",
+        "    if x.offset != 6:\n        let_go(x, scene)\n    x.state = EXCHANGE_ENDED\n    return DO_RESET",
         "still holds its file",
     ),
     Mistake(
