@@ -124,10 +124,14 @@ class Client:
 
 
 class Rack:
-    """One reactor on a loopback port."""
+    """One reactor on a loopback port. ``Client`` finds it on 127.0.0.1 alone, other clients on *host*."""
 
-    def __init__(self, names: Mapping[str, Blob] | None, *, park_limit_s: float = 20.0, **options: Any) -> None:
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    def __init__(
+        self, names: Mapping[str, Blob] | None, *, host: str = "127.0.0.1", park_limit_s: float = 20.0, **options: Any
+    ) -> None:
+        self.host = host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.listener = socket.create_server((host, 0), family=family, backlog=4096)
         self.listener.setblocking(False)
         self.port: int = self.listener.getsockname()[1]
         self.reactor = Reactor(http=[self.listener.fileno()], http_options=options, park_limit_s=park_limit_s)
@@ -179,10 +183,12 @@ class Rack:
 
 
 @contextlib.contextmanager
-def rack(names: Mapping[str, Blob] | None, *, park_limit_s: float = 20.0, **options: Any) -> Iterator[Rack]:
+def rack(
+    names: Mapping[str, Blob] | None, *, host: str = "127.0.0.1", park_limit_s: float = 20.0, **options: Any
+) -> Iterator[Rack]:
     """A rack that serves *names*, with options of http_options_t. On leaving, nothing may be left behind."""
     held = {name: blob.references for name, blob in (names or {}).items()}
-    it = Rack(names, park_limit_s=park_limit_s, **options)
+    it = Rack(names, host=host, park_limit_s=park_limit_s, **options)
     try:
         yield it
     finally:
