@@ -1,7 +1,8 @@
 # make run    sets everything up and shows the main job: a signed source, a region, a rack, 64 machines
 # make test   sets everything up and passes the tests
 # make vm     sets everything up and boots real firmware in QEMU (root)      make vm-storm   sixteen machines at once
-# make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again)
+# make soak   ten minutes of readers, faults and kill -9 against a rack (SOAK_ARGS="--seed N" does one again), then a
+#             million hostile datagrams and as many requests
 # make check  lint, types, the tests of core and dataplane under the sanitizers, and a minute of fuzzing
 # make fuzz   fuzzes the parsers and machines of core (FUZZ_ARGS="--seconds 600 --keep http_head")
 # make bench  the figures, beside nginx, varnish, tftpd-hpa, dnsmasq, atftpd (root; BENCH_ARGS="--only tftp", --ci)
@@ -42,6 +43,7 @@ vm-storm:
 soak:
 	@.ci/setup test
 	@.ci/timed "soak" $(PYTHON) -m tests.soak $(SOAK_ARGS)
+	@.ci/timed "a million hostile packets" $(PYTHON) -m pytest -q -rP -m soak tests/adversity/test_hostile.py
 
 build:
 	@.ci/setup run

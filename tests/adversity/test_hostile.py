@@ -134,10 +134,11 @@ def storm(rack: RackProcess, count: int, seed: int) -> None:
     with machines(by_http) as got_by_http:
         requests = storm_http(http, HTTP_NAMES, count, seed, lambda: heads_read(rack))
     assert {(got.errors, got.verified, got.first_error) for got in got_by_http} == {(0, 40, "")}
+    took = between - began, time.monotonic() - between
     print(
-        f"{datagrams.sent} datagrams in {between - began:.1f} s, {datagrams.wrong} to wrong ones of {datagrams.tids} "
+        f"{datagrams.sent} datagrams in {took[0]:.1f} s, {datagrams.wrong} to wrong ones of {datagrams.tids} "
         f"TIDs, beside {8 * len(fetched)} transfers; {requests.read} requests of {requests.sent} on "
-        f"{requests.connections} connections in {time.monotonic() - between:.1f} s, beside {40 * len(got_by_http)} downloads"
+        f"{requests.connections} connections in {took[1]:.1f} s, beside {40 * len(got_by_http)} downloads"
     )
 
 
