@@ -24,9 +24,10 @@ from dataclasses import dataclass, field
 from bench import anchors, connections, counted, history
 from bench.calls import CannotCount
 from bench.cases import HTTP, TFTP
+from bench.profile import NoProfile, profile
 from bench.racks import cpus
 from bench.ratio import RESULTS, ROUNDS, Comparison, table, write
-from bench.wire import Case, Site, measure, site
+from bench.wire import Case, Site, driven, measure, site
 
 CACHE_BYTES = 4 << 30
 SAMPLES = 3  # of what is counted
@@ -42,6 +43,8 @@ class Bench:
     cache_bytes: int
     anchors: Sequence[str]
     notes: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    is_profiled: bool = False
     _stack: ExitStack = field(default_factory=ExitStack)
     _site: Site | None = None
 
@@ -73,7 +76,24 @@ class Item:
 
 
 def _case(group: str, case: Case) -> Item:
-    return Item(group, case.name, lambda bench: measure(case, bench.site, bench.rounds), tuple(case.anchors))
+    def run(bench: Bench) -> Iterator[Comparison]:
+        yield from measure(case, bench.site, bench.rounds)
+        if bench.is_profiled:
+            for name in ("bootplane", *case.anchors):
+                _profile(bench.site, case, name)
+
+    return Item(group, case.name, run, tuple(case.anchors))
+
+
+def _profile(on: Site, case: Case, name: str) -> None:
+    if name not in on.targets:
+        return
+    target, file = on.targets[name], on.files[case.file]
+    try:
+        lines = profile(target.server, lambda: driven(case.name, case.load, target, file))
+    except NoProfile as error:
+        lines = [f"left out: {error}"]
+    print(f"  where {name} spends its time:", *lines, sep="\n    ", flush=True)
 
 
 def _counted(group: str, name: str, lines: Callable[[Site, int], Iterable[Comparison]], *anchors: str) -> Item:
@@ -109,7 +129,7 @@ ITEMS = (
     *(_case("tftp", case) for case in TFTP),
     _counted("tftp", "system calls of DATA", counted.tftp_calls),
     _counted("tftp", "500 clients at once", counted.many_clients),
-    _counted("tftp", "1 % loss", counted.loss),
+    _counted("tftp", "bad networks", counted.loss),
     Item("http", "10,000 idle connections", lambda _: connections.idle(), is_alone=True),
     Item("http", "10,000 and 5,000 slow readers", lambda _: connections.slow_readers(), is_alone=True),
     _elsewhere("fill", "fill, verified", "fill", *PYTEST, "bench/test_fill.py"),
@@ -129,9 +149,16 @@ def run(items: Sequence[Item], bench: Bench) -> dict[str, list[Comparison]]:
             began = time.monotonic()
             print(f"{item.group}: {item.name}", flush=True)
             found[item.name] = []
-            for line in item.run(bench):
-                found[item.name].append(line)
-                print(f"  {line}", flush=True)
+            try:
+                for line in item.run(bench):
+                    found[item.name].append(line)
+                    print(f"  {line}", flush=True)
+            except SystemExit as error:  # something was answered wrongly: that is told, and the others are measured
+                if not isinstance(error.code, str):
+                    raise
+                bench.failed.append(f"{item.name}: {error.code}")
+                print(f"  FAILED: {error.code}", flush=True)
+                bench.close()
             print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
     finally:
         bench.close()
@@ -185,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache-mib", type=int, default=CACHE_BYTES >> 20, metavar="N", help="default: %(default)s")
     parser.add_argument("--ci", action="store_true", help="fail when a line is worse than the last stored one")
     parser.add_argument("--baseline", action="store_true", help="store as bench/results/baseline.json, too")
+    parser.add_argument("--profile", action="store_true", help="print where each server spends its time, by perf")
     options = parser.parse_args(argv)
     items = [item for item in ITEMS if item.is_meant(options.only)]
     if options.list or not items:
@@ -194,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is started ends with its context
     stored = history.last("bench")
     names = list(dict.fromkeys(name for item in items for name in item.anchors))
-    bench = Bench(options.rounds, options.cache_mib << 20, names)
+    bench = Bench(options.rounds, options.cache_mib << 20, names, is_profiled=options.profile)
     found = run(items, bench)
     worse = confirmed(items, bench, stored, found) if options.ci and stored and stored.is_ours else []
     lines = [line for each in found.values() for line in each]
@@ -205,9 +233,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not options.only:
         for name in NOT_BUILT:
             print(f"not built yet: {name}")
-    _, text = history.told(stored, lines)
-    print("\n".join(text))
+    print("\n".join(history.told(stored, lines)[1]))
     keep = {} if stored is None or stored.path == history.BASELINE else dict(stored.lines)
+    for text in bench.failed:
+        print(f"bench: failed: {text}", file=sys.stderr)
     if worse:
         print("not stored: some lines are worse than before", file=sys.stderr)
         for change in worse:
@@ -220,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     far_off = [] if options.ci else [line for line in lines if not line.within(2.0)]
     for line in far_off:
         print(f"bench: missed by more than a factor of two: {line}", file=sys.stderr)
-    return 1 if far_off else 0
+    return 1 if far_off or bench.failed else 0
 
 
 if __name__ == "__main__":

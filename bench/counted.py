@@ -14,7 +14,10 @@ from bench.wire import KERNEL, LARGE, LOADER, SMALL, Load, Site, Target, driven,
 from bootplane.core.client import LoadResult
 
 CLIENTS = 500
-DROP_EVERY = 100  # each so manyth DATA of a transfer is lost on arrival: 1 %
+NETWORKS: tuple[tuple[dict[str, float], str], ...] = (
+    ({"lose": 0.01}, "1 % loss"),
+    ({"lose": 0.01, "repeat": 0.01, "swap": 0.01}, "1 % loss, 1 % twice, 1 % overtaken"),
+)
 BLKSIZE = 1428
 DATA_SENT = "bootplane_tftp_data_total"
 
@@ -86,11 +89,6 @@ def blocks_of(size: int, blksize: int) -> int:
     return size // blksize + 1
 
 
-def lost_of(blocks: int, drop_every: int) -> int:
-    """How many of the arrivals of one transfer are lost, when each *drop_every*th is and the lost ones come again."""
-    return (blocks - 1) // (drop_every - 1)
-
-
 def many_clients(on: Site, samples: int) -> Iterator[Comparison]:
     """500 at once, without loss: errors, and how far the last ones are behind."""
     errors, tails = [], []
@@ -103,21 +101,24 @@ def many_clients(on: Site, samples: int) -> Iterator[Comparison]:
 
 
 def loss(on: Site, samples: int) -> Iterator[Comparison]:
-    """500 at once, 1 % of DATA lost on arrival: what is sent for it."""
+    """500 at once over a bad network: what is sent for it. Every file is hashed."""
     file = on.files[LOADER]
     blocks = blocks_of(file.size, BLKSIZE)
-    lost = lost_of(blocks, DROP_EVERY)
-    for windowsize in (16, 1):
-        what = f"TFTP {BLKSIZE} w{windowsize}, {CLIENTS} clients, 1 % loss"
-        load = tftp(BLKSIZE, windowsize, CLIENTS, CLIENTS, DROP_EVERY)
-        errors, sent = [], []
-        for _ in range(samples):
-            got: list[LoadResult] = []
-            sent.append(_sent(on, lambda: got.append(load(on.targets["bootplane"], file))))  # noqa: B023
-            errors.append(got[0].errors)
-        yield figure(f"{what}: errors", errors, "errors", goal=0)
-        if windowsize == 1:
-            over = [each / CLIENTS - blocks - lost for each in sent]
-            yield figure(f"{what}: DATA sent beyond blocks and lost", over, "a client", goal=2)
-        else:
-            yield figure(f"{what}: DATA sent", [each / CLIENTS / blocks for each in sent], "x blocks", goal=1.3)
+    for network, says in NETWORKS:
+        for windowsize in (16, 1):
+            what = f"TFTP {BLKSIZE} w{windowsize}, {CLIENTS} clients, {says}"
+            load = tftp(BLKSIZE, windowsize, CLIENTS, CLIENTS, 1, **network)
+            errors, wrong, sent, over = [], [], [], []
+            for _ in range(samples):
+                got: list[LoadResult] = []
+                data = _sent(on, lambda: got.append(load(on.targets["bootplane"], file)))  # noqa: B023
+                errors.append(got[0].errors)
+                wrong.append(CLIENTS - got[0].verified)
+                sent.append(data / CLIENTS / blocks)
+                over.append((data - got[0].lost) / CLIENTS - blocks)
+            yield figure(f"{what}: errors", errors, "errors", goal=0)
+            yield figure(f"{what}: files without the right digest", wrong, "files", goal=0)
+            if windowsize == 1:
+                yield figure(f"{what}: DATA sent beyond blocks and lost", over, "a client", goal=2)
+            else:
+                yield figure(f"{what}: DATA sent", sent, "x blocks", goal=1.3)

@@ -227,10 +227,13 @@ def ranges(connections: int, requests: int) -> Load:
     )  # fmt: skip
 
 
-def tftp(blksize: int, windowsize: int, clients: int, transfers: int, drop_every: int = 0) -> Load:
+def tftp(
+    blksize: int, windowsize: int, clients: int, transfers: int, verify_every: int = VERIFY_EVERY, **network: float
+) -> Load:
+    """*network*: parts of all datagrams that tftp_load is to ``lose``, ``repeat`` and ``swap``."""
     return lambda target, file: tftp_load.load(
         "127.0.0.1", target.tftp, file.name, clients=clients, transfers=transfers, blksize=blksize,
-        windowsize=windowsize, drop_every=drop_every, verify_every=VERIFY_EVERY, sha256=file.sha256,
+        windowsize=windowsize, verify_every=verify_every, sha256=file.sha256, **network,
     )  # fmt: skip
 
 

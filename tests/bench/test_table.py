@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 from bench import __main__ as bench
 from bench import history
 from bench.ratio import Comparison, compare, figure, write
@@ -68,6 +70,25 @@ def test_a_line_without_a_goal_fails_nothing(tmp_path: Path) -> None:
     worse, (line,) = look(stored(tmp_path, cost(0.8, None)), item(cost(1.2, None)))
     assert worse == []
     assert line.pairs == 3
+
+
+def test_what_is_answered_wrongly_is_told_and_the_others_are_measured() -> None:
+    def wrong(_: bench.Bench) -> Iterable[Comparison]:
+        yield cost(0.5)
+        raise SystemExit("bench: 3 errors, first: status: expected 200, got 404")
+
+    shared = bench.Bench(3, 0, ())
+    found = bench.run([bench.Item("http", "wrong", wrong), item(cost(0.7))], shared)
+    assert {name: len(lines) for name, lines in found.items()} == {"wrong": 1, "one": 1}
+    assert shared.failed == ["wrong: bench: 3 errors, first: status: expected 200, got 404"]
+
+
+def test_an_end_by_a_signal_is_no_wrong_answer() -> None:
+    def ended(_: bench.Bench) -> Iterable[Comparison]:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit, match="143"):
+        bench.run([bench.Item("http", "ended", ended)], bench.Bench(3, 0, ()))
 
 
 def test_without_a_stored_result_nothing_is_worse() -> None:
