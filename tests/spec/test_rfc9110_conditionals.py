@@ -1,4 +1,15 @@
-"""RFC 9110 section 13: conditional requests. The entity tag is the file's SHA-256: strong, and all there is."""
+"""RFC 9110 section 13: conditional requests. The entity tag is the file's SHA-256: strong, and all there is.
+
+| section | what is here |
+|---|---|
+| 8.8.3 ETag, 8.8.3.2 Comparison | the tag; weak for If-None-Match, strong for If-Match and If-Range |
+| 13.1.1 If-Match | 412 |
+| 13.1.2 If-None-Match | 304, for GET and HEAD |
+| 13.1.3, 13.1.4 dates | passed over: there is no Last-Modified |
+| 13.1.5 If-Range | the part of the same file only |
+| 13.2.2 Precedence | the order |
+| 15.4.5 304 | its fields, and no content |
+"""
 
 from __future__ import annotations
 

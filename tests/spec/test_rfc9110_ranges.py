@@ -1,4 +1,15 @@
-"""RFC 9110 section 14: ranges of bytes, and what answers them (15.3.7, 15.5.17)."""
+"""RFC 9110 section 14: ranges of bytes, and what answers them (15.3.7, 15.5.17).
+
+| section | what is here |
+|---|---|
+| 14.1.1 Range Specifiers, 14.1.2 Byte Ranges | SATISFIED, UNSATISFIED, IGNORED, by the parser alone and over a socket |
+| 14.2 Range | GET alone; another unit, nonsense and several parts are passed over, as it allows |
+| 14.3 Accept-Ranges | on every file |
+| 14.4 Content-Range, 15.3.7 206 | exactly those bytes, with Date and ETag of the whole |
+| 15.5.17 416 | with the size |
+
+Left to others: If-Range (test_rfc9110_conditionals.py), all values at all (tests/fuzz).
+"""
 
 from __future__ import annotations
 
@@ -96,6 +107,14 @@ def test_several_parts_another_unit_or_nonsense_get_the_whole_file(served: Rack,
     response = served.get("/hundred", f"Range: {value}")
     assert (response.status, response.body) == (200, DATA)
     assert "Content-Range" not in response.headers
+
+
+def test_a_206_carries_what_a_200_would_say_of_the_file(served: Rack) -> None:
+    """Section 15.3.7: Date and ETag. What names the whole in other words, as Repr-Digest, is left out."""
+    whole, part = served.get("/hundred"), served.get("/hundred", "Range: bytes=1-2")
+    assert part.headers["ETag"] == whole.headers["ETag"]
+    assert part.headers["Date"]
+    assert set(part.headers) - set(whole.headers) == {"Content-Range"}
 
 
 def test_two_range_fields_get_the_whole_file(served: Rack) -> None:

@@ -1,4 +1,19 @@
-"""RFC 9112: where messages begin and end on a connection, over real sockets."""
+"""RFC 9112: where messages begin and end on a connection, over real sockets.
+
+| section | what is here |
+|---|---|
+| 2.2 Message Parsing | a byte at a time; empty lines first; no bare LF, bare CR or white space before a field |
+| 2.3 HTTP Version | 1.0 and 1.1; a higher minor is 1.1, another major 505 |
+| 3 Request Line | 400, 414 |
+| 3.2 Request Target | origin-form, and absolute-form, whose host does not matter here; one right Host |
+| 5.1, 5.2 Field Lines | nothing between name and colon, no folding |
+| 6 Message Body, 7 Transfer Codings | a length or a coding, never both; a body is refused, never read as a request |
+| 6.3 Message Body Length | of a response: always Content-Length; HEAD and 304 end with their head |
+| 9.3 Persistence, 9.3.2 Pipelining | who stays; answers in order |
+| 9.5 Failures and Timeouts, 9.6 Tear-down | deadlines; nothing behind close is answered; no refusal is lost |
+
+Left to others: every way to damage a head (tests/core/test_http_head.py), all bytes at all (tests/fuzz).
+"""
 
 from __future__ import annotations
 
@@ -156,6 +171,52 @@ def test_a_wrong_request_gets_its_status_and_one_line_of_text(served: Rack, sent
             assert client.end() == "closed"  # and not "reset": the rest of the request was read first
         else:
             assert client.get("/small").body == SMALL
+
+
+#: (section, request, status); where the standard lets a server choose between mending and refusing, it is refused
+MUST = [
+    ("2.2 a bare LF ends no line", b"GET /small HTTP/1.1\nHost: r\n\n", 400),
+    ("2.2 a bare CR is no white space", b"GET /small HTTP/1.1\r\nHost: r\r\nX: a\rb\r\n\r\n", 400),
+    ("2.2 white space before the first field", b"GET /small HTTP/1.1\r\n Host: r\r\n\r\n", 400),
+    ("2.3 the name of the protocol has a case", b"GET /small http/1.1\r\nHost: r\r\n\r\n", 400),
+    ("2.3 a higher minor version", b"GET /small HTTP/1.9\r\nHost: r\r\n\r\n", 200),
+    ("2.3 another major version", b"GET /small HTTP/3.0\r\nHost: r\r\n\r\n", 505),
+    ("3 two spaces", b"GET  /small HTTP/1.1\r\nHost: r\r\n\r\n", 400),
+    ("3 a byte that must be encoded", b"GET /sm\xc3\xa4ll HTTP/1.1\r\nHost: r\r\n\r\n", 400),
+    ("3.2 no Host", b"GET /small HTTP/1.1\r\n\r\n", 400),
+    ("3.2 two Hosts", b"GET /small HTTP/1.1\r\nHost: r\r\nHost: r\r\n\r\n", 400),
+    ("3.2 a Host that is none", b"GET /small HTTP/1.1\r\nHost: r/x\r\n\r\n", 400),
+    ("3.2 an empty Host is one", b"GET /small HTTP/1.1\r\nHost:\r\n\r\n", 200),
+    ("3.2 HTTP/1.0 needs none", b"GET /small HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200),
+    ("3.2.1 origin-form with a query", b"GET /small?a=b HTTP/1.1\r\nHost: r\r\n\r\n", 200),
+    ("3.2.2 absolute-form", b"GET http://elsewhere:1/small HTTP/1.1\r\nHost: r\r\n\r\n", 200),
+    ("3.2.3 authority-form is CONNECT's", b"GET small:80 HTTP/1.1\r\nHost: r\r\n\r\n", 400),
+    ("3.2.4 asterisk-form is OPTIONS'", b"GET * HTTP/1.1\r\nHost: r\r\n\r\n", 400),
+    ("5.1 white space before a colon", b"GET /small HTTP/1.1\r\nHost : r\r\n\r\n", 400),
+    ("5.1 white space around a value", b"GET /small HTTP/1.1\r\nHost:\t r \t\r\n\r\n", 200),
+    ("5.2 a folded line", b"GET /small HTTP/1.1\r\nHost: r\r\nX: a\r\n b\r\n\r\n", 400),
+    ("6.1 a coding in HTTP/1.0", b"GET /small HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("6.1 a coding and a length",
+     b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("6.3 a length that is no number", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: +5\r\n\r\n", 400),
+    ("6.3 two lengths", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
+    ("6.3 a list of lengths", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 5, 5\r\n\r\n", 400),
+    ("6.3 a length of nothing", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 0\r\n\r\n", 200),
+]  # fmt: skip
+#: sections of which a refusal leaves the next request where it is
+STAYS = ("3.2.3", "3.2.4")
+
+
+@pytest.mark.parametrize(("section", "sent", "status"), MUST, ids=[row[0] for row in MUST])
+def test_as_the_section_says(section: str, sent: bytes, status: int) -> None:
+    """And a request behind a head that cannot be trusted is not answered (9.6)."""
+    with rack(NAMES, control=0) as served, served.client() as client:
+        client.send(sent + b"GET /empty" + HOST)
+        assert client.response().status == status
+        if status == 200 or section.startswith(STAYS):
+            assert client.response().status == 200
+        else:
+            assert client.end() == "closed"
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending(served: Rack) -> None:
