@@ -122,10 +122,10 @@ class RackBook:
                     _LOG.warning("limits of racks: the database does not tell them: %s", getattr(error, "orig", error))
             return self._limits.get(rack_id, Limits())
 
-    def set_limits(self, rack: RackRecord, changes: Mapping[str, int | None]) -> None:
+    def set_limits(self, rack: RackRecord, changes: Mapping[str, int | str | None]) -> None:
         """Sets what *changes* names, fields of Limits. The rack hears of it with its next beat. Raises CallerError."""
         try:
-            checked(Limits(**changes))
+            checked(Limits(**changes))  # type: ignore[arg-type]
         except LimitError as error:
             raise CallerError(f"rack {rack.name}: {error}") from None
         with self._setting:
@@ -134,7 +134,8 @@ class RackBook:
         own = "as its own command line says"
         cache = own if found.cache_bytes is None else units.size(found.cache_bytes)
         upstream = own if found.upstream_bytes_s is None else units.rate(found.upstream_bytes_s)
-        _LOG.info("rack %s: limits are set: cache %s, upstream %s", rack.name, cache, upstream)
+        shares = own if found.shares is None else found.shares or "none"
+        _LOG.info("rack %s: limits are set: cache %s, upstream %s, shares %s", rack.name, cache, upstream, shares)
 
     def beat(self, rack: RackRecord, report: Mapping[str, Any]) -> bool:
         """Note what *rack* says. True when something a page shows has changed. Raises CallerError on nonsense."""

@@ -242,12 +242,12 @@ class RegionService:
     def rack(self, key: str) -> dict[str, Any]:
         return self._rack(self._racks.find(key))
 
-    def set_rack_limits(self, key: str, changes: Mapping[str, int | None]) -> dict[str, Any]:
+    def set_rack_limits(self, key: str, changes: Mapping[str, int | str | None]) -> dict[str, Any]:
         """Sets the limits that *changes* names; null leaves one to the rack's own command line. The rack takes them
         with its next beat."""
         rack = self._racks.find(key)
         if not changes:
-            raise CallerError(f"rack {rack.name}: expected cache_bytes or upstream_bytes_s to be set, got neither")
+            raise CallerError(f"rack {rack.name}: expected cache_bytes, upstream_bytes_s or shares to be set, got none")
         self._racks.set_limits(rack, changes)
         self._hub.publish("racks", {"id": rack.id})
         return self._rack(rack)

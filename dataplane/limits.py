@@ -15,10 +15,12 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from bootplane.core.shares import Group
+from bootplane.dataplane import shares
 from bootplane.dataplane.segments import SEGMENT_BYTES
 from bootplane.dataplane.store import sync_directory
 from bootplane.dataplane.units import rate, size
@@ -39,6 +41,7 @@ class Limits(NamedTuple):
 
     cache_bytes: int | None = None
     upstream_bytes_s: int | None = None  # 0: as fast as the regions give
+    shares: str | None = None  # in the words of dataplane.shares; "": no shares
 
 
 class CacheLike(Protocol):
@@ -54,9 +57,13 @@ class Paced(Protocol):
     upstream_limit_bytes_s: int
 
 
+class Shared(Protocol):
+    def set(self, groups: Sequence[Group], total_bytes_s: int = 0) -> None: ...
+
+
 def checked(limits: Limits) -> Limits:
     """*limits*, when a rack can work with them. Raises LimitError."""
-    cache, upstream = limits
+    cache, upstream, words = limits
     for what, limit in (("cache limit", cache), ("upstream limit", upstream)):
         if limit is not None and limit > _MAX:
             raise LimitError(f"{what}: expected at most {_MAX} bytes, got {limit}")
@@ -67,18 +74,24 @@ def checked(limits: Limits) -> Limits:
             f"upstream limit: expected 0 for none, or {MIN_UPSTREAM_BYTES_S} bytes a second (1 Mbit/s) or more, "
             f"got {upstream}"
         )
+    if words is not None:
+        try:
+            shares.parse(words)
+        except ValueError as error:
+            raise LimitError(str(error)) from None
     return limits
 
 
 def parse(document: object) -> Limits:
-    """{"cache_bytes": int or null, "upstream_bytes_s": int or null}; what else stands there is for later racks.
-    Raises LimitError."""
+    """{"cache_bytes": int or null, "upstream_bytes_s": int or null, "shares": text or null}; what else stands there
+    is for later racks. Raises LimitError."""
     if not isinstance(document, Mapping):
         raise LimitError(f"limits: expected an object, got {type(document).__name__}")
     values = [document.get(key) for key in Limits._fields]
     for key, value in zip(Limits._fields, values, strict=True):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise LimitError(f"limits: expected a number or null as {key}, got {str(value)[:40]!r}")
+        kind, word = (str, "text") if key == "shares" else (int, "a number")
+        if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
+            raise LimitError(f"limits: expected {word} or null as {key}, got {str(value)[:40]!r}")
     return checked(Limits(*values))
 
 
@@ -120,9 +133,16 @@ class Keeper:
     Any thread but a reactor or the event loop: take() and settle() evict, which takes as long as the disk does."""
 
     def __init__(
-        self, directory: Path, own: Limits, told: Limits, cache: CacheLike, paced: Paced | None = None
+        self,
+        directory: Path,
+        own: Limits,
+        told: Limits,
+        cache: CacheLike,
+        paced: Paced | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self._path, self._own, self._told, self._cache, self._paced = directory / FILE, own, told, cache, paced
+        self._shared = shared
         self._lock = threading.Lock()
         self._said = ""
         self._is_kept = True
@@ -133,6 +153,8 @@ class Keeper:
         if told.upstream_bytes_s is not None:
             log.info("upstream limit: %s, as the region has set it", rate(told.upstream_bytes_s))
         self._warn_of_disk()
+        self._in_words = ""
+        self._apply_shares()
 
     def take(self, document: object) -> bool:
         """What the region's answer to a beat said: kept and applied when it is news. Returns whether it was."""
@@ -153,6 +175,7 @@ class Keeper:
                 self._say(f"{self._path}: the limits could not be kept: {error.strerror}")
             self._apply_cache()
             self._apply_upstream()
+            self._apply_shares()
             return told != before
 
     def settle(self) -> None:
@@ -167,6 +190,16 @@ class Keeper:
         disk, free = self._disk()
         upstream = self._paced.upstream_limit_bytes_s if self._paced is not None else 0
         return {"upstream_limit_bytes_s": upstream, "disk_bytes": disk, "disk_free_bytes": free}
+
+    def _apply_shares(self) -> None:
+        words = (self._own.shares if self._told.shares is None else self._told.shares) or ""
+        words = "" if words.strip() == shares.NONE else " ".join(words.split())
+        if self._shared is None or words == self._in_words:
+            return
+        plan = shares.parse(words)
+        self._shared.set(plan.groups, plan.total_bytes_s)
+        self._in_words = words
+        log.info("shares: %s, set by %s", words or "none", self._by("shares"))
 
     def _value(self, key: str) -> int:
         told: int | None = getattr(self._told, key)

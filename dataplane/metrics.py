@@ -72,6 +72,7 @@ class Numbers:
 
     core: Mapping[str, int]
     reactors: Sequence[Mapping[str, int]]  # the same, of each one
+    shares: Mapping[str, tuple[int, int]]  # group -> (bytes sent, who waits for a turn); bounded: an operator's names
     cache: Mapping[str, int]
     fill: FillStats
     upstream_limit_bytes_s: int
@@ -103,6 +104,7 @@ class RackCollector(Collector):
             for index, counts in enumerate(numbers.reactors):
                 each.add_metric([str(index)], counts[key])
             yield each
+        yield from self._shares(numbers.shares)
         for key, text in CACHE_GAUGES.items():
             yield GaugeMetricFamily(f"{PREFIX}cache_{key}", text, value=numbers.cache[key])
         for key, text in CACHE_COUNTERS.items():
@@ -134,6 +136,20 @@ class RackCollector(Collector):
             f"{PREFIX}region_reachable", "1 when a region answered the last beat.", value=numbers.region_reachable
         )
         yield InfoMetricFamily(f"{PREFIX}build", "What is running.", value={"version": self._version, "role": "rack"})
+
+    @staticmethod
+    def _shares(shares: Mapping[str, tuple[int, int]]) -> Iterable[Metric]:
+        sent = CounterMetricFamily(
+            f"{PREFIX}share_bytes", "Bytes of large files sent to this group of clients.", labels=["group"]
+        )
+        waiting = GaugeMetricFamily(
+            f"{PREFIX}share_waiting", "Transfers of this group that wait for their turn.", labels=["group"]
+        )
+        for group, (count, waits) in shares.items():
+            sent.add_metric([group], count)
+            waiting.add_metric([group], waits)
+        yield sent
+        yield waiting
 
     @staticmethod
     def _reports(numbers: Numbers) -> Iterable[Metric]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bootplane.core.lru import Cache
-from bootplane.dataplane import activation, addresses, limits, logs, racktoken
+from bootplane.dataplane import activation, addresses, limits, logs, racktoken, shares
 from bootplane.dataplane.activation import ActivationError
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.limits import Limits
@@ -90,6 +90,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--upstream-limit", default="none", metavar="RATE", help="what it fetches from regions, 250Mbit/s"
     )
+    parser.add_argument("--shares", default="none", metavar="TEXT", help="who may have how much; docs/howto/shares.md")
     parser.add_argument("--shared-store", type=Path, metavar="DIR", help="a region's data directory on this host")
     parser.add_argument("--reactors", type=int, default=1, metavar="N", help="threads that serve; default: %(default)s")
     parser.add_argument(
@@ -109,7 +110,8 @@ def _run(options: argparse.Namespace) -> None:
     try:
         cache_bytes = parse_size(options.cache_size, "--cache-size")
         upstream_bytes_s = parse_rate(options.upstream_limit, "--upstream-limit")
-        own = limits.checked(Limits(cache_bytes, upstream_bytes_s))
+        shares.parse(options.shares, "--shares")
+        own = limits.checked(Limits(cache_bytes, upstream_bytes_s, options.shares))
         http_address = addresses.parse(options.http, "--http")
         tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
     except ValueError as error:

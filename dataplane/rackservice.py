@@ -101,7 +101,7 @@ class RackService:
         forwarder = Forwarder(lambda: self._client.urls, token.secret)
         self._control = ControlPort(forwarder, self._metrics_text, reactors.adopt)
         self._reporter = Reporter(reactors.records, lambda: reactors.counters()["records_lost"], self._client.transfers)
-        self._limits = Keeper(directory, own_limits, told_limits, cache, self.filler)
+        self._limits = Keeper(directory, own_limits, told_limits, cache, self.filler, reactors.shares)
         follower = self._follower
         self._settler = Settler(cache)
         self.scrubber = Scrubber(cache, lambda: follower.registry.blobs(), self._damaged, pass_s=scrub_pass_s)
@@ -268,6 +268,7 @@ class RackService:
         return Numbers(
             core=self._reactors.counters(),
             reactors=self._reactors.counters_of_each(),
+            shares=self._reactors.shares.counts(),
             cache=self._cache.stats(),
             fill=self.filler.stats,
             upstream_limit_bytes_s=self.filler.upstream_limit_bytes_s,

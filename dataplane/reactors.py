@@ -25,6 +25,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.counters import add_up
 from bootplane.core.http_addresses import Addresses
 from bootplane.core.reactor import Reactor
+from bootplane.core.shares import Shares
 from bootplane.core.status import RingFull
 from bootplane.core.table import Table
 from bootplane.dataplane.addresses import HostPort
@@ -127,8 +128,10 @@ class Reactors:
         park_limit_s: float = 20.0,
     ) -> None:
         self._sockets = [*http, *tftp]
+        self.shares = Shares()  # of all of them; nobody has any before it is set
         count = count or max(len(http), len(tftp))
-        shared = {**(http_options or {}), "inherited": int(http_inherited), "addresses": Addresses()}
+        shared = {"shares": self.shares, "addresses": Addresses(), **(http_options or {})}
+        shared["inherited"] = int(http_inherited)
         self._reactors = [
             Reactor(
                 index,

@@ -113,11 +113,16 @@ class Image(_Out):
 class RackIn(_In):
     cache_bytes: Annotated[int | None, Field(strict=True)] = None
     upstream_bytes_s: Annotated[int | None, Field(strict=True)] = None
+    shares: Annotated[str | None, Field(strict=True, max_length=16384)] = None
 
 
-class RackLimits(_Out):
+class RackInForce(_Out):
     cache_bytes: int | None
     upstream_bytes_s: int | None
+
+
+class RackLimits(RackInForce):
+    shares: str | None
 
 
 class Rack(_Out):
@@ -128,7 +133,7 @@ class Rack(_Out):
     catalogue: int | None
     cache: dict[str, Any] | None
     limits: RackLimits
-    in_force: RackLimits | None
+    in_force: RackInForce | None
     warning: str | None
     created: str
     last_seen: str | None

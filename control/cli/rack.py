@@ -55,6 +55,10 @@ def rack(
             "--upstream-limit", metavar="RATE", help="What it fetches from regions, 250Mbit/s. [default: none]"
         ),
     ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option("--shares", metavar="TEXT", help="Who may have how much, by subnet: docs/howto/shares.md"),
+    ] = None,
     reactors: Annotated[
         int | None, typer.Option("--reactors", metavar="N", help="Threads that serve. [default: 1]")
     ] = None,
@@ -85,6 +89,7 @@ def rack(
         "--tftp-max-blksize": tftp_max_blksize,
         "--cache-size": cache_size,
         "--upstream-limit": upstream_limit,
+        "--shares": shares,
         "--reactors": reactors,
         "--drain-limit": drain_limit,
     }
@@ -133,21 +138,31 @@ def set_rack(
             "--upstream-limit", metavar="RATE", help="What it fetches from regions, 250Mbit/s; `none`; `default`."
         ),
     ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option("--shares", metavar="TEXT", help="Who may have how much of it; `none`; `default`."),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Set the limits of a rack that runs; it takes them within 5 seconds. ID may be left out when there is one rack."""
-    changes: dict[str, int | None] = {}
+    changes: dict[str, int | str | None] = {}
     try:
         if cache_size is not None:
             changes["cache_bytes"] = None if cache_size == DEFAULT else units.parse_size(cache_size, "--cache-size")
         if upstream_limit is not None:
             is_default = upstream_limit == DEFAULT
             changes["upstream_bytes_s"] = None if is_default else units.parse_rate(upstream_limit, "--upstream-limit")
+        if shares is not None:
+            if shares != DEFAULT:
+                from bootplane.dataplane.shares import parse  # with core behind it: no other command needs that
+
+                parse(shares, "--shares")
+            changes["shares"] = None if shares == DEFAULT else shares
     except ValueError as error:
         raise CliError(f"{error}.") from None
     if not changes:
-        raise typer.BadParameter("expected --cache-size SIZE or --upstream-limit RATE, got neither")
+        raise typer.BadParameter("expected --cache-size SIZE, --upstream-limit RATE or --shares TEXT, got none of them")
     region = client.connect(data or ctx.obj)
     document = region.patch(f"/racks/{client.quoted(rack or _only_rack(region))}", changes)
     output.done(document, json, " ".join(limit_sentences(document)))
@@ -213,7 +228,12 @@ def limit_sentences(rack: dict[str, Any]) -> list[str]:
     return [
         _limit("Cache limit", units.size, rack["limits"]["cache_bytes"], force.get("cache_bytes")),
         _limit("Upstream limit", units.rate, rack["limits"]["upstream_bytes_s"], force.get("upstream_bytes_s")),
+        *_shares(rack["limits"].get("shares")),
     ]
+
+
+def _shares(words: str | None) -> list[str]:
+    return [] if words is None else [f"Shares: {words}, as set here."]
 
 
 def _limit(what: str, words: Callable[[int | None], str], limit: int | None, force: int | None) -> str:

@@ -161,6 +161,7 @@ class RackRow(Model):
     cache: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON)
     limit_cache_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)  # null: the rack's own command line holds
     limit_upstream_bytes_s: Mapped[int | None] = mapped_column(sa.BigInteger)  # 0: no limit
+    limit_shares: Mapped[str | None] = mapped_column(sa.Text)  # in the words of dataplane.shares
 
 
 class RunRow(Model):

@@ -61,18 +61,18 @@ class RackRepository:
 
     def limits(self) -> dict[str, Limits]:
         """What is set for each rack, by its id."""
-        columns = RackRow.id, RackRow.limit_cache_bytes, RackRow.limit_upstream_bytes_s
+        columns = RackRow.id, RackRow.limit_cache_bytes, RackRow.limit_upstream_bytes_s, RackRow.limit_shares
         with self._database.read() as session:
             found = session.execute(sa.select(*columns).where(RackRow.revoked.is_(None)))
-            return {rack_id: Limits(cache_bytes, upstream) for rack_id, cache_bytes, upstream in found}
+            return {rack_id: Limits(cache_bytes, rate, shares) for rack_id, cache_bytes, rate, shares in found}
 
-    def set_limits(self, rack_id: str, changes: Mapping[str, int | None]) -> Limits:
-        """Sets what *changes* names (fields of Limits), and leaves the other alone; returns both."""
+    def set_limits(self, rack_id: str, changes: Mapping[str, int | str | None]) -> Limits:
+        """Sets what *changes* names (fields of Limits), and leaves the others alone; returns all."""
         with self._database.begin() as session:
             row = session.get_one(RackRow, rack_id)
             for key, value in changes.items():
                 setattr(row, f"limit_{key}", value)
-            return Limits(row.limit_cache_bytes, row.limit_upstream_bytes_s)
+            return Limits(row.limit_cache_bytes, row.limit_upstream_bytes_s, row.limit_shares)
 
     def seen(self, record: RackRecord) -> None:
         """Keep what its last beat said."""

@@ -167,7 +167,7 @@ def test_a_beat_is_seen_by_operators(
     answer = rack.post("/rack/v1/beat", json=report).json()
     assert answer == {
         "bulk": [pair[0].bulk.address],
-        "settings": {"cache_bytes": None, "upstream_bytes_s": None},
+        "settings": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
     }
     racks = {each["id"]: each for each in pair[1].get("/api/v1/racks").json()["items"]}
     seen = racks[token.rack_id]
@@ -186,16 +186,16 @@ def test_the_limits_an_operator_sets_go_to_the_rack_with_its_next_beat(
     def told() -> Any:
         return rack.post("/rack/v1/beat", json=explaining(token)).json()["settings"]
 
-    assert told() == {"cache_bytes": None, "upstream_bytes_s": None}
+    assert told() == {"cache_bytes": None, "upstream_bytes_s": None, "shares": None}
     path = f"/api/v1/racks/{token.rack_id}"
     assert pair[1].patch(path, json={"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000}).status_code == 200
-    assert told() == {"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000}
+    assert told() == {"cache_bytes": 2 << 30, "upstream_bytes_s": 31_250_000, "shares": None}
     document = schemas.Rack.model_validate(pair[1].get(path).json())
     assert document.in_force is not None
     assert document.in_force.model_dump() == {"cache_bytes": 1000, "upstream_bytes_s": 35}
     assert document.warning == ("cache limit 2.0 GiB: the file system under the cache has 36 B; it will be full before")
     pair[1].patch(path, json={"cache_bytes": None})
-    assert told() == {"cache_bytes": None, "upstream_bytes_s": 31_250_000}
+    assert told() == {"cache_bytes": None, "upstream_bytes_s": 31_250_000, "shares": None}
 
 
 def test_limits_set_at_another_region_of_the_same_database_arrive_and_survive_its_being_away(

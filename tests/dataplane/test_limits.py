@@ -12,6 +12,7 @@ import pytest
 
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache
+from bootplane.core.shares import Shares
 from bootplane.dataplane import limits
 from bootplane.dataplane.limits import SEGMENT_BYTES, Keeper, LimitError, Limits
 from tests.fakes.region import chunks_of
@@ -70,6 +71,8 @@ def on_disk(cache: Cache) -> int:
             "upstream limit: expected 0 for none, or 125000 bytes a second (1 Mbit/s) or more, got 124999",
         ),
         ({"upstream_bytes_s": -1}, "got -1"),
+        ({"shares": 7}, "limits: expected text or null as shares, got '7'"),
+        ({"shares": "team 10.1.0.0/16 wait 3"}, "shares: team: expected weight, cap or pace, got 'wait'"),
     ],
 )
 def test_limits_no_rack_can_keep_are_refused_in_one_sentence(document: object, words: str) -> None:
@@ -202,4 +205,29 @@ def test_a_limit_beyond_the_disk_is_warned_of_with_what_the_disk_has() -> None:
 
 def test_the_file_is_what_an_operator_can_read(cache: Cache, tmp_path: Path) -> None:
     Keeper(tmp_path, OWN, Limits(), cache).take({"cache_bytes": 8 * MIB, "upstream_bytes_s": 0})
-    assert json.loads((tmp_path / "limits.json").read_text()) == {"cache_bytes": 8 * MIB, "upstream_bytes_s": 0}
+    kept = json.loads((tmp_path / "limits.json").read_text())
+    assert kept == {"cache_bytes": 8 * MIB, "upstream_bytes_s": 0, "shares": None}
+
+
+def test_shares_are_applied_when_they_are_news_and_the_command_lines_hold_where_none_are_set(
+    tmp_path: Path, cache: Cache, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    shares = Shares()
+    own = OWN._replace(shares="total 1Gbit/s; lab 10.9.0.0/16 weight 2")
+    keeper = Keeper(tmp_path, own, Limits(), cache, None, shares)
+    assert shares.group_of("10.9.0.1") == "lab" and set(shares.counts()) == {"lab", "others"}
+    assert keeper.take({"shares": "team-a 10.1.0.0/16;  others  pace 50Mbit/s"})
+    assert (shares.group_of("10.1.0.1"), shares.group_of("10.9.0.1")) == ("team-a", "others")
+    assert not keeper.take({"shares": "team-a 10.1.0.0/16; nonsense"})
+    assert shares.group_of("10.1.0.1") == "team-a"
+    assert limits.kept(tmp_path).shares == "team-a 10.1.0.0/16;  others  pace 50Mbit/s"
+    assert keeper.take({"shares": "none"}) and not shares.active
+    assert keeper.take({}) and shares.group_of("10.9.0.1") == "lab"
+    assert [record.message for record in caplog.records if "shares" in record.message] == [
+        "shares: total 1Gbit/s; lab 10.9.0.0/16 weight 2, set by the command line",
+        "shares: team-a 10.1.0.0/16; others pace 50Mbit/s, set by the region",
+        "refused: shares: nonsense: expected subnets, got none",
+        "shares: none, set by the region",
+        "shares: total 1Gbit/s; lab 10.9.0.0/16 weight 2, set by the command line",
+    ]

@@ -58,6 +58,7 @@ def numbers(start: int, real: Mapping[str, int] | None = None, scrub: ScrubStats
         reports_sent=next(n),
         reports_dropped=next(n),
         reports_dropped_refusals=next(n),
+        shares={"others": (next(n), next(n))},
         reactors=[{key: next(n) for key in REACTOR_COUNTERS}],
         sources=next(n),
         catalogue_version=next(n),
@@ -96,7 +97,9 @@ def test_every_name_begins_with_ours_and_no_label_is_unbounded() -> None:
     assert all(name.startswith("bootplane_") for name in found)
     labelled = [name for name in found if "|" in name and "build" not in name]
     bounded = (*QUESTION_OUTCOMES, *CONTROL_OUTCOMES, *FETCH_ERRORS)
-    assert len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES) + len(REACTOR_COUNTERS)
+    assert (
+        len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES) + len(REACTOR_COUNTERS) + 2
+    )  # and two of shares
 
 
 def test_the_manual_lists_exactly_the_series_there_are_and_the_values_of_each_label() -> None:

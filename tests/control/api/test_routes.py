@@ -217,22 +217,22 @@ def test_a_racks_limits_are_set_and_outlive_the_region(tmp_path: Path) -> None:
 
     with running(tmp_path / "data") as (_, client):
         client.post("/api/v1/rack-tokens", json={"name": "a07"})
-        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": None}
+        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": None, "shares": None}
         answer = client.patch("/api/v1/racks/a07", json={"cache_bytes": 2 << 30})
         assert answer.status_code == 200 and answer.json() == client.get("/api/v1/racks/a07").json()
         client.patch("/api/v1/racks/a07", json={"upstream_bytes_s": 0})
-        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0}
+        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0, "shares": None}
     with running(tmp_path / "data") as (_, client):
-        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0}
+        assert limits(client) == {"cache_bytes": 2 << 30, "upstream_bytes_s": 0, "shares": None}
         assert client.get("/api/v1/racks").json()["items"][0]["limits"]["cache_bytes"] == 2 << 30
         client.patch("/api/v1/racks/a07", json={"cache_bytes": None})
-        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": 0}
+        assert limits(client) == {"cache_bytes": None, "upstream_bytes_s": 0, "shares": None}
 
 
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({}, 400, "rack a07: expected cache_bytes or upstream_bytes_s to be set, got neither"),
+        ({}, 400, "rack a07: expected cache_bytes, upstream_bytes_s or shares to be set, got none"),
         (
             {"cache_bytes": 1 << 20},
             400,
@@ -251,7 +251,7 @@ def test_limits_that_make_no_sense_are_refused_and_change_nothing(
     client.post("/api/v1/rack-tokens", json={"name": "a07"})
     assert words in problem(client.patch("/api/v1/racks/a07", json=body), status)
     assert "'nobody'" in problem(client.patch("/api/v1/racks/nobody", json={"cache_bytes": None}), 404)
-    nothing = {"cache_bytes": None, "upstream_bytes_s": None}
+    nothing = {"cache_bytes": None, "upstream_bytes_s": None, "shares": None}
     assert client.get("/api/v1/racks/a07").json()["limits"] == nothing
 
 

@@ -70,7 +70,7 @@ IMAGE = {
 RACK = {
     "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3,
     "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 2},
-    "limits": {"cache_bytes": None, "upstream_bytes_s": None},
+    "limits": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
     "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,
     "created": "2026-11-21T09:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
 }  # fmt: skip

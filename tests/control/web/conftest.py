@@ -60,7 +60,7 @@ class FakeService:
                 {
                     "id": "r1", "name": "rack-a07", "http": "10.0.0.2:5248", "tftp": "10.0.0.2:69", "catalogue": 6,
                     "created": "2026-11-20T09:00:00Z", "last_seen": "2026-11-20T10:00:00Z",
-                    "limits": {"cache_bytes": None, "upstream_bytes_s": None},
+                    "limits": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
                     "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,
                     "cache": {
                         "limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 0,
