@@ -5,20 +5,14 @@ response that may have a body, never chunked, no redirect, no empty value. A ref
 the file, because it is what GRUB, iPXE and curl show the person in front of the machine.
 """
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, strlen
+from bootplane.core.base64 cimport put_base64
 from bootplane.core.linux cimport off_t
 from bootplane.core.segments cimport blob_t
 
 cdef enum:
     SHOWN_NAME = 512                 # bytes of a name in a refusal
-
-cdef extern from *:
-    """
-    static const char bp_base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    """
-    const char* bp_base64
-
 
 cdef inline char* put(char* out, const char* text) noexcept nogil:
     cdef size_t n = strlen(text)     # a literal's: the compiler knows it
@@ -44,30 +38,6 @@ cdef char* put_number(char* out, uint64_t value) noexcept nogil:
         n -= 1
         out[0] = digits[n]
         out += 1
-    return out
-
-
-cdef char* put_base64(char* out, const uint8_t* data, size_t n) noexcept nogil:
-    """n bytes as base64 with padding (RFC 4648 section 4)."""
-    cdef size_t i = 0
-    cdef uint32_t word
-    while i + 2 < n:
-        word = (<uint32_t>data[i] << 16) | (<uint32_t>data[i + 1] << 8) | data[i + 2]
-        out[0] = bp_base64[word >> 18]
-        out[1] = bp_base64[(word >> 12) & 63]
-        out[2] = bp_base64[(word >> 6) & 63]
-        out[3] = bp_base64[word & 63]
-        out += 4
-        i += 3
-    if i < n:
-        word = <uint32_t>data[i] << 16
-        if i + 1 < n:
-            word |= <uint32_t>data[i + 1] << 8
-        out[0] = bp_base64[word >> 18]
-        out[1] = bp_base64[(word >> 12) & 63]
-        out[2] = bp_base64[(word >> 6) & 63] if i + 1 < n else <char>61
-        out[3] = <char>61
-        out += 4
     return out
 
 
@@ -131,7 +101,7 @@ cdef size_t response_file(char* out, const char* date, const blob_t* blob, int s
         p = put_number(p + 1, <uint64_t>blob.size)
     elif status == 200:
         p = put(p, b"\r\nRepr-Digest: sha-256=:")            # RFC 9530 section 3
-        p = put_base64(p, blob.digest, 32)
+        p = put_bytes(p, blob.digest_base64, 44)
         p[0] = 58
         p += 1
     p = put(p, b"\r\n\r\n")

@@ -63,6 +63,7 @@ cdef struct blob_t:
     uint32_t nsegs
     segment_t** segs                 # atomic slots, NULL = nothing of this segment is here
     char etag[72]                    # "\"<64 hex>\"", NUL-terminated
+    char digest_base64[44]           # for Repr-Digest
     uint8_t digest[32]
     uint8_t dynamic                  # 1: made for one request (boot configuration), never cached by name
     uint8_t registered               # 1: a cache's register holds one of refs, and keeps it while cached > 0

@@ -29,6 +29,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from bootplane.core.base64 cimport put_base64
 from bootplane.core.linux cimport (
     MAP_FAILED, MAP_SHARED, PROT_READ, bp_add_int, bp_add_u64, bp_cas_ptr, bp_load_int, bp_load_ptr, bp_load_u8,
     bp_store_int, bp_store_relaxed_u64, bp_swap_ptr, close, mmap, munmap, off_t, pthread_mutex_init, pthread_mutex_lock,
@@ -226,6 +227,7 @@ cdef blob_t* blob_new(off_t size, off_t seg_bytes, const uint8_t* digest) noexce
         free(blob)
         return NULL
     memcpy(blob.digest, digest, 32)
+    put_base64(blob.digest_base64, digest, 32)
     blob.etag[0] = blob.etag[65] = c'"'
     for i in range(32):
         blob.etag[1 + 2 * i] = digits[digest[i] >> 4]

@@ -131,11 +131,11 @@ def test_readers_that_take_next_to_nothing_are_reset_only_while_places_are_short
         fast = readers.pop()
         read_slowly(fast, 40_000, 3.5)
         if places == 8:
-            it.wait_for("http_shed", 7)
-            for reader in readers:
-                assert reader.rest()[1] == "reset"
+            it.wait_for("http_shed", 2)  # or more, of those that one look finds too slow; with two gone there is place
             assert it.get("/small").body == SMALL
-        assert (it.count("http_shed"), it.count("http_cut")) == ((7, 7) if places == 8 else (0, 0))
+            assert it.count("http_shed") <= 7
+        else:
+            assert (it.count("http_shed"), it.count("http_cut")) == (0, 0)
         read_slowly(fast, 40_000, 0.3)
         for client in [*readers, fast]:
             client.abort()
