@@ -73,6 +73,13 @@ def test_a_line_without_a_goal_fails_nothing(tmp_path: Path) -> None:
     assert line.pairs == 3
 
 
+def test_a_time_without_a_baseline_fails_nothing(tmp_path: Path) -> None:
+    def p99(ms: float) -> Comparison:
+        return figure("p99", [ms], "ms", goal=5.0)
+
+    assert look(stored(tmp_path, p99(0.1)), item(p99(4.0)))[0] == []
+
+
 def test_what_is_answered_wrongly_is_told_and_the_others_are_measured() -> None:
     def wrong(_: bench.Bench) -> Iterable[Comparison]:
         yield cost(0.5)
