@@ -21,6 +21,11 @@ HEAD = re.compile(
     rb"(?:\r\n){0,4}(%b{1,%d}) (%b{1,%d}) HTTP/1\.([0-9])\r\n((?:%b+:%b*\r\n)*)\r\n"
     % (TOKEN, MAX_METHOD, TARGET, MAX_TARGET, TOKEN, VALUE)
 )
+#: the same, with what is read to its end before it is refused: any version, a fifth empty line
+ANY_HEAD = re.compile(HEAD.pattern.replace(rb"HTTP/1\.([0-9])", rb"HTTP/[0-9]\.[0-9]").replace(b"{0,4}", b"{0,5}"))
+#: whatever a beginning lacks is the end of one of these
+WHOLE = (b"\r\nA / HTTP/1.1\r\n\r\n", b"A / HTTP/1.1\r\nA:\r\n\r\n")
+ENDS = sorted({whole[at:] for whole in WHOLE for at in range(len(whole))}, key=len)
 FIELDS = (b"host", b"range", b"if-range", b"if-match", b"if-none-match", b"connection", b"content-length",
           b"transfer-encoding", b"user-agent")  # fmt: skip
 
@@ -74,6 +79,11 @@ def head(data: bytes) -> Head | None:
         match.end(), method, target, 0 if is_old else 1, has_token(connection, b"close"),
         has_token(connection, b"keep-alive"), transfer, int(lengths[0]) if lengths else -1, fields,
     )  # fmt: skip
+
+
+def may_become_a_head(data: bytes) -> bool:
+    """Whether something can follow *data* that makes a head of it, by its grammar alone. For less than 8192 bytes."""
+    return any(ANY_HEAD.match(data + end) for end in ENDS)
 
 
 def target_path(target: bytes) -> bytes | None:

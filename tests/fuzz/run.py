@@ -34,7 +34,7 @@ CLANGS = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
 INSTRUMENTED = ("http_head", "http_range", "http_exchange", "tftp_packet", "tftp_transfer", "table")
 #: inputs of one smoke; each about 6 s of one CPU
 RUNS = {
-    "http_head": 150_000,
+    "http_head": 100_000,
     "http_range": 200_000,
     "tftp_packet": 150_000,
     "name": 150_000,

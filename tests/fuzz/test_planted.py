@@ -49,6 +49,14 @@ MISTAKES = [
         "the grammar refuses it",
     ),
     Mistake(
+        "more is waited for where a line is folded by a tab",
+        "http_head",
+        "http_head",
+        'return refuse(h, 400, b"a field is folded over two lines")',
+        'return refuse(h, 400, b"a field is folded over two lines") if data[p] == 32 else ST_AGAIN',
+        "none can mend it",
+    ),
+    Mistake(
         "the last no bytes of an empty file are the whole of it",
         "http_range",
         "http_range",

@@ -36,6 +36,8 @@ def check(data: bytes) -> None:
             assert not isinstance(theirs, Reading) or same(whole, theirs), f"{whole} here, {theirs} there"
     else:
         assert expected is None, f"{whole}, but by the grammar {expected}"
+    if whole is None:
+        assert reference.may_become_a_head(data), "more bytes are wanted, and none can mend it"
     if isinstance(whole, Refused):
         assert whole.status in (400, 414, 431, 505) and whole.why
     for cut in {len(data) // 3, len(data) // 2, len(data) - 2, len(data) - 1} - {-2, -1}:
