@@ -40,7 +40,13 @@ cdef enum queue_t:
     QUEUE_BULK                       # turns of large bodies, followers of a fill, pipelines: a bounded round at a time
     QUEUE_COUNT
 
-cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
+cdef enum water_t:                   # how much the kernel may keep unsent of a large body (TCP_NOTSENT_LOWAT)
+    WATER_UNSET = 0                  # there was none yet
+    WATER_LOW                        # 64 KiB: nobody knows how fast its reader is
+    WATER_FREE                       # as much as the kernel wants: it has shown that it is fast
+    WATER_MANY                       # 128 KiB: it has, but so have many
+
+cdef struct connection_t:            # 256 bytes; an idle one owns nothing else
     handler_t handler                # first: epoll's data.ptr points here
     waiter_t waiter                  # second: on_wake finds the connection by sizeof(handler_t)
     exchange_t x
@@ -51,7 +57,7 @@ cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     uint8_t woken                    # 1: wake_status and answer are news
     uint8_t lingering                # 1: our side is shut down
     uint8_t bulk                     # 1: counted in http_t.sending
-    uint8_t low_water                # 1: TCP_NOTSENT_LOWAT is set
+    uint8_t water                    # water_t
     uint8_t stalled                  # 1: TIMER_SEND was due, and mark_at is where the reader was then
     uint8_t timer                    # timer_t
     uint8_t queue                    # queue_t
@@ -72,6 +78,8 @@ cdef struct connection_t:            # 232 bytes; an idle one owns nothing else
     connection_t* queue_next         # also the free list
     address_t* address               # released in connection_free
     int64_t mark_at                  # place in the body that its reader had reached, in bytes ...
+    uint32_t taken                   # body bytes the kernel has taken ...
+    uint32_t taken_ms                # ... since this millisecond of the loop's clock, while WATER_LOW
     uint32_t mark_s                  # ... at this second of the loop's clock; 0: never looked
 
 cdef struct list_t:                  # one timer list

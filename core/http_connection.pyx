@@ -14,7 +14,7 @@ from bootplane.core.counters cimport C_HTTP_CLOSED, count
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
 from bootplane.core.http_record cimport journal_free
-from bootplane.core.http_groups cimport group_enqueue
+from bootplane.core.http_groups cimport group_enqueue, group_forget
 from bootplane.core.linux cimport bp_add_int, bp_load_int, close
 from bootplane.core.loop cimport NEVER, loop_unpark
 from bootplane.core.records cimport OUTCOME_CUT
@@ -184,6 +184,8 @@ cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil:
     if queue == QUEUE_BULK and http.options.shares != NULL and bp_load_int(&http.options.shares.active):
         group_enqueue(http, c)
     else:
+        if c.grouped:
+            group_forget(http, c)
         fifo_push(&http.queues[queue], c)
     http.ticker.due_ns = 0           # the tick after this batch of events, without waiting
 

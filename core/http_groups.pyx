@@ -43,6 +43,12 @@ cdef void find_group(http_t* http, connection_t* c) noexcept nogil:
     c.grouped = version
 
 
+cdef void group_forget(http_t* http, connection_t* c) noexcept nogil:
+    cdef uint64_t unlimited = <uint64_t>-1
+    c.grouped = 0
+    setsockopt(c.fd, SOL_SOCKET, SO_MAX_PACING_RATE, &unlimited, sizeof(unlimited))
+
+
 cdef void group_enqueue(http_t* http, connection_t* c) noexcept nogil:
     find_group(http, c)
     fifo_push(&http.groups[c.group], c)
@@ -78,6 +84,7 @@ cdef void move(http_t* http) noexcept nogil:
         if bp_load_int(&http.options.shares.active):
             group_enqueue(http, c)
         else:
+            group_forget(http, c)
             fifo_push(&http.queues[<int>QUEUE_BULK], c)
         c = fifo_pop(&all)
 

@@ -5,28 +5,34 @@ MSG_MORE and up to turn_bytes of the file. Whatever the kernel takes only in par
 part of a sendfile there may be none (the file may be cut), so that one is tried again after a second.
 """
 
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from bootplane.core.counters cimport C_HTTP_BODY_BYTES, C_HTTP_HEAD_BYTES, count_n
 from bootplane.core.http_close cimport WAIT, lost
 from bootplane.core.http_connection cimport (
-    QUEUE_HOT, TIMER_PROBE, TIMER_SEND, connection_t, http_t, timer_touch,
+    QUEUE_HOT, TIMER_PROBE, TIMER_SEND, WATER_FREE, WATER_LOW, WATER_MANY, WATER_UNSET, connection_t, http_t,
+    timer_touch,
 )
 from bootplane.core.http_exchange cimport (
     DO_SEND, EXCHANGE_BEGUN, EXCHANGE_BODY, exchange_absent, exchange_cut, exchange_damaged, exchange_head,
     exchange_sent, exchange_take_back, exchange_text_sent,
 )
 from bootplane.core.http_input cimport drop_head, next_request, store, yield_turn
-from bootplane.core.linux cimport off_t
+from bootplane.core.linux cimport IPPROTO_TCP, TCP_NOTSENT_LOWAT, off_t, setsockopt
 from bootplane.core.loop cimport loop_tell_damaged
 from bootplane.core.segments cimport CHUNK_BYTES, SMALL_BYTES, blob_span, segment_release, segment_t
-from bootplane.core.sender cimport is_damage, send_blob, send_parts, socket_low_water
+from bootplane.core.sender cimport is_damage, send_blob, send_parts
 from bootplane.core.status cimport ST_ABSENT, ST_AGAIN, ST_OK
 
 cdef enum:
     GO_ON = 101                      # the head is with the kernel: an answer between two functions of this file
-    MANY_SENDERS = 256               # large bodies under way from which on slow readers get a low-water mark
+    MANY_SENDERS = 256               # large bodies under way from which on nobody's socket holds as much as it wants
+    LOW_BYTES = 65536
+    MANY_BYTES = 131072
+    FREE_BYTES = -1                  # the system's default
+    PROOF_BYTES = 262144             # who takes that within ...
+    PROOF_MS = 100                   # ... is no slow reader
 
 
 cdef void account(http_t* http, size_t sent, size_t head) noexcept nogil:
@@ -35,11 +41,31 @@ cdef void account(http_t* http, size_t sent, size_t head) noexcept nogil:
         count_n(http.loop.counters, C_HTTP_BODY_BYTES, sent - head)
 
 
+cdef inline uint32_t milliseconds(http_t* http) noexcept nogil:
+    return <uint32_t>(http.loop.now_ns // 1000000)
+
+
+cdef void set_water(http_t* http, connection_t* c, int water) noexcept nogil:
+    cdef int n = LOW_BYTES if water == WATER_LOW else (MANY_BYTES if water == WATER_MANY else FREE_BYTES)
+    setsockopt(c.fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &n, sizeof(n))      # room this makes comes as an edge
+    c.water = <uint8_t>water
+    c.taken = 0
+    c.taken_ms = milliseconds(http)
+
+
 cdef void mind_memory(http_t* http, connection_t* c) noexcept nogil:
-    """With few senders the kernel's own sizes are the fastest; with many they take all the memory TCP may have."""
-    if http.sending > MANY_SENDERS and not c.low_water:
-        c.low_water = 1
-        socket_low_water(c.fd)
+    """Left to itself the kernel keeps up to 4 MB for each reader, however slow, and thousands take all that TCP may have.
+
+    Fast ones need that: so it is theirs once they have taken PROOF_BYTES in PROOF_MS, unless many want it.
+    """
+    if c.water == WATER_LOW and c.taken >= PROOF_BYTES:
+        if milliseconds(http) - c.taken_ms <= PROOF_MS:
+            set_water(http, c, WATER_FREE)
+        else:
+            c.taken = 0
+            c.taken_ms = milliseconds(http)
+    if c.water == WATER_FREE and http.sending > MANY_SENDERS:
+        set_water(http, c, WATER_MANY)
 
 
 cdef int blocked(http_t* http, connection_t* c, int timer) noexcept nogil:
@@ -151,7 +177,8 @@ cdef int begin_body(http_t* http, connection_t* c, int queue) noexcept nogil:
     if queue == QUEUE_HOT:
         drop_head(http, c)
         return yield_turn(http, c)
-    mind_memory(http, c)
+    if c.water == WATER_UNSET:
+        set_water(http, c, WATER_LOW)
     exchange_head(&c.x, &http.scene)
     drop_head(http, c)
     status = send_parts(c.fd, http.scene.out, http.scene.length, NULL, 0, True, &sent)
@@ -177,6 +204,7 @@ cdef int send_body(http_t* http, connection_t* c, int queue) noexcept nogil:
             return action
     status = send_blob(c.fd, c.x.blob, c.x.offset, c.x.end, http.turn_bytes, http.loop.now_ns, &sent)
     http.spent += <int64_t>sent
+    c.taken += <uint32_t>sent
     if sent:
         action = exchange_sent(&c.x, &http.scene, sent)
         if action != DO_SEND:

@@ -47,7 +47,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 _RANGES = {
     "seq": (1, _MAX),
     "port": (0, 65535),
-    "status": (0, 999),
+    "status": (0, 65535),  # a TFTP client may end with any code
     "size": (-1, _MAX),
     "offset": (0, _MAX),
     "sent": (0, _MAX),

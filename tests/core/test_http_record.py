@@ -324,6 +324,9 @@ def test_followers_of_a_fill_are_told_from_its_leader(cache: Cache) -> None:
             it.mail("miss")
             fill(cache, blob, data, chunk)
             it.reactor.chunk(blob, chunk)
+            for client in clients:
+                while len(client.buffer) < (chunk + 1) * CHUNK:
+                    client.more()
         for client in clients:
             assert client.response().body == data
             client.socket.close()
@@ -356,6 +359,8 @@ def test_a_follower_that_asks_for_a_later_chunk_first_is_a_miss(cache: Cache) ->
             assert it.mail("miss")[2] == chunk
             fill(cache, blob, data, chunk)
             it.reactor.chunk(blob, chunk)
+            while len(follower.buffer) < (chunk + 1) * CHUNK:
+                follower.more()
         assert follower.response().body == data
         record = only(it)
         assert (record.outcome, record.source) == ("complete", "miss")

@@ -110,6 +110,9 @@ def test_64_followers_of_one_fill_are_one_question_and_get_every_byte(cache: Cac
             assert it.mail("miss")[1:] == (blob.id, chunk)
             fill(cache, blob, data, chunk)
             it.reactor.chunk(blob, chunk)
+            for client in clients:  # who does not read need not have the next one yet
+                while len(client.buffer) < (chunk + 1) * CHUNK:
+                    client.more()
         for client in clients:
             assert client.response().body == data
             client.socket.close()
@@ -168,10 +171,11 @@ def test_a_file_whose_bytes_cannot_be_had_any_more_is_reset_and_never_ended(cach
     blob = cold(cache, data)
     fill(cache, blob, data, 0)
     with rack({"file": blob}) as it, it.client() as client:
-        client.send(b"GET /file HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\r\n")
+        client.send(b"GET /file HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\r\n").head()
+        while len(client.buffer) < CHUNK:
+            client.more()
         it.mail("miss")
         it.reactor.chunk(blob, 1, ST_UPSTREAM)
-        client.head()
         assert client.rest()[1] == "reset"
 
 
@@ -393,22 +397,36 @@ def low_water(client: Client) -> int:
     raise AssertionError("no such connection")
 
 
-def test_slow_readers_get_a_low_water_mark_when_they_are_many_and_only_then() -> None:
+FREE, LOW, MANY = -1, 65536, 131072
+
+
+def test_the_kernel_keeps_little_for_a_reader_until_it_has_shown_that_it_is_fast() -> None:
+    large = Blob.memory(os.urandom(16 << 20), dynamic=False)
+    with rack({"large": large, "small": small()}) as it, it.client(receive_buffer=4096) as slow, it.client() as fast:
+        fast.get("/small")
+        assert low_water(fast) == 0, "small answers need none: the system's default"
+        slow.send(b"GET /large" + HOST).head()
+        assert low_water(slow) == LOW
+        assert fast.get("/large").body == large.read(0, large.size)
+        it.wait_for("hits", 2)
+        assert (low_water(fast), low_water(slow)) == (FREE, LOW)
+        slow.abort()
+        it.wait_for("http_closed", 1)
+
+
+def test_among_many_nobody_keeps_as_much_as_it_wants() -> None:
     large = Blob.memory(os.urandom(16 << 20), dynamic=False)
     with rack({"large": large}) as it:
-        clients = []
-        for n in range(258):
-            clients.append(it.client(receive_buffer=4096).send(b"GET /large" + HOST))
-            clients[-1].head()
-            if n in (0, 255):
-                assert low_water(clients[-1]) != 131072
-        assert low_water(clients[-1]) == 131072
+        clients = [it.client(receive_buffer=4096).send(b"GET /large" + HOST) for _ in range(258)]
+        for client in clients:
+            client.head()
+        assert low_water(clients[-1]) == LOW
+        with it.client() as fast:
+            assert fast.get("/large").body == large.read(0, large.size)
+            assert low_water(fast) == MANY
         for client in clients:
             client.abort()
         it.wait_for("http_closed", 258)
-        with it.client() as alone:
-            alone.send(b"GET /large" + HOST).head()
-            assert low_water(alone) != 131072
 
 
 def test_an_idle_connection_costs_at_most_256_bytes() -> None:
