@@ -22,6 +22,7 @@ import socket
 from collections.abc import Iterator
 
 import h11
+import httptools
 import pytest
 
 from bootplane.core.blob import Blob
@@ -253,18 +254,62 @@ def test_the_bulk_port_knows_two_methods() -> None:
         assert client.get("/small").body == SMALL
 
 
+ASKED = [[], [("Range", "bytes=1-2")], [("Range", "bytes=99999999-")], [("If-Match", '"x"')], [("If-None-Match", "*")]]
+
+
 @pytest.mark.parametrize("target", ["/small", "/large", "/nobody", "/empty"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_h11_reads_every_response_to_its_end(served: Rack, target: str, method: str) -> None:
+def test_h11_reads_every_response_to_its_end_and_as_we_meant_it(served: Rack, target: str, method: str) -> None:
     connection = h11.Connection(h11.CLIENT)
-    with served.client() as client:
-        for lines in ([], [("Range", "bytes=1-2")], [("Range", "bytes=99999999-")], [("If-Match", '"x"')]):
+    with served.client() as client, served.client() as ours:
+        for lines in ASKED:
             request = h11.Request(method=method, target=target, headers=[("Host", "rack"), *lines])
             client.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+            head, body = None, b""
             while not isinstance(event := connection.next_event(), h11.EndOfMessage):
                 if event is h11.NEED_DATA:
                     connection.receive_data(client.socket.recv(1 << 20))
+                elif isinstance(event, h11.Response):
+                    head = event
+                elif isinstance(event, h11.Data):
+                    body += event.data
             connection.start_next_cycle()
+            meant = ours.get(target, *(f"{name}: {value}" for name, value in lines), method=method)
+            assert head is not None
+            assert (head.status_code, head.reason.decode(), body) == (meant.status, meant.reason, meant.body)
+            fields = {name.decode().title(): value.decode() for name, value in head.headers}
+            assert fields | {"Date": ""} == {name.title(): value for name, value in meant.headers.items()} | {
+                "Date": ""
+            }
+
+
+class Collected:
+    """What httptools makes of the responses on one connection: (status, body) each."""
+
+    def __init__(self) -> None:
+        self.read: list[tuple[int, bytes]] = []
+        self.body = bytearray()
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_body(self, data: bytes) -> None:
+        self.body += data
+
+    def on_message_complete(self) -> None:
+        self.read.append((self.parser.get_status_code(), bytes(self.body)))
+        self.body.clear()
+
+
+def test_httptools_reads_a_pipeline_of_responses_one_by_one_and_as_we_meant_them(served: Rack) -> None:
+    wanted = [(target, lines) for target in ("/small", "/large", "/nobody", "/empty") for lines in ASKED]
+    collected = Collected()
+    with served.client() as client, served.client() as ours:
+        for target, lines in wanted:
+            fields = "".join(f"{name}: {value}\r\n" for name, value in lines)
+            client.send(f"GET {target} HTTP/1.1\r\nHost: r\r\n{fields}\r\n".encode())
+        while len(collected.read) < len(wanted):
+            collected.parser.feed_data(client.socket.recv(1 << 20))
+        meant = [ours.get(target, *(f"{name}: {value}" for name, value in lines)) for target, lines in wanted]
+    assert collected.read == [(response.status, response.body) for response in meant]
 
 
 # -- deadlines --------------------------------------------------------------------------------------------------------
