@@ -39,9 +39,11 @@ GROWN_BYTES = 24 * MIB
 #: a client's ERROR has 16 bits for its code, and a region takes three digits of a status: to be mended there
 KNOWN = "expected status as a number from 0 to 999"
 
+FEW = [pytest.mark.integration, pytest.mark.timeout(300)]
 COUNTS = [
-    pytest.param(20_000, marks=[pytest.mark.integration, pytest.mark.timeout(300)], id="20000"),
-    pytest.param(1_000_000, marks=[pytest.mark.soak, pytest.mark.timeout(1800)], id="million"),
+    pytest.param(20_000, 1, marks=FEW, id="20000"),
+    pytest.param(20_000, 2, marks=FEW, id="20000, two reactors"),
+    pytest.param(1_000_000, 1, marks=[pytest.mark.soak, pytest.mark.timeout(1800)], id="million"),
 ]
 
 
@@ -142,11 +144,13 @@ def storm(rack: RackProcess, count: int, seed: int) -> None:
     )
 
 
-@pytest.mark.parametrize("count", COUNTS)
-def test_a_rack_under_hostile_packets_serves_right_bytes_and_keeps_nothing_of_them(tmp_path: Path, count: int) -> None:
+@pytest.mark.parametrize(("count", "reactors"), COUNTS)
+def test_a_rack_under_hostile_packets_serves_right_bytes_and_keeps_nothing_of_them(
+    tmp_path: Path, count: int, reactors: int
+) -> None:
     with FakeRegion({"images/x/kernel": KERNEL, "bootx64.efi": LOADER}) as region:
         region.texts[CONFIG] = b"set timeout=5\n"
-        with RackProcess(tmp_path / "rack", region) as rack:
+        with RackProcess(tmp_path / "rack", region, "--reactors", str(reactors)) as rack:
             ask_at_once(rack)
             storm(rack, count // 10, seed=1)
             before = idle(rack)
