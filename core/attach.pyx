@@ -29,6 +29,7 @@ HTTP_DEFAULTS = {
 }
 TFTP_DEFAULTS = {
     "max_transfers": 8192,
+    "shares": None,              # as above
     "max_blksize": 8192,         # RFC 2348 allows 65464, and what the path to a client carries is less on most
     "max_windowsize": 64,        # one UDP_SEGMENT message
     "timeout_s": 1.0,
@@ -75,6 +76,9 @@ def attach_tftp(Reactor reactor not None, fds, options):
     cdef int status
     values = _merged("TFTP", TFTP_DEFAULTS, options)
     o.max_transfers = values["max_transfers"]
+    if values["shares"] is not None:
+        reactor.tftp_shares = values["shares"]       # kept for as long as the reactor is
+    o.shares = &(<Shares?>values["shares"]).s if values["shares"] is not None else NULL
     o.max_blksize = values["max_blksize"]
     o.max_windowsize = values["max_windowsize"]
     o.timeout_ns = <int64_t>(values["timeout_s"] * 1e9)

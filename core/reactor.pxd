@@ -16,6 +16,7 @@ cdef class Reactor:
     cdef bint finished           # the thread has left loop_run
     cdef readonly int index
     cdef object __weakref__
-    cdef object shares           # Shares or None: the groups of its clients
+    cdef object shares           # Shares or None: the groups of its HTTP clients
+    cdef object tftp_shares      # and of its TFTP clients
     cdef object addresses        # Addresses that its HTTP service counts in
     cdef int post(self, const void* mail) except -1

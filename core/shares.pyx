@@ -7,7 +7,7 @@
 A group's virtual time is what it has sent, divided by its weight; the least is next, so that over any stretch in which two
 groups always have somebody ready, what they sent is as their weights, however many clients each has. A group that was idle
 begins where the others are, less a little credit: sockets that are full for a moment lose nothing by it, and nobody saves up.
-Within a group it is turn by turn (http_service's queue, TFTP's list).
+Within a group it is turn by turn (http_groups, tftp_shares).
 
 Reactors share one table: a group that is ahead of one that waits on another reactor waits for it. A lock covers each look, in
 turns of 64 KiB and more; with nothing set nobody looks (`active`).

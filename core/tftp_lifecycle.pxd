@@ -8,6 +8,7 @@ from bootplane.core.tftp_deadlines cimport wheel_t
 from bootplane.core.tftp_outlet cimport gauge_t
 from bootplane.core.tftp_sender cimport sender_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, sessions_t, tid_t
+from bootplane.core.tftp_shares cimport held_t
 from bootplane.core.tftp_sockets cimport inbox_t
 from bootplane.core.tftp_tids cimport peer_t, tids_t
 from bootplane.core.tftp_transfer cimport limits_t
@@ -24,6 +25,7 @@ cdef struct tftp_t:
     ticker_t ticker                  # first member
     limits_t limits
     gauge_t gauge
+    held_t held
     sessions_t sessions
     wheel_t wheel
     tids_t past

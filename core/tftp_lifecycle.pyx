@@ -31,6 +31,7 @@ from bootplane.core.tftp_packet cimport (
 )
 from bootplane.core.tftp_sender cimport send_one
 from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
+from bootplane.core.tftp_shares cimport held_forget
 from bootplane.core.tftp_tids cimport peer_t, tids_rest
 from bootplane.core.tftp_transfer cimport (
     DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, limits_t, transfer_delivered, transfer_start, transfer_step,
@@ -81,6 +82,7 @@ cdef void release(loop_t* loop, session_t* s) noexcept nogil:
     loop_unpark(loop, &s.waiter)
     wheel_disarm(&tftp.wheel, &s.timer)
     ready_remove(s)
+    held_forget(&tftp.held, s)
     tids_rest(&tftp.past, &s.peer, s.tid.index, loop.now_ns)
     s.tid.sessions -= 1
     if not s.asking:

@@ -5,6 +5,7 @@ from bootplane.core.loop cimport loop_t
 from bootplane.core.segments cimport segment_t
 from bootplane.core.tftp_deadlines cimport wheel_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, tid_t
+from bootplane.core.tftp_shares cimport held_t
 
 cdef enum:
     OUT_MESSAGES = 256
@@ -35,8 +36,8 @@ cdef struct sender_t:            # one batch for one TID socket; empty between c
     uint32_t headers_used
     uint32_t segments_used
 
-# Sends what the sessions of *tid* owe, in turns, until they owe nothing, are parked, or the kernel refuses.
-cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept nogil
+# Sends what the sessions of *tid* owe, in turns, until they owe nothing, are parked, have no turn (held), or the kernel refuses.
+cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, tid_t* tid) noexcept nogil
 # One packet; a refusal by the kernel is as good as a loss on the way.
 cdef void send_one(int fd, const path_t* path, const uint8_t* packet, size_t n) noexcept nogil
 # 1 if the kernel knows UDP_SEGMENT: an older one would send one huge datagram

@@ -12,7 +12,7 @@ Invariant: between calls the batch is empty and holds no reference. What the ker
 TID's list again, in order. What may be sent is tftp_transfer's, when it is given up tftp_service's.
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from bootplane.core.counters cimport C_TFTP_DATA, C_TFTP_DATA_BYTES, C_TFTP_RETRANSMITTED, count_n
 from bootplane.core.linux cimport (
@@ -27,6 +27,7 @@ from bootplane.core.tftp_deadlines cimport wheel_arm
 from bootplane.core.tftp_outlet cimport allow_fragments
 from bootplane.core.tftp_packet cimport DATA_HEADER, OACK_ROOM, data_header, oack_write
 from bootplane.core.tftp_sessions cimport ready_push, ready_push_front, ready_remove
+from bootplane.core.tftp_shares cimport held_active, held_settle, held_wait
 from bootplane.core.tftp_transfer cimport (
     EV_PARKED, EV_WOKEN, block_bytes, block_offset, transfer_owes, transfer_owes_oack, transfer_sent, transfer_step,
     transfer_t,
@@ -44,6 +45,7 @@ cdef enum gathered_t:
     GATHERED = 0
     NO_ROOM = 1                      # the batch is full: send it first
     NOT_HERE = 2
+    HELD = 3
 
 cdef struct cursor_t:                # where the next block's bytes come from
     uint8_t* at
@@ -202,8 +204,8 @@ cdef void park(loop_t* loop, session_t* session, uint64_t chunk, bint damaged) n
     session.source = source_waited(session.source, session.waiter.followed)
 
 
-cdef int add_window(sender_t* s, loop_t* loop, tid_t* tid, session_t* session) noexcept nogil:
-    """Adds up to TURN_BLOCKS of what *session* owes. NO_ROOM: the batch is full; NOT_HERE: it has been parked."""
+cdef int add_window(sender_t* s, loop_t* loop, tid_t* tid, session_t* session, uint32_t most) noexcept nogil:
+    """Adds up to *most* blocks of what *session* owes. NO_ROOM: the batch is full; NOT_HERE: it has been parked."""
     cdef transfer_t* t = &session.transfer
     cdef cursor_t cursor
     cdef uint64_t absent = 0
@@ -212,8 +214,8 @@ cdef int add_window(sender_t* s, loop_t* loop, tid_t* tid, session_t* session) n
     cdef int status = GATHERED
     cursor.at = NULL
     cursor.left = 0
-    if owed > TURN_BLOCKS:
-        owed = TURN_BLOCKS
+    if owed > most:
+        owed = most
     while owed > 0 and status == GATHERED:
         if s.n == OUT_MESSAGES:
             return NO_ROOM
@@ -344,7 +346,32 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
     drop_batch(s)
 
 
-cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept nogil:
+cdef int add_share(sender_t* s, loop_t* loop, held_t* held, tid_t* tid, session_t* session) noexcept nogil:
+    """The same while shares are active. HELD: it has no turn, and has left the list."""
+    cdef uint32_t blksize = session.transfer.options.blksize
+    cdef uint32_t before = s.n
+    cdef int64_t blocks = session.granted // blksize
+    cdef int64_t bytes = 0
+    cdef int status
+    if transfer_owes(&session.transfer) == 0:
+        if session.granted > 0:
+            held_settle(held, session, 0)
+        return GATHERED
+    if session.granted == 0:
+        held_wait(held, session, loop.now_ns)
+        return HELD
+    if blocks > TURN_BLOCKS:
+        blocks = TURN_BLOCKS
+    status = add_window(s, loop, tid, session, <uint32_t>blocks if blocks > 0 else 1)
+    while before < s.n:
+        bytes += s.out[before].bytes
+        before += 1
+    if status != NO_ROOM or bytes > 0:
+        held_settle(held, session, bytes)
+    return status
+
+
+cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, tid_t* tid) noexcept nogil:
     cdef session_t* session
     cdef int status
     while tid.first != NULL and not tid.outlet.blocked:
@@ -352,7 +379,12 @@ cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noe
             session = tid.first
             if transfer_owes_oack(&session.transfer) and not add_oack(s, session):
                 break
-            status = add_window(s, loop, tid, session)
+            if held_active(held):
+                status = add_share(s, loop, held, tid, session)
+                if status == HELD:
+                    continue
+            else:
+                status = add_window(s, loop, tid, session, TURN_BLOCKS)
             if status == NO_ROOM:
                 break
             ready_remove(session)

@@ -1,8 +1,10 @@
 # The TFTP service of one reactor: the request sockets, a few shared TID sockets, transfers and their deadlines.
 from libc.stdint cimport int64_t, uint32_t
 from bootplane.core.loop cimport loop_t
+from bootplane.core.shares cimport shares_t
 
 cdef struct tftp_options_t:
+    shares_t* shares                 # borrowed; NULL: nobody is limited
     uint32_t max_transfers           # per reactor; above it RRQs get ERROR 0 with a message
     uint32_t max_blksize             # cap on blksize (RFC 2348), bytes
     uint32_t max_windowsize          # cap on windowsize (RFC 7440), blocks

@@ -35,6 +35,7 @@ from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
 from bootplane.core.tftp_sessions cimport (
     outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
 )
+from bootplane.core.tftp_shares cimport held_next, held_t
 from bootplane.core.tftp_sockets cimport (
     inbox_free, inbox_init, inbox_receive, inbox_t, keep_errors, next_unreachable, path_to, request_socket, tid_socket,
 )
@@ -50,19 +51,12 @@ cdef enum:
     PACKETS = 256                    # the same on a TID socket
     PACKET_BYTES = 128               # an ACK has 4; of an ERROR only the code counts
     LISTEN_AGAIN_NS = 100000000      # when epoll had no memory for a request socket
+    TURNS_AT_ONCE = 32               # of shares, in one batch
+    ROUNDS_AT_ONCE = 16
     PAST_ROOM = 16384                # ended transfers that are remembered, at least: 546 a second for 30 s
 
 
 # -- sending, and deadlines ------------------------------------------------------------------------------------------
-
-cdef void pump(loop_t* loop, tid_t* tid) noexcept nogil:
-    cdef tftp_t* tftp = tftp_of(loop)
-    cdef int64_t due
-    sender_pump(tftp.sender, loop, &tftp.wheel, tid)
-    due = wheel_due(&tftp.wheel)
-    if due < tftp.ticker.due_ns:
-        tftp.ticker.due_ns = due
-
 
 cdef void pump_all(loop_t* loop) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
@@ -70,7 +64,36 @@ cdef void pump_all(loop_t* loop) noexcept nogil:
     for i in range(tftp.nlisteners):
         for k in range(tftp.ntids):
             if tftp.listeners[i].tids[k].first != NULL:
-                sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.listeners[i].tids[k])
+                sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.held, &tftp.listeners[i].tids[k])
+
+
+cdef void take_turns(loop_t* loop) noexcept nogil:
+    """Lets those that wait for their shares send, as far as these go. What a turn did not need is there for another."""
+    cdef held_t* held = &tftp_of(loop).held
+    cdef int turns = 1
+    cdef int rounds = 0
+    while turns > 0 and rounds < ROUNDS_AT_ONCE:
+        turns = 0
+        while turns < TURNS_AT_ONCE and held_next(held, loop.now_ns) != NULL:
+            turns += 1
+        if turns > 0:
+            pump_all(loop)
+        rounds += 1
+    if turns > 0 and held.groups:
+        held.due_ns = loop.now_ns        # after the others of this reactor
+
+
+cdef void pump(loop_t* loop, tid_t* tid) noexcept nogil:
+    cdef tftp_t* tftp = tftp_of(loop)
+    cdef int64_t due
+    sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.held, tid)
+    if tftp.held.groups:
+        take_turns(loop)
+    due = wheel_due(&tftp.wheel)
+    if tftp.held.due_ns < due:
+        due = tftp.held.due_ns
+    if due < tftp.ticker.due_ns:
+        tftp.ticker.due_ns = due
 
 
 cdef int listen(loop_t* loop) noexcept nogil:
@@ -103,6 +126,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     cdef timer_t* timer = wheel_pop(&tftp.wheel, loop.now_ns)
     cdef session_t* s
+    cdef int64_t due
     if tftp.hold and loop.opened:
         tftp.hold = not loop.draining and listen(loop) != ST_OK
     while timer != NULL:
@@ -113,7 +137,12 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
             session_act(loop, s, transfer_step(&s.transfer, EV_TICK, 0, loop.now_ns))
         timer = wheel_pop(&tftp.wheel, loop.now_ns)
     pump_all(loop)
-    return wheel_due(&tftp.wheel) if not (tftp.hold and loop.opened) else loop.now_ns + LISTEN_AGAIN_NS
+    if tftp.held.groups:
+        take_turns(loop)
+    due = wheel_due(&tftp.wheel)
+    if tftp.held.due_ns < due:
+        due = tftp.held.due_ns
+    return due if not (tftp.hold and loop.opened) else loop.now_ns + LISTEN_AGAIN_NS
 
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
@@ -311,6 +340,8 @@ cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* o
             tftp.nlisteners = i + 1
             status = open_listener(loop, &tftp.listeners[i], fds[i], i, options)
     tftp.hold = options.hold != 0
+    tftp.held.shares = options.shares
+    tftp.held.due_ns = NEVER
     if status == ST_OK and not tftp.hold:
         status = listen(loop)
     if status != ST_OK:

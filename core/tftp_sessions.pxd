@@ -8,6 +8,11 @@ from bootplane.core.tftp_packet cimport options_t
 from bootplane.core.tftp_tids cimport peer_t
 from bootplane.core.tftp_transfer cimport transfer_t
 
+cdef enum queued_t:              # where a session waits
+    QUEUED_NOT = 0
+    QUEUED_READY                 # in its TID's list
+    QUEUED_HELD                  # in tftp_shares
+
 cdef struct session_t
 cdef struct tid_t
 
@@ -42,7 +47,7 @@ cdef struct session_t:
     timer_t timer
     transfer_t transfer
     session_t* next              # in its bucket, or in the free list
-    session_t* before            # in tid's list of those with something to send
+    session_t* before            # where it waits
     session_t* after
     blob_t* blob                 # one reference, from the start of the transfer to session's end; NULL while asking, or
     tid_t* tid                   # when the file is empty because nobody has it
@@ -50,9 +55,12 @@ cdef struct session_t:
     path_t path
     options_t asked
     int64_t began_ns             # when its request was read
+    int64_t granted              # bytes that a turn of its shares lets it send (tftp_shares); 0: none
     uint16_t code                # of the ERROR that the client has sent
     uint8_t source               # source_t
-    uint8_t queued               # in tid's list
+    uint8_t queued               # queued_t
+    uint8_t group                # its shares (tftp_shares)
+    uint16_t grouped             # version of the groups in which it was found there; 0: never
     uint8_t asking               # waits for the content of a dynamic name; no transfer yet
     uint8_t gso                  # UDP_SEGMENT works on the route to this client
     uint8_t unreadable           # the kernel could not read the file's mapping: end it with an ERROR

@@ -99,7 +99,7 @@ cdef void ready_push(session_t* session) noexcept nogil:
     cdef tid_t* tid = session.tid
     if session.queued:
         return
-    session.queued = 1
+    session.queued = QUEUED_READY
     session.after = NULL
     session.before = tid.last
     if tid.last != NULL:
@@ -113,7 +113,7 @@ cdef void ready_push_front(session_t* session) noexcept nogil:
     cdef tid_t* tid = session.tid
     if session.queued:
         return
-    session.queued = 1
+    session.queued = QUEUED_READY
     session.before = NULL
     session.after = tid.first
     if tid.first != NULL:
@@ -125,9 +125,9 @@ cdef void ready_push_front(session_t* session) noexcept nogil:
 
 cdef void ready_remove(session_t* session) noexcept nogil:
     cdef tid_t* tid = session.tid
-    if not session.queued:
+    if session.queued != QUEUED_READY:
         return
-    session.queued = 0
+    session.queued = QUEUED_NOT
     if session.before != NULL:
         session.before.after = session.after
     else:

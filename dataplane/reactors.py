@@ -138,7 +138,7 @@ class Reactors:
                 http=[sock.fileno() for sock in (http if http_inherited else http[index::count])],
                 tftp=[sock.fileno() for sock in tftp[index::count]],
                 http_options=shared,  # with the counts of connections: limits are for all reactors together
-                tftp_options=tftp_options,
+                tftp_options={"shares": self.shares, **(tftp_options or {})},
                 park_limit_s=park_limit_s,
             )
             for index in range(count)
