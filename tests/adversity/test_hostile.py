@@ -36,8 +36,6 @@ NAMES = ("bootx64.efi", "images/x/kernel", "nobody", "bootx64.efi", "nobody/eith
 HTTP_NAMES = (*NAMES, *NAMES, CONFIG, "MAAS/metadata", "metrics")  # these three are Python's to answer
 #: what the rack may have grown by after a storm, beyond what it held after a tenth of one
 GROWN_BYTES = 24 * MIB
-#: a client's ERROR has 16 bits for its code, and a region takes three digits of a status: to be mended there
-KNOWN = "expected status as a number from 0 to 999"
 
 FEW = [pytest.mark.integration, pytest.mark.timeout(300)]
 COUNTS = [
@@ -165,4 +163,4 @@ def test_a_rack_under_hostile_packets_serves_right_bytes_and_keeps_nothing_of_th
         if "BOOTPLANE_SANITIZED_PYTHON" not in os.environ:  # there, what was freed is kept for a while
             assert after.resident_bytes - before.resident_bytes < GROWN_BYTES, (before, after)
         wrong = [line for line in rack.log().splitlines() if "Traceback" in line or " ERROR " in line]
-        assert [line for line in wrong if KNOWN not in line] == []
+        assert wrong == []
