@@ -27,5 +27,3 @@ cdef bint is_damage(int status) noexcept nogil
 
 # Closes with RST: what is still unsent is thrown away, and the peer sees an error instead of an end.
 cdef void socket_reset(int sock) noexcept nogil
-# Bounds what the kernel keeps unsent for a slow reader to 128 KiB.
-cdef void socket_low_water(int sock) noexcept nogil

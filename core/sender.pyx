@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from bootplane.core.blob cimport Blob
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNRESET, EINTR, EIO, EPIPE, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
-    TCP_NOTSENT_LOWAT, close, errno, iovec, monotonic_ns, msghdr, off_t, sendfile, sendmsg, setsockopt, ssize_t,
+    EAGAIN, ECONNRESET, EINTR, EIO, EPIPE, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
+    close, errno, iovec, monotonic_ns, msghdr, off_t, sendfile, sendmsg, setsockopt, ssize_t,
 )
 from bootplane.core.segments cimport blob_span, blob_t, segment_release, segment_t
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_OK, ST_TRUNCATED
@@ -28,10 +28,6 @@ cdef extern from "<sys/socket.h>" nogil:
     cdef struct linger:
         int l_onoff
         int l_linger
-
-cdef enum:
-    LOW_WATER = 131072               # with 5,000 slow readers: 92-107 kB of kernel memory each instead of 373 kB
-
 
 cdef int trouble(int error) noexcept nogil:
     if error == EAGAIN:
@@ -120,11 +116,6 @@ cdef void socket_reset(int sock) noexcept nogil:
     now.l_linger = 0
     setsockopt(sock, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
     close(sock)
-
-
-cdef void socket_low_water(int sock) noexcept nogil:
-    cdef int bytes_unsent = LOW_WATER
-    setsockopt(sock, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &bytes_unsent, sizeof(bytes_unsent))
 
 
 # -- the same for Python ---------------------------------------------------------------------------------------------
