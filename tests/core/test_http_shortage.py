@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import select
 import socket
 import time
@@ -86,6 +87,24 @@ def test_unfinished_heads_leave_after_a_second_and_before_anybody_is_refused_for
         assert slow[0].end() in ("closed", "reset")
         for client in slow:
             client.socket.close()
+
+
+def test_for_want_of_a_descriptor_one_that_was_idle_for_a_second_leaves() -> None:
+    with rack({"small": small()}) as it, it.client() as idle:
+        assert idle.get("/small").body == SMALL
+        waiting = socket.socket()
+        waiting.settimeout(20)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 1, hard))
+        try:
+            waiting.connect(("127.0.0.1", it.port))
+            waiting.sendall(b"GET /small HTTP/1.0\r\n\r\n")
+            assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        waiting.close()
+        assert idle.end() == "closed"
+        assert it.count("http_shed") == 1
 
 
 # -- readers ----------------------------------------------------------------------------------------------------------
