@@ -11,6 +11,8 @@ from bootplane.core.reactor cimport Reactor
 from bootplane.core.shares cimport Shares
 from bootplane.core.status cimport check
 from bootplane.core.tftp_service cimport tftp_options_t, tftp_start, tftp_stop
+from bootplane.core.tls cimport Tls
+from bootplane.core.tls_service cimport tls_options_t, tls_start, tls_stop
 
 HTTP_DEFAULTS = {
     "max_connections": 16384,    # both: of all reactors with the same `addresses`
@@ -38,6 +40,17 @@ TFTP_DEFAULTS = {
     "single_port": 0,
     "hold": 0,
     "gso": 1,
+}
+HTTPS_DEFAULTS = {
+    "tls": None,                 # Tls: the certificate; there is no default
+    "max_sessions": 18432,       # HTTP's places and an eighth: a handshake may begin while they are all taken
+    "max_per_address": 1024,
+    "addresses": None,           # Addresses; None: its own
+    "max_handshakes": 512,
+    "hello_timeout_s": 10.0,
+    "send_timeout_s": 60.0,
+    "hold": 0,
+    "inherited": 0,
 }
 
 
@@ -92,6 +105,34 @@ def attach_tftp(Reactor reactor not None, fds, options):
     free(sockets)
     check(status, "TFTP service")
     reactor.loop.stop_tftp = tftp_stop
+
+
+def attach_https(Reactor reactor not None, fds, options):
+    """Registers the listening sockets *fds* with *reactor*, which serves HTTP already. Raises ValueError, OSError."""
+    cdef tls_options_t o
+    cdef int* sockets
+    cdef int status
+    values = _merged("HTTPS", HTTPS_DEFAULTS, options)
+    if reactor.loop.http == NULL:
+        raise ValueError("HTTPS service: expected an HTTP service beside it, got none")
+    if not isinstance(values["tls"], Tls):
+        raise ValueError(f"HTTPS service: expected a Tls as tls, got {type(values['tls']).__name__}")
+    o.max_sessions = values["max_sessions"]
+    o.max_per_address = values["max_per_address"]
+    o.max_handshakes = values["max_handshakes"]
+    o.hello_timeout_ns = <int64_t>(values["hello_timeout_s"] * 1e9)
+    o.send_timeout_ns = <int64_t>(values["send_timeout_s"] * 1e9)
+    o.hold = values["hold"]
+    o.inherited = values["inherited"]
+    addresses = Addresses() if values["addresses"] is None else values["addresses"]
+    reactor.tls = (values["tls"], addresses)
+    o.context = &(<Tls>values["tls"]).c
+    o.addresses = &(<Addresses?>addresses).a
+    sockets = _descriptors(fds)
+    status = tls_start(&reactor.loop, sockets, len(fds), &o)
+    free(sockets)
+    check(status, "HTTPS service")
+    reactor.loop.stop_tls = tls_stop
 
 
 def _merged(what, defaults, options):

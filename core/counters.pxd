@@ -19,6 +19,14 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_HTTP_ABORTED               # responses whose peer went away
     C_HTTP_SHED                  # connections ended to make room: idle, unfinished heads, slow readers
     C_HTTP_REFUSED               # connections told 503 because there was no place
+    C_TLS_CONNECTIONS            # accepted; handshakes + failed + refused + under way
+    C_TLS_CLOSED                 # closed
+    C_TLS_HANDSHAKES             # came to their end, and the connection to HTTP
+    C_TLS_FAILED_PLAIN           # spoke plain HTTP: told 400
+    C_TLS_FAILED_PROTOCOL        # no TLS, no version, cipher or message that both know
+    C_TLS_FAILED_TIMEOUT         # took longer than a request head may take, or than others would wait
+    C_TLS_FAILED_GONE            # the client went away, or this rack is ending
+    C_TLS_REFUSED                # closed before a handshake because there was no place, in all or for the address
     C_TFTP_REQUESTS              # RRQs that began a transfer
     C_TFTP_REPEATED              # RRQs that were the same transfer again
     C_TFTP_COMPLETED             # transfers whose last block was acknowledged

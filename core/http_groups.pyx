@@ -39,7 +39,8 @@ cdef void find_group(http_t* http, connection_t* c) noexcept nogil:
     if pace or c.grouped:            # what was set before must not stay
         if pace == 0:
             pace = unlimited
-        setsockopt(c.fd, SOL_SOCKET, SO_MAX_PACING_RATE, &pace, sizeof(pace))
+        setsockopt(c.fd if http.loop.tls == NULL else http.loop.tls_socket(http.loop, c.fd), SOL_SOCKET,
+                   SO_MAX_PACING_RATE, &pace, sizeof(pace))
     c.grouped = version
 
 

@@ -16,10 +16,12 @@ cdef extern from "<linux/sockios.h>" nogil:
     enum: SIOCOUTQ
 
 
-cdef int64_t reached(connection_t* c) noexcept nogil:
+cdef int64_t reached(http_t* http, connection_t* c) noexcept nogil:
     """The place in what is owed that its reader's machine has: it grows by what that acknowledges, head included."""
     cdef int left = 0
     ioctl(c.fd, SIOCOUTQ, &left)
+    if http.loop.tls != NULL:
+        left += http.loop.tls_unsent(http.loop, c.fd)    # the socket is not the client's: what lies between is unread, too
     return <int64_t>c.x.offset + c.rest_at - left
 
 
@@ -29,7 +31,7 @@ cdef void mark(http_t* http, connection_t* c, int64_t at) noexcept nogil:
 
 
 cdef bint still_reads(http_t* http, connection_t* c) noexcept nogil:
-    cdef int64_t at = reached(c)
+    cdef int64_t at = reached(http, c)
     cdef bint reads = not c.stalled or at != c.mark_at
     c.stalled = 1
     mark(http, c, at)
@@ -37,7 +39,7 @@ cdef bint still_reads(http_t* http, connection_t* c) noexcept nogil:
 
 
 cdef bint is_slow(http_t* http, connection_t* c) noexcept nogil:
-    cdef int64_t at = reached(c)
+    cdef int64_t at = reached(http, c)
     cdef int64_t taken = at - c.mark_at
     cdef int64_t seconds = http.loop.now_ns // 1000000000 - c.mark_s
     if c.mark_s == 0 or taken < 0:   # taken < 0: the mark is of an earlier response

@@ -27,7 +27,7 @@ from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE
 from bootplane.core.http_shortage cimport make_room, mind_places, patrol
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
+    AF_UNIX, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
     EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
     shutdown, sockaddr, sockaddr_storage, socklen_t, bp_load_int,
 )
@@ -165,9 +165,14 @@ cdef void accept_all(http_t* http, listener_t* listener) noexcept nogil:
 cdef void adopt(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil:
     cdef http_t* http = <http_t*>loop.http
     cdef sockaddr_storage peer
+    cdef sockaddr_storage local
     cdef socklen_t length = sizeof(peer)
     peer.ss_family = 0
     getpeername(fd, <sockaddr*>&peer, &length)
+    if peer.ss_family == AF_UNIX and loop.tls != NULL:
+        peer.ss_family = 0
+        loop.tls_addresses(loop, fd, &peer, &local)
+        loop.tls_away(loop, fd, False)
     fcntl(fd, F_SETFL, O_NONBLOCK)   # sendfile has no flag for it, and a thread that waits serves nobody
     count(loop.counters, C_HTTP_ADOPTED)
     if n == 0:
@@ -175,6 +180,13 @@ cdef void adopt(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil:
         data = NULL
     set_scene(http)                  # this runs before the tick
     admit(http, fd, &peer, <char*>data, n)
+
+
+cdef void http_admit(loop_t* loop, int fd, const sockaddr_storage* peer) noexcept nogil:
+    cdef http_t* http = <http_t*>loop.http
+    count(loop.counters, C_HTTP_CONNECTIONS)
+    set_scene(http)                  # this runs outside the tick
+    admit(http, fd, peer, NULL, 0)
 
 
 # -- turns -----------------------------------------------------------------------------------------------------------

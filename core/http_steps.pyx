@@ -19,10 +19,10 @@ from bootplane.core.http_input cimport load, read_more, store
 from bootplane.core.http_output cimport send_body, send_text
 from bootplane.core.http_readers cimport still_reads
 from bootplane.core.linux cimport (
-    EAGAIN, EINTR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, errno, getpeername, getsockname, recv,
+    AF_UNIX, EAGAIN, EINTR, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, MSG_DONTWAIT, errno, getpeername, getsockname, recv,
     sockaddr, sockaddr_storage, socklen_t,
 )
-from bootplane.core.loop cimport PROTO_HTTP, handler_t, loop_add, loop_ask, loop_hand_over, loop_park
+from bootplane.core.loop cimport PROTO_HTTP, handler_t, loop_add, loop_ask, loop_hand_over, loop_park, loop_t
 from bootplane.core.segments cimport CHUNK_BYTES, blob_release, blob_retain, blob_t
 from bootplane.core.status cimport ST_OK
 
@@ -40,20 +40,22 @@ cdef int park(http_t* http, connection_t* c, bint damaged) noexcept nogil:
     return WAIT
 
 
-cdef void addresses_of(connection_t* c, sockaddr_storage* peer, sockaddr_storage* local) noexcept nogil:
+cdef void addresses_of(loop_t* loop, connection_t* c, sockaddr_storage* peer, sockaddr_storage* local) noexcept nogil:
     cdef socklen_t n = sizeof(sockaddr_storage)
     peer.ss_family = 0
     local.ss_family = 0
     getpeername(c.fd, <sockaddr*>peer, &n)
     n = sizeof(sockaddr_storage)
     getsockname(c.fd, <sockaddr*>local, &n)
+    if local.ss_family == AF_UNIX and loop.tls != NULL:
+        loop.tls_addresses(loop, c.fd, peer, local)
 
 
 cdef int ask(http_t* http, connection_t* c) noexcept nogil:
     cdef sockaddr_storage peer
     cdef sockaddr_storage local
     cdef int status
-    addresses_of(c, &peer, &local)
+    addresses_of(http.loop, c, &peer, &local)
     status = loop_ask(http.loop, &c.waiter, PROTO_HTTP, http.scene.name, http.scene.name_length, &peer, &local)
     if status != ST_OK:
         return exchange_answer(&c.x, &http.scene, http.input + http.at, http.have, status, NULL)
@@ -88,13 +90,17 @@ cdef int wake(http_t* http, connection_t* c) noexcept nogil:
 cdef int hand_over(http_t* http, connection_t* c) noexcept nogil:
     cdef sockaddr_storage peer
     cdef sockaddr_storage local
-    addresses_of(c, &peer, &local)
+    addresses_of(http.loop, c, &peer, &local)
     timer_clear(http, c)
+    if http.loop.tls != NULL:
+        http.loop.tls_away(http.loop, c.fd, True)        # before: Python may have closed it afterwards
     if loop_hand_over(http.loop, c.fd, <unsigned char*>http.input + http.at, http.have, &peer, &local) == ST_OK:
         count(http.loop.counters, C_HTTP_HANDED_OVER)
         exchange_handed_over(&c.x, &http.scene)
         connection_free(http, c)
         return WAIT
+    if http.loop.tls != NULL:
+        http.loop.tls_away(http.loop, c.fd, False)
     if loop_add(http.loop, c.fd, &c.handler, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET) != ST_OK:    # it was taken out
         return lost(http, c)
     return exchange_refuse(&c.x, &http.scene, 503, b"too many requests wait to be answered", 1)

@@ -74,6 +74,7 @@ cdef extern from "<sys/socket.h>" nogil:
     size_t CMSG_SPACE(size_t n)
     size_t CMSG_LEN(size_t n)
     int socket(int domain, int type, int protocol)
+    int socketpair(int domain, int type, int protocol, int* fds)
     int bind(int fd, const sockaddr* addr, socklen_t length)
     int connect(int fd, const sockaddr* addr, socklen_t length)
     int accept4(int fd, sockaddr* addr, socklen_t* length, int flags)
@@ -86,6 +87,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recvmsg(int fd, msghdr* msg, int flags)
     enum: AF_INET
     enum: AF_INET6
+    enum: AF_UNIX
     enum: SOCK_STREAM
     enum: SOCK_DGRAM
     enum: SOCK_CLOEXEC
@@ -94,6 +96,7 @@ cdef extern from "<sys/socket.h>" nogil:
     enum: SO_REUSEADDR
     enum: SO_REUSEPORT
     enum: SO_ERROR
+    enum: SO_DOMAIN
     enum: SO_SNDBUF
     enum: SO_RCVBUF
     enum: SO_LINGER

@@ -106,11 +106,19 @@ cdef struct loop_t:
     # services
     void* http                   # http_t*, NULL when this reactor serves no HTTP
     void* tftp                   # tftp_t*
+    void* tls                    # tls_service_t*, NULL when this reactor serves no HTTPS
     void (*adopt)(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil    # set by the HTTP service
     void (*drain)(loop_t* loop) noexcept nogil                                     # set by the HTTP service
     void (*drain_tftp)(loop_t* loop) noexcept nogil                                # set by the TFTP service
+    # Set with `tls`: HTTP asks about a connection whose socket is AF_UNIX, because its client speaks TLS to another one.
+    bint (*tls_addresses)(loop_t* loop, int fd, sockaddr_storage* peer, sockaddr_storage* local) noexcept nogil
+    int (*tls_socket)(loop_t* loop, int fd) noexcept nogil                         # its client's socket; fd itself: not TLS
+    int (*tls_unsent)(loop_t* loop, int fd) noexcept nogil                         # bytes its client has not got yet
+    void (*tls_away)(loop_t* loop, int fd, bint away) noexcept nogil               # 1: it is Python's now; 0: HTTP's again
+    void (*drain_tls)(loop_t* loop) noexcept nogil
     void (*stop_http)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
     void (*stop_tftp)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
+    void (*stop_tls)(loop_t* loop) noexcept nogil                                  # set by attach.pyx
     # private to loop.pyx and reactor.pyx
     handler_t inbox_handler
     ticker_t park_ticker

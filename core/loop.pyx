@@ -284,6 +284,8 @@ cdef void begin_drain(loop_t* loop) noexcept nogil:
         loop.drain(loop)
     if loop.drain_tftp != NULL:
         loop.drain_tftp(loop)
+    if loop.drain_tls != NULL:
+        loop.drain_tls(loop)
 
 
 cdef void read_inbox(loop_t* loop) noexcept nogil:
@@ -430,6 +432,8 @@ cdef void loop_run(loop_t* loop) noexcept nogil:
         loop.stop_http(loop)
     if loop.stop_tftp != NULL:
         loop.stop_tftp(loop)
+    if loop.stop_tls != NULL:        # after HTTP: its last bytes are here now
+        loop.stop_tls(loop)
     if loop.table != NULL:
         table_release(loop.table)
         loop.table = NULL

@@ -19,4 +19,5 @@ cdef class Reactor:
     cdef object shares           # Shares or None: the groups of its HTTP clients
     cdef object tftp_shares      # and of its TFTP clients
     cdef object addresses        # Addresses that its HTTP service counts in
+    cdef object tls              # (Tls, Addresses) of its HTTPS service
     cdef int post(self, const void* mail) except -1

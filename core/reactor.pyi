@@ -62,8 +62,10 @@ class Reactor:
         *,
         http: Sequence[int] = (),
         tftp: Sequence[int] = (),
+        https: Sequence[int] = (),
         http_options: Mapping[str, Any] | None = None,
         tftp_options: Mapping[str, Any] | None = None,
+        https_options: Mapping[str, Any] | None = None,
         park_limit_s: float = 20.0,
     ) -> None: ...
     @property

@@ -72,17 +72,18 @@ cdef void thread_body(loop_t* loop) noexcept nogil:
 
 
 cdef class Reactor:
-    """One epoll thread serving *http* and *tftp*: bound, non-blocking sockets, given as descriptors and borrowed.
+    """One epoll thread serving *http*, *tftp* and *https*: bound, non-blocking sockets, given as descriptors and borrowed.
 
-    ``http_options`` and ``tftp_options`` are mappings with the field names of http_options_t and tftp_options_t, times in
-    seconds (``idle_timeout_s``). Services are attached before start(); publish() gives the first snapshot.
+    Their options are mappings with the field names of http_options_t, tftp_options_t and tls_options_t, times in
+    seconds (``idle_timeout_s``). HTTPS needs *http* beside it. Services are attached before start(); publish() gives the first snapshot.
     """
 
     def __cinit__(self, *args, **kwargs):
         self.loop.epfd = -1
         self.block = CounterBlock()
 
-    def __init__(self, int index=0, *, http=(), tftp=(), http_options=None, tftp_options=None, double park_limit_s=20.0):
+    def __init__(self, int index=0, *, http=(), tftp=(), https=(), http_options=None, tftp_options=None,
+                 https_options=None, double park_limit_s=20.0):
         check(mailbox_init(&self.inbox, INBOX_MAILS), "reactor's inbox")
         check(mailbox_init(&self.outbox, OUTBOX_MAILS), "reactor's outbox")
         check(records_init(&self.ring, RECORDS), "reactor's ring of records")
@@ -96,6 +97,9 @@ cdef class Reactor:
         if tftp:
             from bootplane.core.attach import attach_tftp
             attach_tftp(self, tftp, tftp_options or {})
+        if https:
+            from bootplane.core.attach import attach_https
+            attach_https(self, https, https_options or {})
 
     def __dealloc__(self):
         cdef mail_t mail
@@ -113,6 +117,8 @@ cdef class Reactor:
                     self.loop.stop_http(&self.loop)
                 if self.loop.stop_tftp != NULL:
                     self.loop.stop_tftp(&self.loop)
+                if self.loop.stop_tls != NULL:
+                    self.loop.stop_tls(&self.loop)
             loop_free(&self.loop)
         mailbox_free(&self.inbox)
         mailbox_free(&self.outbox)

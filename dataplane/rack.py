@@ -3,7 +3,7 @@
 Order of start, because a machine that is being booted does not wait for imports: token, lock on DIR, cache, sockets,
 reactor threads; then everything else (rackservice), the kept catalogue, the "ready" line.
 
-Sockets may be inherited (activation, names http and tftp) in place of those of --http or --tftp.
+Sockets may be inherited (activation, names http, tftp and https) in place of those of --http, --tftp or --https.
 
 Invariants: one rack for one directory; whatever stops the start is one sentence on stderr and exit status 1, and
 nothing is left listening.
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bootplane.core.lru import Cache
+from bootplane.core.tls import Tls, TlsError
 from bootplane.dataplane import activation, addresses, limits, logs, racktoken, shares
 from bootplane.dataplane.activation import ActivationError
 from bootplane.dataplane.addresses import HostPort
@@ -32,7 +33,7 @@ from bootplane.dataplane.limits import Limits
 from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.openfiles import mappings_allowed, open_segments, raise_file_limit
 from bootplane.dataplane.racktoken import RackToken, TokenError
-from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_tftp
+from bootplane.dataplane.reactors import ListenError, Reactors, address_of, open_http, open_https, open_tftp
 from bootplane.dataplane.segments import SEGMENT_BYTES
 from bootplane.dataplane.units import parse_rate, parse_size
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.install(logs.Bounded())
     try:
         _run(_options(argv))
-    except (RackError, TokenError, ListenError, ActivationError) as error:
+    except (RackError, TokenError, ListenError, ActivationError, TlsError) as error:
         print(f"bootplane rack: {error}", file=sys.stderr)
         return 1
     return 0
@@ -86,6 +87,9 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tftp-single-port", action="store_true", help="send every TFTP packet from the port of --tftp (firewalls)"
     )
+    parser.add_argument("--https", metavar="H:P", help="needs both of: (docs/howto/https.md)")
+    parser.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate and its chain, PEM")
+    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="its key, PEM; SIGHUP reads both again")
     parser.add_argument("--cache-size", default=DEFAULT_CACHE, metavar="SIZE", help="default: %(default)s")
     parser.add_argument(
         "--upstream-limit", default="none", metavar="RATE", help="what it fetches from regions, 250Mbit/s"
@@ -114,6 +118,7 @@ def _run(options: argparse.Namespace) -> None:
         own = limits.checked(Limits(cache_bytes, upstream_bytes_s, options.shares))
         http_address = addresses.parse(options.http, "--http")
         tftp_address = addresses.parse(options.tftp, "--tftp") if options.tftp else None
+        https_address = addresses.parse(options.https, "--https") if options.https else None
     except ValueError as error:
         raise RackError(str(error)) from error
     if not 1 <= options.reactors <= 64:
@@ -122,7 +127,8 @@ def _run(options: argparse.Namespace) -> None:
         raise RackError(f"--tftp-max-blksize: expected 512 to 65464, got {options.tftp_max_blksize}")
     if not 0 <= options.drain_limit <= MAX_DRAIN_S:
         raise RackError(f"--drain-limit: expected 0 to {MAX_DRAIN_S:.0f} seconds, got {options.drain_limit}")
-    given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM})
+    given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM, "https": socket.SOCK_STREAM})
+    tls = _certificate(options, is_wanted=bool(https_address or given["https"]))
     manager = Manager()
     token = racktoken.read(options.token_file)
     files = raise_file_limit()
@@ -141,6 +147,7 @@ def _run(options: argparse.Namespace) -> None:
             log.info("cache: at most %d segments open, %d descriptors allowed", open_limit, files)
         http = given["http"] or open_http(http_address, options.reactors)
         tftp = given["tftp"] or (open_tftp(tftp_address, options.reactors) if tftp_address else [])
+        https = given["https"] or (open_https(https_address, options.reactors) if https_address else [])
         for word, sockets in given.items():
             if sockets:
                 log.info("%s: %s, inherited", word.upper(), ", ".join(str(address_of(sock)) for sock in sockets))
@@ -148,26 +155,38 @@ def _run(options: argparse.Namespace) -> None:
         reactors = Reactors(
             http,
             tftp,
+            https,
             count=options.reactors,
             http_inherited=is_inherited,
+            https_inherited=bool(given["https"]),
             http_options={"hold": 1},  # a restart is a pause for those who come, and no refusal
             tftp_options={
                 "max_blksize": options.tftp_max_blksize,
                 "single_port": int(options.tftp_single_port),
                 "hold": 1,
             },
+            https_options={"tls": tls, "hold": 1} if https else None,
             park_limit_s=options.park_limit,
         )
         reactors.start()
         try:
-            places = (address_of(http[0]), address_of(tftp[0]) if tftp else None)
-            _serve(options, token, cache, reactors, *places, own, told, manager)
+            places = [address_of(sockets[0]) if sockets else None for sockets in (http, tftp, https)]
+            _serve(options, token, cache, reactors, places, tls, own, told, manager)
         finally:
             reactors.stop()
             if why := cache.close():
                 log.warning("%s; each chunk is checked at its first use after the next start", why)
     finally:
         os.close(lock)
+
+
+def _certificate(options: argparse.Namespace, *, is_wanted: bool) -> Tls | None:
+    given = [name for name in ("tls_cert", "tls_key") if getattr(options, name) is not None]
+    if not is_wanted and given:
+        raise RackError("--tls-cert and --tls-key: expected --https H:P with them, got none")
+    if is_wanted and len(given) < 2:
+        raise RackError("--https: expected --tls-cert FILE and --tls-key FILE with it, got not both")
+    return Tls(str(options.tls_cert), str(options.tls_key)) if is_wanted else None
 
 
 def _tell_found(cache: Cache) -> None:
@@ -188,18 +207,20 @@ def _serve(
     token: RackToken,
     cache: Cache,
     reactors: Reactors,
-    http: HostPort,
-    tftp: HostPort | None,
+    places: Sequence[HostPort | None],
+    tls: Tls | None,
     own: Limits,
     told: Limits,
     manager: Manager,
 ) -> None:
-    """What is imported here is heavy, and the reactors are running already."""
+    """What is imported here is heavy, and the reactors are running already. *places*: of HTTP, TFTP and HTTPS."""
     import uvloop
 
     from bootplane.dataplane.catalogue import CatalogueError
     from bootplane.dataplane.rackservice import RackService
 
+    http, tftp, https = places
+    assert http is not None
     try:
         service = RackService(
             directory=options.data,
@@ -209,6 +230,8 @@ def _serve(
             reactors=reactors,
             http=http,
             tftp=tftp,
+            https=https,
+            tls=tls,
             shared_store=options.shared_store,
             own_limits=own,
             told_limits=told,
@@ -220,7 +243,7 @@ def _serve(
         service.load()
     except (ValueError, OSError, CatalogueError) as error:
         raise RackError(str(error)) from error
-    line = f"ready http={http}" + (f" tftp={tftp}" if tftp else "")
+    line = f"ready http={http}" + (f" tftp={tftp}" if tftp else "") + (f" https={https}" if https else "")
     uvloop.run(service.run(lambda: _announce(line, options.ready_fd)))
 
 

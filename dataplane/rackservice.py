@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from bootplane import __version__
 from bootplane.core.lru import Cache
+from bootplane.core.tls import Tls, TlsError
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.background import Job
 from bootplane.dataplane.cachereport import CacheReporter
@@ -69,6 +70,8 @@ class RackService:
         reactors: Reactors,
         http: HostPort,
         tftp: HostPort | None,
+        https: HostPort | None = None,
+        tls: Tls | None = None,
         own_limits: Limits,
         told_limits: Limits,
         shared_store: Path | None = None,
@@ -82,6 +85,8 @@ class RackService:
         self._reactors = reactors
         self._http = http
         self._tftp = tftp
+        self._https = https
+        self._tls = tls
         self._drain_s = drain_s
         self._manager = manager or Manager({})
         key = PinnedKey(token.region_key)
@@ -134,6 +139,8 @@ class RackService:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
+        if self._tls is not None:
+            loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self._read_certificate))
         self._reactors.attach(
             loop,
             {"miss": self._miss, "damaged": self._unreadable, "ask": self._ask, "handover": self._handover},
@@ -148,12 +155,24 @@ class RackService:
         self._reactors.open()
         ready()
         where = f"HTTP at {self._http}" + (f" and TFTP at {self._tftp}" if self._tftp else "")
+        where += f" and HTTPS at {self._https}" if self._https else ""
         self._manager.ready(f"serves {where}")
         watch = loop.create_task(self._tell_alive())
         await stop.wait()
         watch.cancel()
         self._manager.stopping("finishes what machines fetch")
         await self._end(loop, hurry)
+
+    def _read_certificate(self) -> None:
+        assert self._tls is not None
+        try:
+            self._tls.reload()
+        except TlsError as error:
+            log.error("HTTPS: the certificate stays as it was: %s", error)
+        else:
+            log.info(
+                "HTTPS: read %s and its key again; connections that come from now on get them", self._tls.certificate
+            )
 
     async def _tell_alive(self) -> None:
         """To a manager that wants to know: this loop turns, and so do the reactors."""

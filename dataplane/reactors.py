@@ -49,6 +49,11 @@ def open_http(address: HostPort, count: int) -> list[socket.socket]:
     return _open(address, count, socket.SOCK_STREAM, "HTTP")
 
 
+def open_https(address: HostPort, count: int) -> list[socket.socket]:
+    """As open_http."""
+    return _open(address, count, socket.SOCK_STREAM, "HTTPS")
+
+
 def open_tftp(address: HostPort, count: int) -> list[socket.socket]:
     """*count* UDP sockets on one address and port; port 69 without the right to it becomes 6969, and the log says so.
 
@@ -120,25 +125,31 @@ class Reactors:
         self,
         http: Sequence[socket.socket],
         tftp: Sequence[socket.socket] = (),
+        https: Sequence[socket.socket] = (),
         *,
         count: int | None = None,
         http_inherited: bool = False,
+        https_inherited: bool = False,
         http_options: Mapping[str, Any] | None = None,
         tftp_options: Mapping[str, Any] | None = None,
+        https_options: Mapping[str, Any] | None = None,
         park_limit_s: float = 20.0,
     ) -> None:
-        self._sockets = [*http, *tftp]
+        self._sockets = [*http, *tftp, *https]
         self.shares = Shares()  # of all of them; nobody has any before it is set
         count = count or max(len(http), len(tftp))
         shared = {"shares": self.shares, "addresses": Addresses(), **(http_options or {})}
         shared["inherited"] = int(http_inherited)
+        tls = {**(https_options or {}), "inherited": int(https_inherited), "addresses": Addresses()}
         self._reactors = [
             Reactor(
                 index,
                 http=[sock.fileno() for sock in (http if http_inherited else http[index::count])],
                 tftp=[sock.fileno() for sock in tftp[index::count]],
+                https=[sock.fileno() for sock in (https if https_inherited else https[index::count])],
                 http_options=shared,  # with the counts of connections: limits are for all reactors together
                 tftp_options={"shares": self.shares, **(tftp_options or {})},
+                https_options=tls,
                 park_limit_s=park_limit_s,
             )
             for index in range(count)

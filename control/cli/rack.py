@@ -48,6 +48,16 @@ def rack(
         bool,
         typer.Option("--tftp-single-port", help="Every TFTP packet leaves from the port of --tftp, for firewalls."),
     ] = False,
+    https: Annotated[
+        str | None,
+        typer.Option("--https", metavar="H:P", help="HTTPS for machines: docs/howto/https.md. [default: none]"),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Its certificate, with the chain, in PEM.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", metavar="FILE", help="The key, in PEM; SIGHUP reads both again.")
+    ] = None,
     cache_size: CacheSize = None,
     upstream_limit: Annotated[
         str | None,
@@ -87,6 +97,9 @@ def rack(
         "--http": http,
         "--tftp": tftp,
         "--tftp-max-blksize": tftp_max_blksize,
+        "--https": https,
+        "--tls-cert": tls_cert,
+        "--tls-key": tls_key,
         "--cache-size": cache_size,
         "--upstream-limit": upstream_limit,
         "--shares": shares,

@@ -36,6 +36,7 @@ class RackProcess:
         self.process: subprocess.Popen[str] | None = None
         self.http = HostPort("", 0)
         self.tftp = HostPort("", 0)
+        self.https = HostPort("", 0)
 
     def start(self) -> None:
         with self._log.open("a") as log:
@@ -57,6 +58,8 @@ class RackProcess:
             raise AssertionError(f"the rack did not become ready: {lines}\n{self.log()}")
         words = dict(word.split("=", 1) for word in lines[0].split()[1:])
         self.http, self.tftp = parse(words["http"]), parse(words["tftp"])
+        if "https" in words:
+            self.https = parse(words["https"])
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends it and returns its exit status."""

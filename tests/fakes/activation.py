@@ -26,8 +26,9 @@ os.execv(sys.executable, [sys.executable, *sys.argv[4 + count :]])
 class Opened:
     """Sockets on any free port of *hosts*, *copies* of each UDP one (a unit with ReusePort=)."""
 
-    def __init__(self, hosts: Sequence[str] = ("127.0.0.1",), copies: int = 1) -> None:
+    def __init__(self, hosts: Sequence[str] = ("127.0.0.1",), copies: int = 1, https: bool = False) -> None:
         self.http = [_opened(host, 0, socket.SOCK_STREAM) for host in hosts]
+        self.https = [_opened(host, 0, socket.SOCK_STREAM) for host in hosts if https]
         self.tftp: list[socket.socket] = []
         for host in hosts:
             port = 0
@@ -37,16 +38,16 @@ class Opened:
 
     @property
     def fds(self) -> list[int]:
-        return [sock.fileno() for sock in self.http + self.tftp]
+        return [sock.fileno() for sock in self.http + self.https + self.tftp]
 
     def command(self, command: Sequence[str]) -> list[str]:
         """*command*, a Python's, as this process's child has to begin."""
-        names = ":".join(["http"] * len(self.http) + ["tftp"] * len(self.tftp))
+        names = ":".join(["http"] * len(self.http) + ["https"] * len(self.https) + ["tftp"] * len(self.tftp))
         assert command[0] == sys.executable
         return [sys.executable, "-c", PASS, str(len(self.fds)), names, *map(str, self.fds), *command]
 
     def close(self) -> None:
-        for sock in self.http + self.tftp:
+        for sock in self.http + self.https + self.tftp:
             sock.close()
 
     def __enter__(self) -> Opened:

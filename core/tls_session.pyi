@@ -1,0 +1,1 @@
+"""Nothing for Python: one HTTPS connection, used by tls_service alone."""
