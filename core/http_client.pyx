@@ -15,8 +15,8 @@ from libc.string cimport memcpy, memset
 from bootplane.core.client cimport authority, body_begin, body_free, body_take, trouble_set, trouble_t
 from bootplane.core.http_reply cimport http_reply_parse, http_reply_t
 from bootplane.core.linux cimport (
-    EAGAIN, EINPROGRESS, EINTR, IPPROTO_TCP, MSG_NOSIGNAL, MSG_TRUNC, POLLIN, POLLOUT, SO_ERROR, SO_RCVBUF,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, close, connect, errno, getsockopt, recv,
+    EAGAIN, EINPROGRESS, EINTR, IPPROTO_TCP, MSG_NOSIGNAL, POLLIN, POLLOUT, SO_ERROR, SO_RCVBUF,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, close, connect, discard, errno, getsockopt, recv,
     send, setsockopt, sockaddr, socket, socklen_t, ssize_t,
 )
 from bootplane.core.status cimport (
@@ -252,7 +252,7 @@ cdef int receive_body(http_client_t* c, uint8_t* scratch, size_t room, int64_t n
         room = min(room, c.take_most)
     if c.left >= 0:
         room = min(room, <size_t>c.left + 1)      # one more, to see a body that is too long
-    n = recv(c.fd, NULL if drop else scratch, room, MSG_TRUNC if drop else 0)
+    n = discard(c.fd, room) if drop else recv(c.fd, scratch, room, 0)
     if n > 0:
         c.progress_ns = now_ns
         return body_bytes(c, NULL if drop else scratch, <size_t>n, now_ns)
