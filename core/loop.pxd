@@ -106,7 +106,7 @@ cdef struct loop_t:
     # services
     void* http                   # http_t*, NULL when this reactor serves no HTTP
     void* tftp                   # tftp_t*
-    void* tls                    # tls_service_t*, NULL when this reactor serves no HTTPS
+    void* tls                    # service_t* of tls_sessions, NULL when this reactor serves no HTTPS
     void (*adopt)(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil    # set by the HTTP service
     void (*drain)(loop_t* loop) noexcept nogil                                     # set by the HTTP service
     void (*drain_tftp)(loop_t* loop) noexcept nogil                                # set by the TFTP service

@@ -35,7 +35,7 @@ cdef struct session_t:               # 136 bytes; one in HELLO or READY owns not
     uint8_t inner_full               # 1: HTTP's socket took no more
     uint8_t up_ended                 # 1: the client's end was passed on
     uint8_t down_ended               # 1: all that HTTP has sent before it ended is read
-    uint8_t ending                   # 1: HTTP has closed, or shut down, its end; what it sent before may not be read yet
+    uint8_t ending                   # 1: HTTP has closed, or shut down, its end; what it sent may not be read yet
     uint8_t half                     # 1: the client sends no more, so what is here is all
     uint8_t away                     # 1: the other end is Python's, and this one does not hold up a drain
     uint8_t queued
@@ -56,7 +56,7 @@ cdef enum hello_t:
 cdef hello_t session_hello(session_t* s) noexcept nogil
 cdef bint session_refuse_plain(session_t* s) noexcept nogil      # tells it 400; False: it takes nothing
 
-# Passes on up to *budget* bytes in either direction; *spent* grows by what was. ST_OK: it waits for an event. ST_AGAIN: it
-# has more to do. ST_CLOSED: HTTP has ended, and the client has everything. ST_BAD: no more can be said; end it.
+# Passes on up to *budget* bytes in either direction; *spent* grows by what was. ST_OK: it waits for an event. ST_AGAIN:
+# it has more to do. ST_CLOSED: HTTP has ended, and the client has everything. ST_BAD: no more can be said; end it.
 cdef int session_pump(session_t* s, uint8_t* scratch, int64_t budget, int64_t* spent) noexcept nogil
 cdef void session_drop(session_t* s) noexcept nogil              # frees what OPEN owns, and closes HTTP's end of it

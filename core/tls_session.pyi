@@ -1,1 +1,1 @@
-"""Nothing for Python: one HTTPS connection, used by tls_service alone."""
+"""Nothing for Python: one HTTPS connection, used by the other modules of HTTPS alone."""

@@ -4,16 +4,18 @@
                      tls_read ──▶ up ──▶ send
                     tls_write ◀── down ◀── recv
 
-HTTP knows nothing of TLS: it has a socket like any other, sends files with sendfile, and is held up by a client that does
-not read because nobody empties that socket. What neither side takes is kept here, one read of each direction at most; the
-next read waits until it is gone.
+HTTP knows nothing of TLS: it has a socket like any other, sends files with sendfile, and is held up by a client that
+does not read because nobody empties that socket. What neither side takes is kept here, one read of each direction at
+most; the next read waits until it is gone.
 
-**No close_notify is ever sent.** HTTP's end of the pair looks the same whether HTTP ended a connection in order or cut a
-body that cannot be had; a clean end of TLS after a short body would vouch for it. Every response has a Content-Length, so
-whoever has all of it needs no word about the end; who has not is told by TLS that it was cut. A client's own close_notify,
-like the plain FIN of one that does not care, ends its side alone: what it asked for is still answered.
+**No close_notify is ever sent.** HTTP's end of the pair looks the same whether HTTP ended a connection in order or cut
+a body that cannot be had; a clean end of TLS after a short body would vouch for it. Every response has a
+Content-Length, so whoever has all of it needs no word about the end; who has not is told by TLS that it was cut. A
+client's own close_notify, like the plain FIN of one that does not care, ends its side alone: what it asked for is still
+answered.
 
-Leaves to others: when a session gets its turn, deadlines, limits (tls_service), cryptography (tls).
+Leaves to others: when a session gets its turn, deadlines, limits (tls_service), its end (tls_sessions), cryptography
+(tls).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t

@@ -1,0 +1,1 @@
+"""Nothing for Python: whose HTTP's end of a pair is, used by the other modules of HTTPS."""

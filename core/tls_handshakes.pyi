@@ -1,0 +1,1 @@
+"""Nothing for Python: handshakes of HTTPS, used by tls_service alone."""
