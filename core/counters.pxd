@@ -41,7 +41,7 @@ cdef enum counter_t:             # keep in step with COUNTERS in counters.pyx; a
     C_NAMES_FOUND
     C_NAMES_DYNAMIC
     C_NAMES_UNKNOWN
-    C_HITS                       # transfers of files that never waited; hits + misses + coalesced = transfers that ended
+    C_HITS                       # transfers of files that never waited; hits + misses + coalesced = those that ended
     C_MISSES                     # waited at least once for a chunk that they were the first to ask for
     C_COALESCED                  # waited, but only for chunks that another transfer of their reactor had asked for
     C_PARKED                     # times a transfer was parked for a chunk

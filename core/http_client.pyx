@@ -16,8 +16,8 @@ from bootplane.core.client cimport authority, body_begin, body_free, body_take, 
 from bootplane.core.http_reply cimport http_reply_parse, http_reply_t
 from bootplane.core.linux cimport (
     EAGAIN, EINPROGRESS, EINTR, IPPROTO_TCP, MSG_NOSIGNAL, POLLIN, POLLOUT, SO_ERROR, SO_RCVBUF,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, close, connect, discard, errno, getsockopt, recv,
-    send, setsockopt, sockaddr, socket, socklen_t, ssize_t,
+    SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, close, connect, discard, errno, getsockopt,
+    recv, send, setsockopt, sockaddr, socket, socklen_t, ssize_t,
 )
 from bootplane.core.status cimport (
     ST_AGAIN, ST_BAD, ST_CLOSED, ST_MISMATCH, ST_NOMEM, ST_OK, ST_REMOTE, ST_TIMEOUT, check,

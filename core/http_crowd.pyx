@@ -174,8 +174,9 @@ cdef void crowd_look(crowd_t* w) noexcept nogil:
 cdef class Crowd:
     """*connections* to a server that each ask for *path* once: idle afterwards, or with *rate_bytes_s* slow readers.
 
-    *sources* are local addresses to come from, in turns; without any the kernel chooses one. *receive_buffer*: bytes the
-    kernel may hold for each (SO_RCVBUF), 0: its own choice, up to megabytes. Closed by close() or as a context manager.
+    *sources* are local addresses to come from, in turns; without any the kernel chooses one. *receive_buffer*: bytes
+    the kernel may hold for each (SO_RCVBUF), 0: its own choice, up to megabytes. Closed by close(), or as a context
+    manager.
     """
 
     cdef crowd_t w

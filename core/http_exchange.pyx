@@ -103,9 +103,9 @@ cdef int say(exchange_t* x, scene_t* scene, int status, const char* why, uint32_
              off_t size) noexcept nogil:
     """Writes a refusal. Whoever asked for a file that had to be waited for is told its digest if its name is gone.
 
-    GRUB 2.06 forgets the status of a reply whose head is whole: the text of a 404 or 503 is a configuration to it, or the
-    initrd that it boots a kernel with (both seen; an empty body is an empty initrd). A head that promises a byte, and a
-    reset instead of it, is an error to every command of its, at once.
+    GRUB 2.06 forgets the status of a reply whose head is whole: the text of a 404 or 503 is a configuration to it, or
+    the initrd that it boots a kernel with (both seen; an empty body is an empty initrd). A head that promises a byte,
+    and a reset instead of it, is an error to every command of its, at once.
     """
     cdef refusal_t r
     if x.flags & EXCHANGE_GRUB:

@@ -1,11 +1,11 @@
 """Turns of large bodies by groups of clients, while shares are active.
 
-Each group has a queue of its own here; whose turn it is, and how much it may send, is said by the table that all reactors
-share (shares), and within a group it goes in turn. Answers that are not queued for a turn (small files, heads, refusals) are
-neither counted nor held up.
+Each group has a queue of its own here; whose turn it is, and how much it may send, is said by the table that all
+reactors share (shares), and within a group it goes in turn. Answers that are not queued for a turn (small files, heads,
+refusals) are neither counted nor held up.
 
-A connection's group is looked up when it first wants a turn, and again after the groups were changed; what waits in a queue
-then is moved at once. With nothing set, none of this is on anybody's way.
+A connection's group is looked up when it first wants a turn, and again after the groups were changed; what waits in a
+queue then is moved at once. With nothing set, none of this is on anybody's way.
 """
 
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t

@@ -229,7 +229,8 @@ def load(
     Ends after *requests* in all, or after *seconds* (requests then under way are cut, their bytes count); with neither
     each connection makes one. *verify_every* N hashes each Nth body and compares it with *sha256*; the others are
     dropped in the kernel, or copied and dropped without *discard*. *range_bytes* asks for one range of that size after
-    another, of a file of *range_span* bytes; *sha256* is then the digest of each range, one behind the other. *timeout_s* is how long a connection may stand still.
+    another, of a file of *range_span* bytes; *sha256* is then the digest of each range, one behind the other.
+    *timeout_s* is how long a connection may stand still.
 
     A failed request is counted and its connection made anew; after three failures in a row its place stays empty.
     Raises OSError for what fails here (no descriptors), never for what the server did.

@@ -54,7 +54,7 @@ cdef void set_water(http_t* http, connection_t* c, int water) noexcept nogil:
 
 
 cdef void mind_memory(http_t* http, connection_t* c) noexcept nogil:
-    """Left to itself the kernel keeps up to 4 MB for each reader, however slow, and thousands take all that TCP may have.
+    """Left to itself the kernel keeps up to 4 MB for each reader, however slow, and thousands take all TCP may have.
 
     Fast ones need that: so it is theirs once they have taken PROOF_BYTES in PROOF_MS, unless many want it.
     """

@@ -1,9 +1,9 @@
 """How fast the other end takes what a connection owes it.
 
-A full socket says nothing about its reader: with megabytes in the kernel's buffer, which asks for more only when a third of
-it is free, a reader of 10 kB/s gives us no sign for minutes. So the kernel is asked how much of what it took is still
-there (SIOCOUTQ); what is gone was acknowledged by the reader's machine. That is a system call, made when a deadline is due
-or places are short, and never on the way of a transfer that moves.
+A full socket says nothing about its reader: with megabytes in the kernel's buffer, which asks for more only when a
+third of it is free, a reader of 10 kB/s gives us no sign for minutes. So the kernel is asked how much of what it took
+is still there (SIOCOUTQ); what is gone was acknowledged by the reader's machine. That is a system call, made when a
+deadline is due or places are short, and never on the way of a transfer that moves.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -21,7 +21,7 @@ cdef int64_t reached(http_t* http, connection_t* c) noexcept nogil:
     cdef int left = 0
     ioctl(c.fd, SIOCOUTQ, &left)
     if http.loop.tls != NULL:
-        left += http.loop.tls_unsent(http.loop, c.fd)    # the socket is not the client's: what lies between is unread, too
+        left += http.loop.tls_unsent(http.loop, c.fd)    # not the client's socket: what lies between is unread, too
     return <int64_t>c.x.offset + c.rest_at - left
 
 

@@ -27,9 +27,9 @@ from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE
 from bootplane.core.http_shortage cimport make_room, mind_places, patrol
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
 from bootplane.core.linux cimport (
-    AF_UNIX, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN, EPOLLOUT,
-    EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, close, errno, getpeername, monotonic_ns, setsockopt,
-    shutdown, sockaddr, sockaddr_storage, socklen_t, bp_load_int,
+    AF_UNIX, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN,
+    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, bp_load_int, close,
+    errno, getpeername, monotonic_ns, setsockopt, shutdown, sockaddr, sockaddr_storage, socklen_t,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK

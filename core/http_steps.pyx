@@ -12,8 +12,8 @@ from bootplane.core.http_connection cimport (
 )
 from bootplane.core.http_exchange cimport (
     DEADLINE_HEAD, DEADLINE_IDLE, DEADLINE_SEND, DO_ASK, DO_CLOSE, DO_HAND_OVER, DO_MEND, DO_PARK, DO_READ, DO_SEND,
-    DO_TEXT, EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire, exchange_feed,
-    exchange_handed_over, exchange_parked, exchange_refuse, exchange_wake,
+    DO_TEXT, EXCHANGE_ASKED, EXCHANGE_HEAD, EXCHANGE_PARKED, EXCHANGE_TEXT, exchange_answer, exchange_expire,
+    exchange_feed, exchange_handed_over, exchange_parked, exchange_refuse, exchange_wake,
 )
 from bootplane.core.http_input cimport load, read_more, store
 from bootplane.core.http_output cimport send_body, send_text

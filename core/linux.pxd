@@ -231,9 +231,9 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t* m)
     int pthread_mutex_unlock(pthread_mutex_t* m)
 
-# The calls that are made for each request and each batch of datagrams, straight into the kernel: in a process with threads
-# glibc's own are cancellation points, which cost two atomic operations each (1.3 % of a request for 4 KiB). Sanitizers
-# keep glibc's, whose buffers they watch; but of a recv into nothing they would believe that it wrote.
+# The calls that are made for each request and each batch of datagrams, straight into the kernel: in a process with
+# threads glibc's own are cancellation points, which cost two atomic operations each (1.3 % of a request for 4 KiB).
+# Sanitizers keep glibc's, whose buffers they watch; but of a recv into nothing they would believe that it wrote.
 cdef extern from * nogil:
     """
     #include <sys/socket.h>

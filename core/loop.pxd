@@ -66,9 +66,9 @@ cdef struct ticker_t:            # a service's deadlines
     ticker_t* next
 
 cdef struct waiter_t:            # embedded in a connection or transfer; zeroed at birth
-    # Called once, with the waiter already unparked. For a chunk: status ST_OK means try blob_span again (it may be absent
-    # again: park again). For an answer: blob is borrowed for the call (retain it to keep it) or NULL with a status.
-    # ST_TIMEOUT: the deadline passed. The callee may free the waiter's owner.
+    # Called once, with the waiter already unparked. For a chunk: status ST_OK means try blob_span again (it may be
+    # absent again: park again). For an answer: blob is borrowed for the call (retain it to keep it) or NULL with a
+    # status. ST_TIMEOUT: the deadline passed. The callee may free the waiter's owner.
     void (*on_wake)(loop_t* loop, waiter_t* self, int status, blob_t* blob) noexcept nogil
     blob_t* blob                 # retained while parked on a chunk; NULL while waiting for an answer
     uint64_t chunk
@@ -100,7 +100,7 @@ cdef struct loop_t:
     uint8_t opened               # 1: a snapshot is here, or MAIL_OPEN came
     uint8_t draining
     uint8_t stopping
-    uint32_t busy                # connections and transfers alive, counted by the services: += 1 at birth, -= 1 at death
+    uint32_t busy                # connections and transfers alive, counted by the services: += 1 at birth, -= 1 at end
     uint8_t* scratch             # SCRATCH_BYTES, free for use within one callback
     char date[32]                # "Sat, 21 Nov 2026 20:57:00 GMT", renewed by the loop each second
     # services
@@ -110,11 +110,11 @@ cdef struct loop_t:
     void (*adopt)(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil    # set by the HTTP service
     void (*drain)(loop_t* loop) noexcept nogil                                     # set by the HTTP service
     void (*drain_tftp)(loop_t* loop) noexcept nogil                                # set by the TFTP service
-    # Set with `tls`: HTTP asks about a connection whose socket is AF_UNIX, because its client speaks TLS to another one.
+    # Set with `tls`: HTTP asks about a connection whose socket is AF_UNIX, for its client speaks TLS to another one.
     bint (*tls_addresses)(loop_t* loop, int fd, sockaddr_storage* peer, sockaddr_storage* local) noexcept nogil
-    int (*tls_socket)(loop_t* loop, int fd) noexcept nogil                         # its client's socket; fd itself: not TLS
+    int (*tls_socket)(loop_t* loop, int fd) noexcept nogil                         # its client's socket; fd: not TLS
     int (*tls_unsent)(loop_t* loop, int fd) noexcept nogil                         # bytes its client has not got yet
-    void (*tls_away)(loop_t* loop, int fd, bint away) noexcept nogil               # 1: it is Python's now; 0: HTTP's again
+    void (*tls_away)(loop_t* loop, int fd, bint away) noexcept nogil               # 1: Python's now; 0: HTTP's again
     void (*drain_tls)(loop_t* loop) noexcept nogil
     void (*stop_http)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
     void (*stop_tftp)(loop_t* loop) noexcept nogil                                 # set by attach.pyx
@@ -131,9 +131,9 @@ cdef int loop_add(loop_t* loop, int fd, handler_t* handler, uint32_t events) noe
 cdef void loop_remove(loop_t* loop, int fd) noexcept nogil
 cdef void loop_add_ticker(loop_t* loop, ticker_t* ticker) noexcept nogil
 
-# Parks *w* until (blob, chunk) is present, cannot be had, or park_limit_ns has passed. One MISS mail per (blob, chunk) of
-# this reactor, however many wait. w.on_wake must be set. Retains the blob. *damaged*: the chunk is here, but its file
-# cannot be read; the mail is DAMAGED.
+# Parks *w* until (blob, chunk) is present, cannot be had, or park_limit_ns has passed. One MISS mail per (blob, chunk)
+# of this reactor, however many wait. w.on_wake must be set. Retains the blob. *damaged*: the chunk is here, but its
+# file cannot be read; the mail is DAMAGED.
 cdef void loop_park(loop_t* loop, waiter_t* w, blob_t* blob, uint64_t chunk, bint damaged) noexcept nogil
 # Tells of a file that cannot be read and that nobody can fetch again. The mail is lost when the ring is full.
 cdef void loop_tell_damaged(loop_t* loop, blob_t* blob, uint64_t chunk) noexcept nogil

@@ -1,7 +1,7 @@
 """What one reactor thread owns: epoll, clock, snapshot, parked waiters, both mailboxes.
 
-Services (HTTP, TFTP) put handlers into epoll, tickers into the list of deadlines, and park waiters here. Everything runs
-on the reactor's own thread; the mailboxes are the only doors. Nothing here touches a Python object.
+Services (HTTP, TFTP) put handlers into epoll, tickers into the list of deadlines, and park waiters here. Everything
+runs on the reactor's own thread; the mailboxes are the only doors. Nothing here touches a Python object.
 
 The inbox is read after the other events of a wake-up, tickers after that: both may end connections whose events stand
 later in the same batch.
@@ -227,7 +227,7 @@ cdef int loop_hand_over(loop_t* loop, int fd, const uint8_t* data, size_t n,
                         const sockaddr_storage* peer, const sockaddr_storage* local) noexcept nogil:
     cdef mail_t mail
     cdef handover_t* h = <handover_t*>malloc(sizeof(handover_t))
-    loop_remove(loop, fd)            # before the mail: afterwards Python may close it, and the number be somebody else's
+    loop_remove(loop, fd)            # before the mail: then Python may close it, and the number be somebody else's
     if h == NULL:
         return ST_NOMEM
     h.data = <uint8_t*>malloc(n if n else 1)

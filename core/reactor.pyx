@@ -17,12 +17,13 @@ from libc.string cimport memcpy, memset
 from bootplane.core.blob cimport Blob
 from bootplane.core.counters cimport CounterBlock
 from bootplane.core.linux cimport (
-    AF_INET, AF_INET6, SIG_SETMASK, bp_load_u32, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, write,
+    AF_INET, AF_INET6, SIG_SETMASK, bp_load_u32, ntohs, pthread_sigmask, sigfillset, sigset_t, sockaddr_in,
+    sockaddr_in6, sockaddr_storage, write,
 )
 from bootplane.core.loop cimport (
     MAIL_ADOPT, MAIL_ANSWER, MAIL_ASK, MAIL_CHUNK, MAIL_DAMAGED, MAIL_DRAIN, MAIL_DRAINED, MAIL_HANDOVER, MAIL_MISS,
-    MAIL_OPEN, MAIL_RETIRED, MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run, loop_t, mail_drop,
+    MAIL_OPEN, MAIL_RETIRED, MAIL_SNAPSHOT, MAIL_STOP, PROTO_HTTP, ask_t, handover_t, loop_free, loop_init, loop_run,
+    loop_t, mail_drop,
 )
 from bootplane.core.mailbox cimport (
     mail_t, mailbox_begin, mailbox_free, mailbox_init, mailbox_pop, mailbox_push_locked,
@@ -72,10 +73,11 @@ cdef void thread_body(loop_t* loop) noexcept nogil:
 
 
 cdef class Reactor:
-    """One epoll thread serving *http*, *tftp* and *https*: bound, non-blocking sockets, given as descriptors and borrowed.
+    """One epoll thread serving *http*, *tftp* and *https*: bound, non-blocking sockets, borrowed descriptors.
 
     Their options are mappings with the field names of http_options_t, tftp_options_t and tls_options_t, times in
-    seconds (``idle_timeout_s``). HTTPS needs *http* beside it. Services are attached before start(); publish() gives the first snapshot.
+    seconds (``idle_timeout_s``). HTTPS needs *http* beside it. Services are attached before start(); publish() gives
+    the first snapshot.
     """
 
     def __cinit__(self, *args, **kwargs):

@@ -1,11 +1,13 @@
 """Transfers that have ended: a bounded ring of fixed-size records, written by a reactor, polled by Python.
 
-One producer and one consumer, so a release store of the tail publishes a record and one of the head gives its slot back.
-Nothing waits and nothing is woken: a record is an account of what happened, not a message that somebody needs now.
+One producer and one consumer, so a release store of the tail publishes a record and one of the head gives its slot
+back. Nothing waits and nothing is woken: a record is an account of what happened, not a message that somebody needs
+now.
 
-Invariant: a record that waits is never overwritten; a full ring drops the newest and counts it, as a full quarter of it does
-with a refusal, so that three quarters are left to transfers (and at least that share of what the reader reads). Names and agents are
-kept as the bytes that came; control characters become "?" on their way to Python, because people read them in terminals.
+Invariant: a record that waits is never overwritten; a full ring drops the newest and counts it, as a full quarter of it
+does with a refusal, so that three quarters are left to transfers (and at least that share of what the reader reads).
+Names and agents are kept as the bytes that came; control characters become "?" on their way to Python, because people
+read them in terminals.
 
 Leaves to others: when a transfer has ended and how (http_record, tftp_lifecycle), what to make of it (dataplane).
 """
@@ -64,7 +66,7 @@ cdef bint records_push(records_t* r, counters_t* counters) noexcept nogil:
         r.refusals += 1
     count(counters, C_RECORDS)
     bp_store_u32(&r.tail, r.tail + 1)
-    for i in range(4):               # the ring is larger than a core's cache: have the next slot there when it is needed
+    for i in range(4):               # the ring is larger than a core's cache: have the next slot there when needed
         bp_prefetch_write(after + 64 * i)
     return True
 

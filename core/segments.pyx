@@ -8,21 +8,22 @@ segment, and reap() closes it on a thread that may wait.
 Invariant: a descriptor is closed only when its count is 0, and a count of 0 is never raised again while the segment is
 buried. A closed and re-used descriptor number would send another file's bytes, so the count is not optional.
 
-Left to others: filling and evicting segments (lru), names (table), putting bytes on sockets (the senders), Python (blob).
+Left to others: filling and evicting segments (lru), names (table), bytes on sockets (the senders), Python (blob).
 
 Why the pool is safe (the ABA question). A reader does: (1) S = slot; (2) raise S.refs unless it is 0; (3) slot == S?
 Between 1 and 2 S may have been taken out of the slot, released, reaped and used again for another file.
  - Step 2 always meets a live counter, because segment_t memory is never given back (slabs, no free).
- - S.refs 0: the slot's own reference is gone, and a slot is changed before its reference is dropped; the acquire load of
-   that 0 therefore makes the next load of the slot show the change. The reader starts again. Nobody but segment_new
+ - S.refs 0: the slot's own reference is gone, and a slot is changed before its reference is dropped; the acquire load
+   of that 0 therefore makes the next load of the slot show the change. The reader starts again. Nobody but segment_new
    writes a count that is 0, so its plain 0 -> 1 cannot lose a reader's addition.
- - S in use again elsewhere: the reader now holds a true reference on the new user's segment, sees in step 3 that its slot
-   holds something else, and drops it. Until then the new user sees one reference too many: its evictor may take the
-   segment for pinned (it tries another), and the reader may turn out to be the last one and bury it: both are ordinary.
- - S in use again in the same slot: step 3 passes, rightly. The slot was published (release) after segment_new had written
-   every field, and step 3 is an acquire load: the fields the reader sees are those of the new file.
-No field but refs is read before step 3. The graveyards are Treiber stacks that are only pushed to and emptied whole by an
-exchange: no pop, so no ABA there. The pool is popped, and has a mutex: only threads that may wait use it.
+ - S in use again elsewhere: the reader now holds a true reference on the new user's segment, sees in step 3 that its
+   slot holds something else, and drops it. Until then the new user sees one reference too many: its evictor may take
+   the segment for pinned (it tries another), and the reader may turn out to be the last one and bury it: both are
+   ordinary.
+ - S in use again in the same slot: step 3 passes, rightly. The slot was published (release) after segment_new had
+   written every field, and step 3 is an acquire load: the fields the reader sees are those of the new file.
+No field but refs is read before step 3. The graveyards are Treiber stacks that are only pushed to and emptied whole by
+an exchange: no pop, so no ABA there. The pool is popped, and has a mutex: only threads that may wait use it.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -45,8 +46,8 @@ cdef extern from * nogil:
     #else
     #define bp_widen() ((void)0)
     #endif
-    /* Raise a count, then look: whoever stores to the slot, has a full barrier and reads the count (lru_open) sees the one,
-       or we see the other. On x86-64 the same instructions as acquire and release. */
+    /* Raise a count, then look: whoever stores to the slot, has a full barrier and reads the count (lru_open) sees the
+       one, or we see the other. On x86-64 the same instructions as acquire and release. */
     static inline int bp_cas_int_ordered(int* p, int old, int desired) {
         return __atomic_compare_exchange_n(p, &old, desired, 0, __ATOMIC_SEQ_CST, __ATOMIC_ACQUIRE); }
     #define bp_load_ptr_ordered(p) ((void*)__atomic_load_n((void**)(p), __ATOMIC_SEQ_CST))

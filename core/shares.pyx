@@ -4,16 +4,16 @@
     how much: what 4 ms of the total or of its cap are, 64 KiB to a whole turn
     when: at once, or when the total's and the group's token buckets are above zero again
 
-A group's virtual time is what it has sent, divided by its weight; the least is next, so that over any stretch in which two
-groups always have somebody ready, what they sent is as their weights, however many clients each has. A group that was idle
-begins where the others are, less a little credit: sockets that are full for a moment lose nothing by it, and nobody saves up.
-Within a group it is turn by turn (http_groups, tftp_shares).
+A group's virtual time is what it has sent, divided by its weight; the least is next, so that over any stretch in which
+two groups always have somebody ready, what they sent is as their weights, however many clients each has. A group that
+was idle begins where the others are, less a little credit: sockets that are full for a moment lose nothing by it, and
+nobody saves up. Within a group it is turn by turn (http_groups, tftp_shares).
 
-Reactors share one table: a group that is ahead of one that waits on another reactor waits for it. A lock covers each look, in
-turns of 64 KiB and more; with nothing set nobody looks (`active`).
+Reactors share one table: a group that is ahead of one that waits on another reactor waits for it. A lock covers each
+look, in turns of 64 KiB and more; with nothing set nobody looks (`active`).
 
-Without a total, weights decide only what the processor limits; what the network card limits, TCP divides by connections. So a
-rack whose link is the bottleneck wants a total a little below it.
+Without a total, weights decide only what the processor limits; what the network card limits, TCP divides by
+connections. So a rack whose link is the bottleneck wants a total a little below it.
 """
 
 import ipaddress
@@ -201,7 +201,7 @@ class Group(NamedTuple):
 
 
 cdef class Shares:
-    """The table, given to each reactor that has a part in it (option ``shares``). Any thread may set it, at any time."""
+    """The table, given to each reactor that has a part in it (option ``shares``). Any thread may set it at any time."""
 
     def __cinit__(self):
         memset(&self.s, 0, sizeof(self.s))
@@ -212,7 +212,7 @@ cdef class Shares:
         pthread_mutex_destroy(&self.s.lock)
 
     def set(self, groups, uint64_t total_bytes_s=0):
-        """Puts *groups* in the place of those before; one that keeps its name keeps its counts. Nothing at all turns it off.
+        """Puts *groups* in place of those before; one of the same name keeps its counts. Nothing at all turns it off.
 
         Raises ValueError: too many groups or subnets, two of one name, a weight below 1, no subnet.
         """

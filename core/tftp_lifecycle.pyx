@@ -7,8 +7,8 @@
 
 Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's list, among the parked) is given
 back in release() and nowhere else, its TID rests afterwards, and it leaves one record, which is written before the
-ERROR that tells the client: whoever has got that packet may read the record. Which request begins one is tftp_requests', what
-moves it tftp_service's.
+ERROR that tells the client: whoever has got that packet may read the record. Which request begins one is
+tftp_requests', what moves it tftp_service's.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -184,7 +184,8 @@ def load(
 
     *verify_every* N hashes each Nth file and compares it with *sha256*. *drop_every* N loses each Nth DATA of a
     transfer on arrival. *lose*, *repeat* and *swap* are parts of all datagrams, DATA and ACKs, that are lost, come
-    twice, or are overtaken by the next; which ones follows from *seed*. Options as with fetch(), but a server that answers ERROR 8 has failed.
+    twice, or are overtaken by the next; which ones follows from *seed*. Options as with fetch(), but a server that
+    answers ERROR 8 has failed.
 
     A failed transfer is counted; after three failures in a row a client rests. Raises OSError for what fails here (no
     descriptors), never for what the server did.

@@ -1,4 +1,4 @@
-# A bad network between one client of ours and its server: what is lost, comes twice, or overtakes. Both ways, repeatable.
+# A bad network between one client of ours and its server: what is lost, comes twice, overtakes. Both ways, repeatable.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cdef enum:

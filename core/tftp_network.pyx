@@ -1,8 +1,8 @@
 """A bad network between one client of ours and its server: what is lost, comes twice, or overtakes.
 
 It stands inside the client, where a datagram costs a few instructions and not a copy through another process, so that
-500 clients can have one each. Every draw comes from the flow's own generator (xorshift64*, Vigna 2016): the same seed and
-the same arrivals make the same losses.
+500 clients can have one each. Every draw comes from the flow's own generator (xorshift64*, Vigna 2016): the same seed
+and the same arrivals make the same losses.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

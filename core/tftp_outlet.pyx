@@ -18,8 +18,8 @@ wants just that); for a path that becomes narrower meanwhile allow_fragments() i
 from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from bootplane.core.linux cimport (
-    AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, SO_REUSEADDR, bind,
-    close, connect, errno, getsockname, getsockopt, htons, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+    AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, SO_REUSEADDR,
+    bind, close, connect, errno, getsockname, getsockopt, htons, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
     sockaddr_storage, socket, socklen_t,
 )
 from bootplane.core.status cimport ST_OK

@@ -39,8 +39,8 @@ cdef enum:
 
 
 cdef tid_t* choose_tid(tftp_t* tftp, listener_t* listener, const peer_t* peer, int64_t now_ns) noexcept nogil:
-    """The first TID with room that is not the one of this client's last transfer; the emptiest when all are full. With a
-    single port it is that one."""
+    """The first TID with room that is not the one of this client's last transfer; the emptiest when all are full. With
+    a single port it is that one."""
     cdef uint32_t last = tids_last(&tftp.past, peer, now_ns)
     cdef tid_t* best = NULL
     cdef tid_t* tid

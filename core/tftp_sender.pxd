@@ -36,7 +36,8 @@ cdef struct sender_t:            # one batch for one TID socket; empty between c
     uint32_t headers_used
     uint32_t segments_used
 
-# Sends what the sessions of *tid* owe, in turns, until they owe nothing, are parked, have no turn (held), or the kernel refuses.
+# Sends what the sessions of *tid* owe, in turns, until they owe nothing, are parked, have no turn (held), or the kernel
+# refuses.
 cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, tid_t* tid) noexcept nogil
 # One packet; a refusal by the kernel is as good as a loss on the way.
 cdef void send_one(int fd, const path_t* path, const uint8_t* packet, size_t n) noexcept nogil

@@ -17,7 +17,8 @@ from libc.string cimport memcpy, memset
 from bootplane.core.counters cimport C_TFTP_DATA, C_TFTP_DATA_BYTES, C_TFTP_RETRANSMITTED, count_n
 from bootplane.core.linux cimport (
     AF_INET, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE, EPOLLOUT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_UDP, IPV6_PKTINFO,
-    IP_PKTINFO, MSG_DONTWAIT, UDP_SEGMENT, cmsghdr, errno, getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr, off_t, sendmmsg, sendmsg, socklen_t,
+    IP_PKTINFO, MSG_DONTWAIT, UDP_SEGMENT, cmsghdr, errno, getsockopt, in6_pktinfo, in_pktinfo, iovec, msghdr,
+    off_t, sendmmsg, sendmsg, socklen_t,
 )
 from bootplane.core.loop cimport loop_add, loop_park, loop_tell_damaged, loop_unpark
 from bootplane.core.records cimport source_waited

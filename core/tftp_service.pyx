@@ -5,9 +5,9 @@
                               --DATA->  tftp_sender, once per batch of ACKs, for all clients of that TID together
 
 TID sockets are shared: RFC 1350 wants the server's TID to differ from port 69 and to stay for the transfer, not to be
-nobody else's. Few sockets mean large batches: they are filled one after the other. Where a firewall lets port 69 through and
-no other, `single_port` makes the request socket the only TID, at the price that late packets of a client's last transfer may
-meet its next.
+nobody else's. Few sockets mean large batches: they are filled one after the other. Where a firewall lets port 69
+through and no other, `single_port` makes the request socket the only TID, at the price that late packets of a client's
+last transfer may meet its next.
 
 Invariant: a live session is queued on its TID, or has its timer in the wheel, or is parked. A packet that belongs to no
 session, or comes to another TID than its session's, changes nothing.

@@ -2,12 +2,12 @@
 
     ready in its TID's list --> line of its group --a turn of the group--> in its TID's list again, with so many bytes
 
-The table that all reactors share (shares) says which group is next, and for how much. A transfer waits for each window anew, or
-for as many blocks of it as a turn has; within a group it goes in turn. One that waits counts as ready, so groups that are
-ahead wait for its own. OACKs and ERRORs are neither counted nor held up.
+The table that all reactors share (shares) says which group is next, and for how much. A transfer waits for each window
+anew, or for as many blocks of it as a turn has; within a group it goes in turn. One that waits counts as ready, so
+groups that are ahead wait for its own. OACKs and ERRORs are neither counted nor held up.
 
-Invariant: a session is in its TID's list, or in a line here, or in neither; one in a line is counted in its group's `ready`,
-and what was granted is settled once. With nothing set, none of this is on anybody's way.
+Invariant: a session is in its TID's list, or in a line here, or in neither; one in a line is counted in its group's
+`ready`, and what was granted is settled once. With nothing set, none of this is on anybody's way.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t

@@ -1,4 +1,4 @@
-# TLS by the system's libssl, found with dlopen (ADR 6, ADR 17): a certificate with its key, and what one connection says.
+# TLS by the system's libssl, found with dlopen (ADR 6, ADR 17): a certificate with its key, and what a connection says.
 from libc.stdint cimport uint8_t
 from bootplane.core.linux cimport pthread_mutex_t
 
@@ -22,8 +22,8 @@ cdef enum tls_wait_t:
 cdef void* tls_new(tls_context_t* t, int fd) noexcept nogil
 cdef void tls_free(void* ssl) noexcept nogil
 
-# ST_OK, ST_AGAIN with what it waits for in *wait*, ST_CLOSED (the client's end, orderly or not), or ST_BAD (no more can be
-# said on this connection; an alert was sent where one is due).
+# ST_OK, ST_AGAIN with what it waits for in *wait*, ST_CLOSED (the client's end, orderly or not), or ST_BAD (no more can
+# be said on this connection; an alert was sent where one is due).
 cdef int tls_accept(void* ssl, uint8_t* wait) noexcept nogil
 cdef int tls_read(void* ssl, uint8_t* into, int n, int* got, uint8_t* wait) noexcept nogil
 # Sends as much as the socket takes. After ST_AGAIN the bytes from *sent* on must come again, all of them and no more.

@@ -1,13 +1,13 @@
 """TLS by the system's libssl: a certificate with its key, and the few calls that one connection needs.
 
-The prototypes are written out and the library is opened at the first use, as libcrypto is (sha256): nothing is linked, and
-the system's security updates count. OpenSSL 1.1.1 and 3 agree on all of these.
+The prototypes are written out and the library is opened at the first use, as libcrypto is (sha256): nothing is linked,
+and the system's security updates count. OpenSSL 1.1.1 and 3 agree on all of these.
 
-TLS 1.2 and 1.3. No renegotiation, no compression, no early data; no tickets and no session cache: a machine boots once, and
-nothing is kept of it. ALPN: http/1.1, when it is offered.
+TLS 1.2 and 1.3. No renegotiation, no compression, no early data; no tickets and no session cache: a machine boots once,
+and nothing is kept of it. ALPN: http/1.1, when it is offered.
 
-Invariant: the context that new connections begin with is replaced whole and only by one whose certificate and key match;
-connections keep the one they began with.
+Invariant: the context that new connections begin with is replaced whole and only by one whose certificate and key
+match; connections keep the one they began with.
 """
 
 from libc.stdint cimport uint8_t
