@@ -73,6 +73,7 @@ def _pair(kind: str) -> tuple[str, str]:
 def trusting(certificate: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=certificate)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # some builds of Python set it: no end is told then
     return context
 
 
