@@ -82,6 +82,11 @@ def _any_context() -> ssl.SSLContext:
     return trusting(pair()[0])
 
 
+def is_cut(error: ssl.SSLError) -> bool:
+    """An end without close_notify; before Python 3.11.4 it has no class of its own."""
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
 class TlsClient(Client):
     """One connection, its handshake done. ``raw`` is the socket under it."""
 
@@ -101,7 +106,9 @@ class TlsClient(Client):
         """As Client.end, and "cut" for an end without close_notify: TLS says that something may be missing."""
         try:
             return super().end()
-        except ssl.SSLEOFError:
+        except ssl.SSLError as error:
+            if not is_cut(error):
+                raise
             return "cut"
 
     def rest(self) -> tuple[int, str]:
@@ -110,7 +117,9 @@ class TlsClient(Client):
         try:
             while data := self.socket.recv(1 << 20):
                 n += len(data)
-        except ssl.SSLEOFError:
+        except ssl.SSLError as error:
+            if not is_cut(error):
+                raise
             return n, "cut"
         except ConnectionResetError:
             return n, "reset"
