@@ -5,7 +5,6 @@ from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
 from bootplane.core.records cimport record_t
 from bootplane.core.segments cimport blob_t
 from bootplane.core.tftp_deadlines cimport wheel_t
-from bootplane.core.tftp_outlet cimport gauge_t
 from bootplane.core.tftp_sender cimport sender_t
 from bootplane.core.tftp_sessions cimport path_t, session_t, sessions_t, tid_t
 from bootplane.core.tftp_shares cimport held_t
@@ -24,7 +23,6 @@ cdef struct listener_t:              # one request socket with its TIDs
 cdef struct tftp_t:
     ticker_t ticker                  # first member
     limits_t limits
-    gauge_t gauge
     held_t held
     sessions_t sessions
     wheel_t wheel

@@ -157,7 +157,7 @@ cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil
         blob_retain(blob)            # released in release()
     limits = tftp_of(loop).limits
     if s.asked.present & OPT_BLKSIZE and s.asked.blksize > BLKSIZE_DEFAULT:
-        widest = path_blksize(&tftp_of(loop).gauge, &s.path)
+        widest = path_blksize(&s.path)
         if widest < limits.max_blksize:
             limits.max_blksize = widest
     transfer_start(&s.transfer, &s.asked, <uint64_t>blob.size if blob != NULL else 0, &limits)

@@ -36,9 +36,6 @@ cdef extern from "<netinet/in.h>" nogil:
     enum: IP_PMTUDISC_WANT
     uint32_t htonl(uint32_t value)
 
-cdef extern from "<sys/socket.h>" nogil:
-    enum: AF_UNSPEC
-
 cdef extern from "<unistd.h>" nogil:
     int dup(int fd)
 
@@ -102,14 +99,6 @@ cdef int allow_fragments(int fd, bint allow) noexcept nogil:
 
 # -- how wide the way is ---------------------------------------------------------------------------------------------
 
-cdef int gauge_of(gauge_t* gauge, int family) noexcept nogil:
-    """Descriptor, or below 0. One that is connected and disconnected for each question knows the route of each."""
-    cdef int* kept = &gauge.ipv4 if family == AF_INET else &gauge.ipv6
-    if kept[0] == 0:
-        kept[0] = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0) + 1       # closed in gauge_free
-    return kept[0] - 1
-
-
 cdef bint is_mapped(const sockaddr_in6* address) noexcept nogil:
     """Whether it is IPv4 on a socket of both families: ::ffff:0:0/96."""
     cdef int i
@@ -119,33 +108,23 @@ cdef bint is_mapped(const sockaddr_in6* address) noexcept nogil:
     return address.sin6_addr.s6_addr[10] == 0xff and address.sin6_addr.s6_addr[11] == 0xff
 
 
-cdef unsigned int path_blksize(gauge_t* gauge, const path_t* path) noexcept nogil:
-    cdef int fd = gauge_of(gauge, path.family)
-    cdef sockaddr nobody
+cdef unsigned int path_blksize(const path_t* path) noexcept nogil:
+    # A new socket for each question: one that was connected before keeps the source address of that route.
+    cdef int fd = socket(path.family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     cdef socklen_t n = sizeof(int)
     cdef int mtu = 0
     cdef int headers = IPV4_UDP + DATA_HEADER
-    cdef int status
-    if fd < 0 or connect(fd, <const sockaddr*>&path.to, path.to_len) < 0:
+    cdef int status = -1
+    if fd < 0:
         return BLKSIZE_MAX
-    if path.family == AF_INET:
-        status = getsockopt(fd, IPPROTO_IP, IP_MTU, &mtu, &n)
-    else:
-        status = getsockopt(fd, IPPROTO_IPV6, IPV6_MTU, &mtu, &n)
-        if not is_mapped(&path.to):
-            headers = IPV6_UDP + DATA_HEADER
-    memset(&nobody, 0, sizeof(nobody))
-    nobody.sa_family = AF_UNSPEC                     # or the source address of this route would be the next one's
-    connect(fd, &nobody, sizeof(nobody))
+    if connect(fd, <const sockaddr*>&path.to, path.to_len) == 0:
+        if path.family == AF_INET:
+            status = getsockopt(fd, IPPROTO_IP, IP_MTU, &mtu, &n)
+        else:
+            status = getsockopt(fd, IPPROTO_IPV6, IPV6_MTU, &mtu, &n)
+            if not is_mapped(&path.to):
+                headers = IPV6_UDP + DATA_HEADER
+    close(fd)
     if status < 0 or mtu - headers >= BLKSIZE_MAX:
         return BLKSIZE_MAX
     return BLKSIZE_DEFAULT if mtu - headers < BLKSIZE_DEFAULT else <unsigned int>(mtu - headers)
-
-
-cdef void gauge_free(gauge_t* gauge) noexcept nogil:
-    if gauge.ipv4 > 0:
-        close(gauge.ipv4 - 1)
-    if gauge.ipv6 > 0:
-        close(gauge.ipv6 - 1)
-    gauge.ipv4 = 0
-    gauge.ipv6 = 0

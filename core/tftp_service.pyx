@@ -26,7 +26,7 @@ from bootplane.core.tftp_deadlines cimport timer_t, wheel_due, wheel_init, wheel
 from bootplane.core.tftp_lifecycle cimport (
     listener_t, refuse, session_act, session_end, session_fail, tftp_of, tftp_t,
 )
-from bootplane.core.tftp_outlet cimport gauge_free, outlet_socket
+from bootplane.core.tftp_outlet cimport outlet_socket
 from bootplane.core.tftp_packet cimport (
     BLKSIZE_MAX, BLKSIZE_MIN, ERR_UNKNOWN_TID, OP_ACK, OP_DATA, OP_ERROR, OP_OACK, block_of, opcode_of,
 )
@@ -379,7 +379,6 @@ cdef void tftp_stop(loop_t* loop) noexcept nogil:
     tids_free(&tftp.past)
     inbox_free(&tftp.requests)
     inbox_free(&tftp.packets)
-    gauge_free(&tftp.gauge)
     free(tftp.sender)
     free(tftp.listeners)
     free(tftp)
