@@ -58,6 +58,7 @@ cdef struct connection_t:            # 256 bytes; an idle one owns nothing else
     uint8_t lingering                # 1: our side is shut down
     uint8_t bulk                     # 1: counted in http_t.sending
     uint8_t water                    # water_t
+    uint8_t corked                   # 1: TCP_CORK is set
     uint8_t stalled                  # 1: TIMER_SEND was due, and mark_at is where the reader was then
     uint8_t timer                    # timer_t
     uint8_t queue                    # queue_t
