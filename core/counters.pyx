@@ -65,7 +65,7 @@ COUNTERS = (
     Counter("unreadable", "Times a file on the rack's own disk could not be read while it was sent."),
     Counter("mail_refused", "Mails to the control thread that found the ring full and were sent again."),
     Counter("records", "Transfers that ended and were recorded for the boot timeline."),
-    Counter("records_lost", "Transfers that ended while the ring of records was full, so that they are in no timeline."),
+    Counter("records_lost", "Transfers that ended while the ring of records was full: they are in no timeline."),
     Counter("records_lost_refused", "Of these, refused requests that found their quarter of the ring full."),
 )
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
+from bootplane.core.listeners cimport listeners_t
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
 from bootplane.core.segments cimport blob_t
 from bootplane.core.shares cimport shares_t
@@ -94,11 +95,6 @@ cdef struct fifo_t:
 
 cdef struct slab_t
 
-cdef struct listener_t:
-    handler_t handler                # first
-    int fd                           # borrowed
-    uint8_t pending                  # 1: accept may find something
-
 cdef struct http_t:
     loop_t* loop
     ticker_t ticker
@@ -115,9 +111,7 @@ cdef struct http_t:
     int64_t turn_ns                  # when they may get a turn, none having got one; NEVER: nobody waits
     uint32_t turn_bytes              # of the turn that is running
     uint16_t grouped                 # version of the shares that `groups` are by
-    listener_t* listeners            # owned array
-    int listener_n
-    int64_t accept_again_ns          # when descriptors had run out; NEVER otherwise
+    listeners_t listeners
     int64_t patrol_ns                # next look at slow readers; NEVER: there are places enough
     uint8_t drain_asked              # the next tick closes what is idle
     char* input                      # in loop.scratch: bytes of the connection that is running, [at, at + have)

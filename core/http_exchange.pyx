@@ -374,8 +374,8 @@ cdef void exchange_drop(exchange_t* x, scene_t* scene) noexcept nogil:
 # -- the same for Python ---------------------------------------------------------------------------------------------
 
 _ACTIONS = {
-    DO_READ: "read", DO_TEXT: "text", DO_SEND: "send", DO_ASK: "ask", DO_PARK: "park", DO_MEND: "mend", DO_HAND_OVER: "hand over",
-    DO_CLOSE: "close", DO_RESET: "reset",
+    DO_READ: "read", DO_TEXT: "text", DO_SEND: "send", DO_ASK: "ask", DO_PARK: "park", DO_MEND: "mend",
+    DO_HAND_OVER: "hand over", DO_CLOSE: "close", DO_RESET: "reset",
 }
 _DEADLINES = {"idle": DEADLINE_IDLE, "head": DEADLINE_HEAD, "send": DEADLINE_SEND}
 

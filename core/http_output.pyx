@@ -4,9 +4,9 @@ A small body goes with its head in one sendmsg. A large one waits for its turn i
 MSG_MORE and up to turn_bytes of the file. Whatever the kernel takes only in part is waited for on the next edge; after
 part of a sendfile there may be none (the file may be cut), so that one is tried again after a second.
 
-A body of more than one turn is corked: what a turn, or a full socket, leaves of a segment waits for the next turn's bytes
-instead of going alone (0.77 x the packets). The kernel waits no longer than 200 ms, which is for whoever waits for a
-fill; its end uncorks it.
+A body of more than one turn is corked: what a turn, or a full socket, leaves of a segment waits for the next turn's
+bytes instead of going alone (0.77 x the packets). The kernel waits no longer than 200 ms, which is for whoever waits
+for a fill; its end uncorks it.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t

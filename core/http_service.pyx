@@ -5,11 +5,8 @@ events. So nothing is freed while events for it may still be delivered, and the 
 then requests and small answers, then one bounded round of turns of large bodies, then deadlines. A fast reader of a
 large file costs the others one turn.
 
-A listening socket of our own is ours to shut down when we drain. An inherited one is not, and several reactors may
-listen on it: the kernel then wakes one of them for a connection (EPOLLEXCLUSIVE), always the first in the line that has
-nothing to do, so whoever has accepted goes to the end of the line.
-
-Leaves to others: what a connection says (http_exchange), what it does on its socket (http_steps).
+Leaves to others: listening sockets (listeners), what a connection says (http_exchange), what it does on its socket
+(http_steps).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -19,24 +16,20 @@ from bootplane.core.http_addresses cimport addresses_take, port_of
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
     INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER,
-    TIMER_PROBE, TIMER_SEND, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, listener_t,
-    timer_clear, timer_due, timer_next, timer_set,
+    TIMER_PROBE, TIMER_SEND, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, timer_clear,
+    timer_due, timer_next, timer_set,
 )
 from bootplane.core.http_groups cimport group_round, groups_leave
 from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
 from bootplane.core.http_shortage cimport make_room, mind_places, patrol
 from bootplane.core.http_steps cimport expire, on_wake, refuse, step
 from bootplane.core.linux cimport (
-    AF_UNIX, EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, bp_load_int, close,
-    errno, getpeername, monotonic_ns, setsockopt, shutdown, sockaddr, sockaddr_storage, socklen_t,
+    AF_UNIX, EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, bp_load_int, close, getpeername, monotonic_ns,
+    sockaddr, sockaddr_storage, socklen_t,
 )
-from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
+from bootplane.core.listeners cimport listeners_accept, listeners_end, listeners_free, listeners_start
+from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_t, ticker_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
-
-cdef extern from "<errno.h>" nogil:
-    enum: ENOBUFS
-    enum: EPROTO
 
 cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
@@ -48,16 +41,10 @@ cdef enum:
     REFUSED_AT_ONCE = 256            # connections beyond the limit that are told so; further ones are just closed
     PROBE_NS = 1000000000
     LINGER_NS = 2000000000
-    ACCEPT_AGAIN_NS = 100000000      # when the process had no descriptor left
     FRESH_NS = 1000000000            # idle for less: ended for want of a place, and not for want of a descriptor
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
-
-cdef void on_listener(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
-    (<listener_t*>self).pending = 1
-    (<http_t*>loop.http).ticker.due_ns = 0
-
 
 cdef void on_connection(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
     cdef connection_t* c = <connection_t*>self
@@ -129,37 +116,8 @@ cdef void admit(http_t* http, int fd, const sockaddr_storage* peer, char* data, 
             enqueue(http, c, QUEUE_HOT)
 
 
-cdef int listen_on(http_t* http, listener_t* listener) noexcept nogil:
-    return loop_add(http.loop, listener.fd, &listener.handler,
-                    EPOLLIN | EPOLLET | (EPOLLEXCLUSIVE if http.options.inherited else 0))
-
-
-cdef void accept_all(http_t* http, listener_t* listener) noexcept nogil:
-    cdef sockaddr_storage peer
-    cdef socklen_t n
-    cdef int fd
-    cdef bint accepted = False
-    while True:
-        n = sizeof(peer)
-        fd = accept4(listener.fd, <sockaddr*>&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            accepted = True
-            count(http.loop.counters, C_HTTP_CONNECTIONS)
-            admit(http, fd, &peer, NULL, 0)
-        elif errno == EAGAIN:
-            listener.pending = 0
-            if accepted and http.options.inherited:
-                loop_remove(http.loop, listener.fd)      # to the end of the line; what came meanwhile is told at once
-                listen_on(http, listener)
-            return
-        elif errno == EMFILE and make_room(http, FRESH_NS):
-            continue
-        elif errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
-            http.accept_again_ns = http.loop.now_ns + ACCEPT_AGAIN_NS    # they stay in the backlog; no edge will come
-            return
-        elif errno != EINTR and errno != ECONNABORTED and errno != EPROTO:
-            listener.pending = 0     # the listener itself is broken or closed
-            return
+cdef bint make_room_for_descriptor(loop_t* loop) noexcept nogil:
+    return make_room(<http_t*>loop.http, FRESH_NS)
 
 
 cdef void adopt(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil:
@@ -185,7 +143,7 @@ cdef void adopt(loop_t* loop, int fd, uint8_t* data, size_t n) noexcept nogil:
 cdef void http_admit(loop_t* loop, int fd, const sockaddr_storage* peer) noexcept nogil:
     cdef http_t* http = <http_t*>loop.http
     count(loop.counters, C_HTTP_CONNECTIONS)
-    set_scene(http)                  # this runs outside the tick
+    set_scene(http)                  # HTTPS calls this outside our tick
     admit(http, fd, peer, NULL, 0)
 
 
@@ -196,28 +154,11 @@ cdef void set_scene(http_t* http) noexcept nogil:
     http.scene.draining = http.loop.draining
 
 
-cdef void accept_pending(http_t* http) noexcept nogil:
-    cdef int i
-    if http.options.hold and not http.loop.opened:
-        return                       # they stay in the backlog, and pending: the doors open with a tick
-    if http.loop.now_ns >= http.accept_again_ns:
-        http.accept_again_ns = NEVER
-    for i in range(http.listener_n):
-        if http.listeners[i].pending and http.accept_again_ns == NEVER:
-            accept_all(http, &http.listeners[i])
-
-
 cdef void begin_drain(http_t* http) noexcept nogil:
     cdef connection_t* c
     cdef connection_t* after
-    cdef int i
     http.drain_asked = 0
-    for i in range(http.listener_n):
-        if not http.options.inherited:
-            accept_all(http, &http.listeners[i])         # who was let in before has the last look below
-            shutdown(http.listeners[i].fd, SHUT_RDWR)    # who comes now is refused, and need not wait for our end
-        http.listeners[i].pending = 0
-        loop_remove(http.loop, http.listeners[i].fd)
+    listeners_end(&http.listeners, True)     # who was let in before has the last look below
     c = http.timers[<int>TIMER_IDLE].first
     while c != NULL:
         after = c.timer_next
@@ -231,7 +172,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     cdef connection_t* c
     cdef int timer
     set_scene(http)
-    accept_pending(http)
+    listeners_accept(&http.listeners)
     c = dequeue(http, QUEUE_HOT)
     while c != NULL:                 # ends: a connection that wants a further turn goes to the other queue
         step(http, c, QUEUE_HOT)
@@ -267,7 +208,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
         due = http.turn_ns
     if http.patrol_ns < due:
         due = http.patrol_ns
-    return due if due < http.accept_again_ns else http.accept_again_ns
+    return due if due < http.listeners.again_ns else http.listeners.again_ns
 
 
 cdef void drain(loop_t* loop) noexcept nogil:
@@ -278,16 +219,16 @@ cdef void drain(loop_t* loop) noexcept nogil:
 
 # -- start and stop --------------------------------------------------------------------------------------------------
 
+cdef void detach(loop_t* loop) noexcept nogil:
+    loop.http = NULL
+    loop.adopt = NULL
+    loop.drain = NULL
+
+
 cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* options) noexcept nogil:
     cdef http_t* http = <http_t*>calloc(1, sizeof(http_t))
-    cdef int one = 1
-    cdef int i
     cdef int status
     if http == NULL:
-        return ST_NOMEM
-    http.listeners = <listener_t*>calloc(n if n else 1, sizeof(listener_t))
-    if http.listeners == NULL:
-        free(http)
         return ST_NOMEM
     http.loop = loop
     http.options = options[0]
@@ -300,7 +241,6 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     # by halves: the first is over when its reader is looked at, the second when it has taken nothing since
     http.timers[<int>TIMER_SEND].span_ns = (options.send_timeout_ns + options.send_timeout_ns // 7) // 2
     http.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
-    http.accept_again_ns = NEVER
     http.patrol_ns = NEVER
     http.input = <char*>loop.scratch
     http.scene.counters = loop.counters
@@ -315,22 +255,17 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     loop.http = http
     loop.adopt = adopt
     loop.drain = drain
-    for i in range(n):
-        http.listeners[i].handler.on_event = on_listener
-        http.listeners[i].fd = fds[i]
-        setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))      # accepted sockets inherit it
-        status = listen_on(http, &http.listeners[i])
-        if status != ST_OK:
-            while i > 0:
-                i -= 1
-                loop_remove(loop, fds[i])
-            loop.http = NULL
-            loop.adopt = NULL
-            loop.drain = NULL
-            free(http.listeners)
-            free(http)
-            return status
-        http.listener_n = i + 1
+    http.listeners.loop = loop
+    http.listeners.ticker = &http.ticker
+    http.listeners.admit = http_admit
+    http.listeners.make_room = make_room_for_descriptor
+    http.listeners.hold = options.hold
+    http.listeners.inherited = options.inherited
+    status = listeners_start(&http.listeners, fds, n)
+    if status != ST_OK:
+        detach(loop)
+        free(http)
+        return status
     loop_add_ticker(loop, &http.ticker)
     return ST_OK
 
@@ -341,8 +276,6 @@ cdef void http_stop(loop_t* loop) noexcept nogil:
         return
     groups_leave(http)
     connections_free(http)
-    free(http.listeners)
+    listeners_free(&http.listeners)
     free(http)
-    loop.http = NULL
-    loop.adopt = NULL
-    loop.drain = NULL
+    detach(loop)

@@ -89,7 +89,7 @@ cdef bint tls_addresses(loop_t* loop, int fd, sockaddr_storage* peer, sockaddr_s
     getsockname(s.outer, <sockaddr*>local, &n)
     n = sizeof(sockaddr_storage)
     plain.ss_family = 0
-    if http.listener_n and getsockname(http.listeners[0].fd, <sockaddr*>&plain, &n) == 0:
+    if http.listeners.n and getsockname(http.listeners.items[0].fd, <sockaddr*>&plain, &n) == 0:
         port = (<sockaddr_in*>&plain).sin_port           # where both families have it
     if local.ss_family == AF_INET and port:
         (<sockaddr_in*>local).sin_port = port

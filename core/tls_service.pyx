@@ -11,8 +11,9 @@ or half a ClientHello, are 1.4 MB and a deadline.
 Events only take notes, as in http_service: all work is done in the tick, in the order in which sessions were queued, a
 bounded round at a time. So nothing ends while events for it may still be delivered.
 
-Leaves to others: memory, lists and ends of sessions (tls_sessions), who may begin a handshake (tls_handshakes), the
-bytes of a session (tls_session), what HTTP asks about one (tls_far), and what clients ask for (HTTP).
+Leaves to others: listening sockets (listeners), memory, lists and ends of sessions (tls_sessions), who may begin a
+handshake (tls_handshakes), the bytes of a session (tls_session), what HTTP asks about one (tls_far), and what clients
+ask for (HTTP).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -22,11 +23,10 @@ from bootplane.core.counters cimport (
 )
 from bootplane.core.http_addresses cimport addresses_release, addresses_take, address_t
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLERR, EPOLLET, EPOLLEXCLUSIVE, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, EPOLLRDHUP, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, bp_load_int,
-    close, errno, monotonic_ns, setsockopt, shutdown, sockaddr, sockaddr_storage, socklen_t,
+    EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, bp_load_int, close, monotonic_ns, sockaddr_storage,
 )
-from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_remove, loop_t, ticker_t
+from bootplane.core.listeners cimport listeners_accept, listeners_end, listeners_free, listeners_start
+from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_t, ticker_t
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_NOMEM, ST_OK
 from bootplane.core.tls cimport TLS_READY, TLS_WAITS_IN, TLS_WAITS_OUT
 from bootplane.core.tls_far cimport left_for_client, tls_addresses, tls_away, tls_socket, tls_unsent
@@ -36,26 +36,16 @@ from bootplane.core.tls_session cimport (
 )
 from bootplane.core.tls_sessions cimport (
     TIMER_COUNT, TIMER_FLUSH, TIMER_HELLO, TIMER_LINGER, TIMER_NONE, TIMER_READY, TIMER_SHAKE, aged_ns, dequeue, end,
-    enqueue, fail, is_aged, linger, linger_on, listener_t, service_t, session_new, sessions_free, timer_set,
+    enqueue, fail, is_aged, linger, linger_on, service_t, session_new, sessions_free, timer_set,
 )
-
-cdef extern from "<errno.h>" nogil:
-    enum: ENOBUFS
-    enum: EPROTO
 
 cdef enum:
     TURN_BYTES = 262144              # of one session before others get their turn
     ROUND_BYTES = 2097152            # of all between two looks at new events: about 1 ms of AES
     LINGER_NS = 2000000000
-    ACCEPT_AGAIN_NS = 100000000      # when the process had no descriptor left
 
 
 # -- events ----------------------------------------------------------------------------------------------------------
-
-cdef void on_listener(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
-    (<listener_t*>self).pending = 1
-    (<service_t*>loop.tls).ticker.due_ns = 0
-
 
 cdef void on_outer(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
     cdef session_t* s = <session_t*>self
@@ -190,48 +180,13 @@ cdef void admit(service_t* t, int fd, const sockaddr_storage* peer) noexcept nog
     timer_set(t, s, TIMER_HELLO)
 
 
-cdef int listen_on(service_t* t, listener_t* listener) noexcept nogil:
-    return loop_add(t.loop, listener.fd, &listener.handler,
-                    EPOLLIN | EPOLLET | (EPOLLEXCLUSIVE if t.options.inherited else 0))
+cdef void tls_admit(loop_t* loop, int fd, const sockaddr_storage* peer) noexcept nogil:
+    count(loop.counters, C_TLS_CONNECTIONS)
+    admit(<service_t*>loop.tls, fd, peer)
 
 
-cdef void accept_all(service_t* t, listener_t* listener) noexcept nogil:
-    cdef sockaddr_storage peer
-    cdef socklen_t n
-    cdef int fd
-    cdef bint accepted = False
-    while True:
-        n = sizeof(peer)
-        fd = accept4(listener.fd, <sockaddr*>&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            accepted = True
-            count(t.loop.counters, C_TLS_CONNECTIONS)
-            admit(t, fd, &peer)
-        elif errno == EAGAIN:
-            listener.pending = 0
-            if accepted and t.options.inherited:
-                loop_remove(t.loop, listener.fd)         # to the end of the line, see http_service
-                listen_on(t, listener)
-            return
-        elif errno == EMFILE or errno == ENFILE or errno == ENOMEM or errno == ENOBUFS:
-            if errno == EMFILE and make_room(t):
-                continue
-            t.accept_again_ns = t.loop.now_ns + ACCEPT_AGAIN_NS      # they stay in the backlog; no edge will come
-            return
-        elif errno != EINTR and errno != ECONNABORTED and errno != EPROTO:
-            listener.pending = 0
-            return
-
-
-cdef void accept_pending(service_t* t) noexcept nogil:
-    cdef int i
-    if t.options.hold and not t.loop.opened:
-        return
-    if t.loop.now_ns >= t.accept_again_ns:
-        t.accept_again_ns = NEVER
-    for i in range(t.listener_n):
-        if t.listeners[i].pending and t.accept_again_ns == NEVER:
-            accept_all(t, &t.listeners[i])
+cdef bint make_room_for_descriptor(loop_t* loop) noexcept nogil:
+    return make_room(<service_t*>loop.tls)
 
 
 # -- the tick --------------------------------------------------------------------------------------------------------
@@ -240,14 +195,9 @@ cdef void begin_drain(service_t* t) noexcept nogil:
     """Who has not finished a handshake has asked for nothing; the others are HTTP's to finish or to end."""
     cdef session_t* s
     cdef session_t* after
-    cdef int i
     cdef int timer
     t.drain_asked = 0
-    for i in range(t.listener_n):
-        if not t.options.inherited:
-            shutdown(t.listeners[i].fd, SHUT_RDWR)
-        t.listeners[i].pending = 0
-        loop_remove(t.loop, t.listeners[i].fd)
+    listeners_end(&t.listeners, False)
     for timer in range(<int>TIMER_HELLO, <int>TIMER_SHAKE + 1):
         s = t.timers[timer].first
         while s != NULL:
@@ -264,7 +214,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     cdef int64_t spent = 0
     cdef int64_t due = NEVER
     cdef int timer
-    accept_pending(t)
+    listeners_accept(&t.listeners)
     while spent < ROUND_BYTES:
         s = dequeue(t)
         if s == NULL:
@@ -291,7 +241,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     s = t.timers[<int>TIMER_SHAKE].first
     if t.timers[<int>TIMER_READY].first != NULL and s != NULL and aged_ns(t, s) < due:
         due = aged_ns(t, s)
-    return due if due < t.accept_again_ns else t.accept_again_ns
+    return due if due < t.listeners.again_ns else t.listeners.again_ns
 
 
 # -- start and stop --------------------------------------------------------------------------------------------------
@@ -313,14 +263,8 @@ cdef void detach(loop_t* loop) noexcept nogil:
 
 cdef int tls_start(loop_t* loop, const int* fds, int n, const tls_options_t* options) noexcept nogil:
     cdef service_t* t = <service_t*>calloc(1, sizeof(service_t))
-    cdef int one = 1
-    cdef int i
     cdef int status
     if t == NULL:
-        return ST_NOMEM
-    t.listeners = <listener_t*>calloc(n if n else 1, sizeof(listener_t))
-    if t.listeners == NULL:
-        free(t)
         return ST_NOMEM
     t.loop = loop
     t.options = options[0]
@@ -329,7 +273,6 @@ cdef int tls_start(loop_t* loop, const int* fds, int n, const tls_options_t* opt
     t.timers[<int>TIMER_SHAKE].span_ns = options.hello_timeout_ns
     t.timers[<int>TIMER_FLUSH].span_ns = options.send_timeout_ns
     t.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
-    t.accept_again_ns = NEVER
     t.ticker.tick = tick
     t.ticker.due_ns = NEVER
     loop.tls = t
@@ -338,20 +281,17 @@ cdef int tls_start(loop_t* loop, const int* fds, int n, const tls_options_t* opt
     loop.tls_socket = tls_socket
     loop.tls_unsent = tls_unsent
     loop.tls_away = tls_away
-    for i in range(n):
-        t.listeners[i].handler.on_event = on_listener
-        t.listeners[i].fd = fds[i]
-        setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))      # accepted sockets inherit it
-        status = listen_on(t, &t.listeners[i])
-        if status != ST_OK:
-            while i > 0:
-                i -= 1
-                loop_remove(loop, fds[i])
-            detach(loop)
-            free(t.listeners)
-            free(t)
-            return status
-        t.listener_n = i + 1
+    t.listeners.loop = loop
+    t.listeners.ticker = &t.ticker
+    t.listeners.admit = tls_admit
+    t.listeners.make_room = make_room_for_descriptor
+    t.listeners.hold = options.hold
+    t.listeners.inherited = options.inherited
+    status = listeners_start(&t.listeners, fds, n)
+    if status != ST_OK:
+        detach(loop)
+        free(t)
+        return status
     # Before HTTP's in the list: what a client has sent is with HTTP in the same wake-up.
     loop_add_ticker(loop, &t.ticker)
     return ST_OK
@@ -365,7 +305,7 @@ cdef void tls_stop(loop_t* loop) noexcept nogil:
         pass
     sessions_free(t)
     free(t.by_far)
-    free(t.listeners)
+    listeners_free(&t.listeners)
     free(t)
     detach(loop)
 

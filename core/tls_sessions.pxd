@@ -1,7 +1,8 @@
 # What the HTTPS listeners of one reactor keep: sessions, their memory, queue and timers, and how one ends.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from bootplane.core.http_addresses cimport addresses_t
-from bootplane.core.loop cimport handler_t, loop_t, ticker_t
+from bootplane.core.listeners cimport listeners_t
+from bootplane.core.loop cimport loop_t, ticker_t
 from bootplane.core.tls cimport tls_context_t
 from bootplane.core.tls_session cimport session_t
 
@@ -32,11 +33,6 @@ cdef struct list_t:
     session_t* last
     int64_t span_ns
 
-cdef struct listener_t:
-    handler_t handler                # first
-    int fd                           # borrowed
-    uint8_t pending
-
 cdef struct service_t:
     loop_t* loop
     ticker_t ticker
@@ -50,9 +46,7 @@ cdef struct service_t:
     uint32_t open                    # sessions alive
     session_t** by_far               # by the number of HTTP's end; owned
     uint32_t by_far_n
-    listener_t* listeners            # owned array
-    int listener_n
-    int64_t accept_again_ns
+    listeners_t listeners
     uint8_t drain_asked
 
 cdef session_t* session_new(service_t* t, int fd) noexcept nogil            # without handlers; NULL: no memory
