@@ -318,6 +318,8 @@ def _titles(branches: Sequence[_Branch]) -> str:
 
 def _ephemeral(resource_set: ResourceSet) -> Ephemeral | None:
     resource = resource_set.resource
+    if resource.is_uploaded:  # what enlists machines is a signed source's, never an operator's own
+        return None
     by_type = {file.ftype: file for file in resource_set.files}
     root = by_type.get(SQUASHFS) or by_type.get(ROOT_IMAGE)
     kernel, initrd = by_type.get(KERNEL), by_type.get(INITRD)

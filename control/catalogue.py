@@ -59,8 +59,11 @@ def contents(
         if not stored.complete:
             continue
         name = stored.resource_set.resource.name
+        if stored.marked is not None and stored.resource_set.resource.is_uploaded:
+            older.append(stored)  # deleted or replaced: for whoever has begun to fetch it, and nobody else
+            continue
         known = newest.get(name)
-        if known is None or stored.resource_set.version > known.resource_set.version:
+        if known is None or stored.resource_set.order > known.resource_set.order:
             newest[name] = stored
             if known is not None:
                 older.append(known)

@@ -6,6 +6,10 @@ that api/problems.py translates without a table of its own; the command line pri
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class BootplaneError(Exception):
     """Ours, unless a subclass says otherwise."""
@@ -13,6 +17,7 @@ class BootplaneError(Exception):
     status = 500
     title = "internal error"
     kind = "internal"
+    members: Mapping[str, Any] = MappingProxyType({})  # what a program needs to know besides, in the problem document
 
 
 class CallerError(BootplaneError):
@@ -41,6 +46,28 @@ class Conflict(CallerError):
     kind = "conflict"
 
 
+class WrongOffset(Conflict):
+    """Bytes of an upload that do not go on where the region's end. *offset*: where that is, in bytes."""
+
+    kind = "wrong-offset"
+
+    def __init__(self, sentence: str, offset: int) -> None:
+        super().__init__(sentence)
+        self.members = {"offset": offset}
+
+
+class Busy(Conflict):
+    """Somebody else is at it just now; it may be worth another try in a moment."""
+
+    kind = "busy"
+
+
+class TooLarge(CallerError):
+    status = 413
+    title = "too large"
+    kind = "too-large"
+
+
 class Gone(CallerError):
     status = 410
     title = "removed"
@@ -61,6 +88,14 @@ class Unavailable(BootplaneError):
     status = 503
     title = "not available"
     kind = "unavailable"
+
+
+class NoSpace(BootplaneError):
+    """The disk of the store has too little room."""
+
+    status = 507
+    title = "not enough disk space"
+    kind = "no-space"
 
 
 class StartError(BootplaneError):

@@ -35,6 +35,10 @@ MANIFESTS = frozenset({"manifest", "root-image.manifest"})  # package lists: sho
 KEPT_FTYPES = ROOT_ARCHIVES | MANIFESTS | {KERNEL, INITRD, DTB, SQUASHFS, ROOT_IMAGE, ARCHIVE}
 PASSED_FTYPES = frozenset({"notifications", "di-kernel", "di-initrd"})  # known, and of no use to a rack
 
+SYNCED, UPLOADED = "synced", "uploaded"  # where a resource comes from (MAAS's rtype)
+CUSTOM_OS = "custom"  # of uploads that name no other
+UPLOADED_LABEL = "uploaded"
+
 TESTED_LABELS = frozenset({"stable", "release"})  # any other label is shown as what it is: not tested
 
 
@@ -147,10 +151,17 @@ class BootResource:
     title: str = ""
     codename: str = ""
     bootloader_type: str = ""
+    rtype: str = SYNCED
+    base_image: str = ""  # of an upload: the os/series it was made from
 
     @property
     def is_bootloader(self) -> bool:
         return bool(self.bootloader_type)
+
+    @property
+    def is_uploaded(self) -> bool:
+        """An operator's, not a source's: no sync changes or drops it, and no machine is enlisted with it."""
+        return self.rtype == UPLOADED
 
     @property
     def is_tested(self) -> bool:
@@ -158,13 +169,14 @@ class BootResource:
 
     @property
     def name(self) -> str:
-        """``ubuntu/noble/amd64/ga-24.04``, ``grub-efi-signed/uefi/amd64``; an untested label stands at the end."""
+        """``ubuntu/noble/amd64/ga-24.04``, ``grub-efi-signed/uefi/amd64``, ``custom/web/amd64/generic``; a source's
+        untested label stands at the end."""
         parts = (
             (self.os, self.bootloader_type, self.arch)
             if self.is_bootloader
             else (self.os, self.release, self.arch, self.subarch)
         )
-        return "/".join(parts if self.is_tested else (*parts, self.label))
+        return "/".join(parts if self.is_tested or self.is_uploaded else (*parts, self.label))
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +201,15 @@ class ResourceSet:
     resource: BootResource
     version: str
     files: tuple[ResourceFile, ...]
+
+    @property
+    def order(self) -> str:
+        """What versions of one resource are compared by, byte by byte: a source's as they are, uploads of one day
+        (20261122, 20261122.1, ..., 20261122.10) by their number."""
+        if not self.resource.is_uploaded:
+            return self.version
+        day, _, number = self.version.partition(".")
+        return f"{day}.{number.zfill(6)}"
 
     @property
     def size(self) -> int:

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
 from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet
+from bootplane.control.errors import Conflict
 from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.models import FileRow, ResourceRow, SetRow
 
@@ -53,7 +54,8 @@ class ImageRepository:
             .order_by(ResourceRow.name, SetRow.version, SetRow.id)
         )
         with self._database.read() as session:
-            return [_stored(row) for row in session.scalars(query)]
+            found = [_stored(row) for row in session.scalars(query)]
+        return sorted(found, key=lambda each: (each.resource_set.resource.name, each.resource_set.order, each.id))
 
     def decide(self, wanted: Sequence[WantedSet], dropped: Iterable[int], marked: Iterable[int]) -> None:
         """Carry out the metadata part of a plan in one transaction.
@@ -94,6 +96,59 @@ class ImageRepository:
         """Files of these sets have vanished: they are wanted again."""
         with self._database.begin() as session:
             session.execute(sa.update(SetRow).where(SetRow.id.in_(list(set_ids))).values(complete=False))
+
+    def add_uploaded(self, resource: BootResource, files: Sequence[ResourceFile], day: str) -> str:
+        """A new version of an uploaded image: complete at once, its elders marked in the same transaction.
+
+        Returns the version: *day* (YYYYMMDD), or *day*.N for a further one. When the newest one has these very files,
+        it is that one, with the title and base image of *resource*. Raises Conflict when a source's has the name.
+        """
+        with self._database.begin() as session:
+            row = session.scalar(sa.select(ResourceRow).where(ResourceRow.name == resource.name))
+            if row is None:
+                row = ResourceRow(name=resource.name, rtype=resource.rtype, source_id=None)
+                row.os, row.release, row.arch, row.subarch = (
+                    resource.os, resource.release, resource.arch, resource.subarch,
+                )  # fmt: skip
+                row.kflavor, row.label, row.bootloader_type = resource.kflavor, resource.label, ""
+                row.codename = resource.codename
+                session.add(row)
+            elif row.rtype != resource.rtype:
+                raise Conflict(f"image {resource.name}: expected no synced image of this name, got one")
+            row.title, row.base_image = resource.title, resource.base_image
+            session.flush()
+            elders = sorted((_stored(each) for each in row.sets), key=lambda each: (each.resource_set.order, each.id))
+            wanted = {(file.name, file.ftype, file.sha256, file.size) for file in files}
+            if elders and elders[-1].complete and elders[-1].marked is None:
+                here = {(file.name, file.ftype, file.sha256, file.size) for file in elders[-1].resource_set.files}
+                if here == wanted:
+                    return elders[-1].resource_set.version
+            version = _next_version(day, [each.resource_set.version for each in elders])
+            for each in row.sets:
+                if not each.complete:  # its files are gone, and no source has them
+                    session.delete(each)
+            session.flush()
+            session.execute(
+                sa.update(SetRow).where(SetRow.resource_id == row.id, SetRow.marked.is_(None)).values(marked=now_text())
+            )
+            new = SetRow(resource_id=row.id, version=version, complete=True, created=now_text(), marked=None)
+            session.add(new)
+            session.flush()
+            session.add_all(
+                FileRow(
+                    set_id=new.id, name=f.name, ftype=f.ftype, sha256=f.sha256, size=f.size, path="", kparams=f.kparams
+                )
+                for f in files
+            )
+            return version
+
+    def retire(self, resource_name: str) -> None:
+        """All versions of a resource are marked, to go after the grace time; incomplete ones go at once."""
+        with self._database.begin() as session:
+            of_it = SetRow.resource_id.in_(sa.select(ResourceRow.id).where(ResourceRow.name == resource_name))
+            session.execute(sa.delete(SetRow).where(of_it, SetRow.complete.is_(False)))
+            session.execute(sa.update(SetRow).where(of_it, SetRow.marked.is_(None)).values(marked=now_text()))
+            _drop_empty_resources(session)
 
     def remove(self, set_ids: Iterable[int]) -> None:
         with self._database.begin() as session:
@@ -136,6 +191,14 @@ def _want(session: Session, wish: WantedSet) -> None:
         target.path, target.kparams = wish.paths[file.name], file.kparams
 
 
+def _next_version(day: str, taken: Sequence[str]) -> str:
+    """*day*, else *day*.N with N one more than the highest taken (or 1)."""
+    of_day = [version for version in taken if version.partition(".")[0] == day]
+    if not of_day:
+        return day
+    return f"{day}.{1 + max(int(version.partition('.')[2] or 0) for version in of_day)}"
+
+
 def _drop_empty_resources(session: Session) -> None:
     used = sa.select(SetRow.resource_id)
     session.execute(sa.delete(ResourceRow).where(ResourceRow.id.not_in(used)))
@@ -153,6 +216,8 @@ def _stored(row: SetRow) -> StoredSet:
         title=owner.title,
         codename=owner.codename,
         bootloader_type=owner.bootloader_type,
+        rtype=owner.rtype,
+        base_image=owner.base_image,
     )
     files = tuple(ResourceFile(f.name, f.ftype, f.sha256, f.size, f.kparams) for f in row.files)
     return StoredSet(

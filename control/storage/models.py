@@ -88,6 +88,8 @@ class ResourceRow(Model):
     title: Mapped[str] = mapped_column(sa.String(256))
     codename: Mapped[str] = mapped_column(sa.String(128))
     bootloader_type: Mapped[str] = mapped_column(sa.String(32))
+    rtype: Mapped[str] = mapped_column(sa.String(16), default="synced", server_default="synced")
+    base_image: Mapped[str] = mapped_column(sa.String(128), default="", server_default="")  # of an upload
     sets: Mapped[list[SetRow]] = relationship(
         back_populates="resource", cascade="all, delete-orphan", order_by="SetRow.id", passive_deletes=True
     )
@@ -240,3 +242,44 @@ class BootEventRow(Model):
             postgresql_where=sa.text("mac IS NULL"),
         ),
     )
+
+
+class UploadRow(Model):
+    """A custom image on its way in, or one that came in lately. Its bytes are the store's, under their digests."""
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(sa.String(32), primary_key=True)
+    os: Mapped[str] = mapped_column(sa.String(64))
+    release: Mapped[str] = mapped_column(sa.String(64))
+    arch: Mapped[str] = mapped_column(sa.String(32))
+    subarch: Mapped[str] = mapped_column(sa.String(64))
+    title: Mapped[str] = mapped_column(sa.String(256))
+    base_image: Mapped[str] = mapped_column(sa.String(128))
+    state: Mapped[str] = mapped_column(sa.String(16))
+    version: Mapped[str | None] = mapped_column(sa.String(64))  # of the set it became
+    error: Mapped[str | None] = mapped_column(sa.Text)
+    created: Mapped[str] = mapped_column(Time)
+    touched: Mapped[str] = mapped_column(Time)  # last sign of life: it expires a while after that
+    files: Mapped[list[UploadFileRow]] = relationship(
+        cascade="all, delete-orphan", order_by="UploadFileRow.id", passive_deletes=True
+    )
+
+
+class UploadFileRow(Model):
+    __tablename__ = "upload_files"
+    __table_args__ = (sa.UniqueConstraint("upload_id", "name"),)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(sa.ForeignKey("uploads.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(sa.String(256))
+    ftype: Mapped[str] = mapped_column(sa.String(64))
+    sha256: Mapped[str] = mapped_column(Sha256)
+    size: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+class SourceReleaseRow(Model):
+    """An os and release that a boot source offers, wanted or not: names that no upload may take."""
+
+    __tablename__ = "source_releases"
+    source_id: Mapped[int] = mapped_column(sa.ForeignKey("boot_sources.id", ondelete="CASCADE"), primary_key=True)
+    os: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    release: Mapped[str] = mapped_column(sa.String(64), primary_key=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -11,7 +11,9 @@ from sqlalchemy.orm import Session
 from bootplane.control.domain.images import BootSource
 from bootplane.control.errors import Conflict, NotFound
 from bootplane.control.storage.database import Database, now_text
-from bootplane.control.storage.models import SourceDocumentRow, SourceRow
+from bootplane.control.storage.models import SourceDocumentRow, SourceReleaseRow, SourceRow
+
+OFFERED_CHARACTERS = 64  # of an os or release that can be a name of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,21 @@ class SourceRepository:
                         source_id=int(source_id), content_id=content_id, updated=when, accepted=now_text()
                     )
                 )
+
+    def offer(self, source_id: str, releases: Iterable[tuple[str, str]]) -> None:
+        """From now on the source offers these (os, release), wanted or not."""
+        with self._database.begin() as session:
+            if session.get(SourceRow, int(source_id)) is None:
+                return  # removed meanwhile
+            session.execute(sa.delete(SourceReleaseRow).where(SourceReleaseRow.source_id == int(source_id)))
+            for os, release in sorted(set(releases)):
+                if len(os) <= OFFERED_CHARACTERS and len(release) <= OFFERED_CHARACTERS:
+                    session.add(SourceReleaseRow(source_id=int(source_id), os=os, release=release))
+
+    def offered(self) -> set[tuple[str, str]]:
+        """(os, release) of all sources; a boot loader's release is empty."""
+        with self._database.read() as session:
+            return {(row.os, row.release) for row in session.scalars(sa.select(SourceReleaseRow))}
 
     def remove(self, key: str) -> SourceRecord:
         with self._database.begin() as session:

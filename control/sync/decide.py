@@ -5,7 +5,8 @@ The choices say what sources offer and selections want; the stored sets say what
 - an incomplete set that is not chosen any more goes at once, nobody can have booted it;
 - a complete set stays while its resource is chosen or still selected, though upstream dropped it; otherwise it is
   marked, and goes after the grace time;
-- of two boot loaders for one kind of machine only the chosen one stays.
+- of two boot loaders for one kind of machine only the chosen one stays;
+- an operator's upload is none of a sync's business, and no source's product takes its name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bootplane.control.domain.images import BootResource, Product, Selection
+from bootplane.control.domain.images import CUSTOM_OS, UPLOADED_LABEL, BootResource, Product, Selection
 from bootplane.control.simplestreams.paths import url_of
 from bootplane.control.simplestreams.plan import Plan
 from bootplane.control.simplestreams.select import Choice, wants
@@ -47,6 +48,7 @@ def decide(
     wanted: list[WantedSet] = []
     keep_ids: set[int] = set()
     by_name: dict[str, list[StoredSet]] = {}
+    uploads = {each.resource_set.resource.name for each in stored if each.resource_set.resource.is_uploaded}
     for each in stored:
         by_name.setdefault(each.resource_set.resource.name, []).append(each)
     chosen_names = {choice.resource.name for choice in choices}
@@ -55,6 +57,9 @@ def decide(
     }
     for choice in choices:
         name = choice.resource.name
+        if name in uploads or choice.resource.os == CUSTOM_OS or choice.resource.label == UPLOADED_LABEL:
+            refused.append(f"{name} {choice.version.name} is not taken: its name is that of an operator's upload")
+            continue
         digests = {item.sha256 for item in choice.items}
         reason = next((each.sentence for each in plan.refused if each.digests & digests), None)
         if reason is not None:
@@ -72,6 +77,8 @@ def decide(
     marked: list[int] = []
     for each in stored:
         resource = each.resource_set.resource
+        if resource.is_uploaded:
+            continue
         if each.id in keep_ids or (resource.name, each.resource_set.version) in coming:
             continue
         if not each.complete:

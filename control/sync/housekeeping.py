@@ -7,7 +7,7 @@ file is deleted only when nothing in the database names it and the grace time ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -36,6 +36,7 @@ class Housekeeper:
         self._blobs = blobs
         self._images = images
         self._grace_s = grace_s
+        self.arriving: Callable[[], Iterable[str]] = lambda: ()  # digests of uploads: neither blob nor partial goes
 
     def reconcile(self) -> Reconciled:
         """At start. Rows without their file are dropped and their sets wanted again; complete files are adopted."""
@@ -109,6 +110,7 @@ class Housekeeper:
         used = {file.sha256 for each in sets for file in each.resource_set.files}
         stale_archives = [archive for archive in derived if archive not in used]
         used |= {file.sha256 for archive, inner in derived.items() if archive in used for file in inner}
+        used.update(self.arriving())
         unused = self._blobs.unused_since(used, self._before())
         if unused:
             self._blobs.mark_removed(unused)

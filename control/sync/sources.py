@@ -58,6 +58,7 @@ class SourceKeeper:
     def remember(self, source: BootSource, reading: SourceReading) -> None:
         """*reading* is accepted: later ones are measured against it."""
         self._sources.accept(source.id, _stamps(reading))
+        self._sources.offer(source.id, {(product.os, product.release) for product in reading.products})
         self._readings[source.id] = reading
         self._older_since.pop(source.id, None)
 
