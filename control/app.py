@@ -30,11 +30,14 @@ from bootplane.control.api import problems
 from bootplane.control.api.limits import BodyLimit
 from bootplane.control.api.routes import router
 from bootplane.control.api.sessions import Sessions
+from bootplane.control.api.uploads import Intake
+from bootplane.control.api.uploads import router as uploads_router
 from bootplane.control.bulk import BulkServer
 from bootplane.control.catalogue import Publisher, contents
 from bootplane.control.config import Settings
 from bootplane.control.errors import BootplaneError, StartError
 from bootplane.control.events import Hub
+from bootplane.control.image_service import ImageService
 from bootplane.control.metadata import MetadataApi
 from bootplane.control.rack_api import RackApi
 from bootplane.control.racks import RackBook
@@ -50,6 +53,7 @@ from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.settings import REGION_ID, SettingsRepository
 from bootplane.control.storage.sources import SourceRepository
 from bootplane.control.storage.timeline import TimelineRepository
+from bootplane.control.storage.uploads import UploadRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.dbos_engine import DbosEngine
 from bootplane.control.sync.download import Downloader
@@ -61,6 +65,7 @@ from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.sync.space import Room
 from bootplane.control.tickets import Tickets
 from bootplane.control.timeline import Timeline
+from bootplane.control.uploads import Uploads
 from bootplane.dataplane.catalogue import SigningKey
 from bootplane.dataplane.store import Store, StoreError
 
@@ -159,6 +164,21 @@ class Region:
             login_link=self.sessions.new_link,
         )
         self._publishing = threading.Lock()
+        self.uploads = Uploads(
+            store=self.store,
+            rows=UploadRepository(self.database),
+            blobs=self.blobs,
+            images=self.images,
+            selections=self.selections,
+            offered=self.sources.offered,
+            publish=self.publish,
+            hub=self.hub,
+            banners=self.banners,
+        )
+        self.intake = Intake(self.uploads)
+        self.housekeeper.arriving = self.uploads.digests
+        self._undo.callback(self.intake.close)
+        self._undo.callback(self.uploads.close)
         self.app = self._application()
 
     def _engine(self, settings: Settings) -> SyncEngine:
@@ -193,6 +213,7 @@ class Region:
         self.publish()
         self.bulk.start(loop)
         self.timeline.start()
+        self.uploads.start()
         self.coordinator.start()
         if found.missing:
             _LOG.error("%d files are missing or cut: fetching them again", len(found.missing))
@@ -202,6 +223,7 @@ class Region:
         """On the loop, before connections are waited for: long polls and event streams end now."""
         self.hub.close()
         self.publisher.end_waits()
+        self.intake.end_waits()
 
     def close(self) -> None:
         """In reverse. The running sync stays unfinished and goes on at the next start."""
@@ -233,6 +255,8 @@ class Region:
         app.add_middleware(BodyLimit)
         problems.install(app)
         app.include_router(router(self.service, self.sessions, self.hub))
+        image_service = ImageService(self.images, self.selections, self.store, self.publish)
+        app.include_router(uploads_router(self.uploads, image_service, self.sessions, self.intake))
         rack_api = RackApi(
             region_id=self.region_id,
             publisher=self.publisher,
@@ -249,7 +273,7 @@ class Region:
         app.router.routes.extend(metadata.routes())
         app.router.routes.extend([Route("/healthz", _healthz), Route("/metrics", self._metrics())])
         if importlib.util.find_spec(PAGES) is not None:
-            app.include_router(importlib.import_module(PAGES).router(self.service, self.sessions))
+            app.include_router(importlib.import_module(PAGES).router(self.service, self.sessions, self.uploads))
         return app
 
     def _metrics(self) -> Any:

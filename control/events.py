@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 QUEUE_EVENTS = 64
-NAMES = ("sync", "images", "sources", "racks", "machines", "banner")
+NAMES = ("sync", "images", "sources", "racks", "machines", "banner", "uploads")
 
 
 class Hub:

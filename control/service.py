@@ -9,7 +9,7 @@ ask (rack_api).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Sele
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.events import Hub
 from bootplane.control.forecast import Wanted, forecast
+from bootplane.control.image_service import find, packages_of
 from bootplane.control.racks import Heard, RackBook
 from bootplane.control.simplestreams import keyring as keyrings
 from bootplane.control.simplestreams.paths import shown_url, source_url
@@ -40,7 +41,6 @@ from bootplane.dataplane.store import Store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 PATTERN = re.compile(r"[A-Za-z0-9*?.\[\]!][A-Za-z0-9 *?.\[\]!_+~:-]{0,63}\Z")
-MANIFEST_BYTES = 4 << 20
 
 
 class RegionService:
@@ -97,7 +97,7 @@ class RegionService:
             "sync": self.sync_status(),
             "sources": len(self._sources.list()),
             "selections": len(self._selections.list()),
-            "images": len(self._shown_sets()),
+            "images": len(_shown(self._images.sets())),
             "racks": self.racks(),
             "banners": self.banners(),
         }
@@ -212,17 +212,17 @@ class RegionService:
     # -- images
 
     def images(self) -> list[dict[str, Any]]:
-        return [self._image(stored) for stored in self._shown_sets()]
+        sets = self._images.sets()
+        return [self._image(stored, sets) for stored in _shown(sets)]
 
     def image(self, name: str, *, packages: bool = False) -> dict[str, Any]:
         """One image by its name; with *packages*, those that its package list names."""
-        for stored in self._shown_sets():
-            if stored.resource_set.resource.name == name:
-                document = self._image(stored)
-                if packages:
-                    document["packages"] = self._packages(stored)
-                return document
-        raise NotFound(f"image {name!r}: there is none of this name")
+        sets = self._images.sets()
+        stored = find(_shown(sets), name)[0]
+        document = self._image(stored, sets)
+        if packages:
+            document["packages"] = packages_of(self._store, stored)
+        return document
 
     # -- machines
 
@@ -317,22 +317,7 @@ class RegionService:
             document["warning"] = disk_warning(wanted, used, report.disk_bytes, report.disk_free_bytes) or None
         return document
 
-    def _shown_sets(self) -> list[StoredSet]:
-        """For each resource the newest complete set and a newer one that is on its way."""
-        shown: dict[tuple[str, bool], StoredSet] = {}
-        for stored in self._images.sets():
-            name = stored.resource_set.resource.name
-            if stored.complete:
-                shown[name, True] = stored  # sets come oldest first
-            else:
-                shown[name, False] = stored
-        return [
-            stored
-            for (name, complete), stored in sorted(shown.items(), key=lambda item: (item[0][0], not item[0][1]))
-            if complete or (name, True) not in shown or stored.resource_set.version > _version(shown, name)
-        ]
-
-    def _image(self, stored: StoredSet) -> dict[str, Any]:
+    def _image(self, stored: StoredSet, sets: Iterable[StoredSet]) -> dict[str, Any]:
         resource_set = stored.resource_set
         resource = resource_set.resource
         published = self._publisher.current
@@ -365,6 +350,13 @@ class RegionService:
             "complete": stored.complete,
             "size": resource_set.size,
             "files": files,
+            "rtype": resource.rtype,
+            "base_image": resource.base_image,
+            "versions": [
+                {"version": each.resource_set.version, "complete": each.complete, "marked": _time(each.marked)}
+                for each in sets
+                if each.resource_set.resource.name == resource.name
+            ],
         }
 
     def _loader_files(self, stored: StoredSet, table: Any) -> list[dict[str, Any]]:
@@ -383,17 +375,20 @@ class RegionService:
                 files.append(_file(each.name, "bootloader", each.sha256, each.size, names))
         return files
 
-    def _packages(self, stored: StoredSet) -> list[dict[str, str]]:
-        for file in stored.resource_set.files:
-            if file.ftype in MANIFESTS and file.size <= MANIFEST_BYTES and self._store.has(file.sha256, file.size):
-                text = self._store.path_of(file.sha256).read_text(encoding="utf-8", errors="replace")
-                words = [line.split() for line in text.splitlines() if line.strip()]
-                return [{"name": line[0], "version": line[1] if len(line) > 1 else ""} for line in words]
-        return []
 
-
-def _version(shown: dict[tuple[str, bool], StoredSet], name: str) -> str:
-    return shown[name, True].resource_set.version
+def _shown(sets: Iterable[StoredSet]) -> list[StoredSet]:
+    """For each resource the newest complete set and a newer one that is on its way; uploads until they are deleted."""
+    shown: dict[tuple[str, bool], StoredSet] = {}
+    for stored in sets:
+        name = stored.resource_set.resource.name
+        if stored.marked is not None and stored.resource_set.resource.is_uploaded:
+            continue
+        shown[name, stored.complete] = stored  # sets come oldest first
+    return [
+        stored
+        for (name, complete), stored in sorted(shown.items(), key=lambda item: (item[0][0], not item[0][1]))
+        if complete or (name, True) not in shown or stored.resource_set.order > shown[name, True].resource_set.order
+    ]
 
 
 def _file(name: str, ftype: str, sha256: str, size: int, names: list[str]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,14 +25,23 @@ _TITLES = {
 }
 
 
-def problem(status: int, kind: str, title: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    document = {"type": f"urn:bootplane:{kind}", "title": title, "status": status, "detail": detail}
+def problem(
+    status: int,
+    kind: str,
+    title: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    members: Mapping[str, Any] | None = None,
+) -> JSONResponse:
+    document = {"type": f"urn:bootplane:{kind}", "title": title, "status": status, "detail": detail} | dict(
+        members or {}
+    )
     return JSONResponse(document, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def of_error(error: BootplaneError) -> JSONResponse:
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return problem(error.status, error.kind, error.title, str(error), headers)
+    return problem(error.status, error.kind, error.title, str(error), headers, error.members)
 
 
 def install(app: FastAPI) -> None:

@@ -29,18 +29,24 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
+def guarded(sessions: Sessions) -> APIRouter:
+    """A router of this API without a route: its prefix, its problems, and who may call."""
+
     def authorised(request: Request) -> None:
         if not sessions.is_authorised(request):
             raise Unauthorised(
                 f"{request.method} {request.url.path}: expected the region's admin token as Authorization: Bearer"
             )
 
-    api = APIRouter(
+    return APIRouter(
         prefix=PREFIX,
         dependencies=[Depends(authorised), Depends(HTTPBearer(auto_error=False, description="DIR/admin-token"))],
         responses=_ERRORS,
     )
+
+
+def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
+    api = guarded(sessions)
 
     @api.get("/status", response_model=schemas.Status)
     def status() -> Any:

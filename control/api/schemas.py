@@ -94,6 +94,12 @@ class Package(_Out):
     version: str
 
 
+class ImageVersion(_Out):
+    version: str
+    complete: bool
+    marked: str | None
+
+
 class Image(_Out):
     name: str
     os: str
@@ -108,6 +114,88 @@ class Image(_Out):
     size: int
     files: list[ImageFile]
     packages: list[Package] | None = None
+    rtype: str = "synced"
+    base_image: str = ""
+    versions: list[ImageVersion] = []
+
+
+class ImageRemoved(_Out):
+    name: str
+    arch: str
+    versions: list[str]
+    size: int
+
+
+class ImagesRemoved(_Out):
+    items: list[ImageRemoved]
+    next: str | None = None
+
+
+class ImageName(_Out):
+    name: str
+    version: str
+
+
+class PackageChange(_Out):
+    name: str
+    old: str
+    new: str
+
+
+class ImageDiff(_Out):
+    old: ImageName
+    new: ImageName
+    added: list[Package]
+    removed: list[Package]
+    changed: list[PackageChange]
+    same: int
+
+
+class UploadFileIn(_In):
+    ftype: Word
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(strict=True, ge=1, le=1 << 50)]
+
+
+class UploadIn(_In):
+    name: Annotated[str, Field(min_length=1, max_length=130)]
+    arch: Annotated[str, Field(min_length=1, max_length=97)]
+    title: Annotated[str, Field(max_length=256)] = ""
+    base_image: Annotated[str | None, Field(max_length=128)] = None
+    files: Annotated[list[UploadFileIn], Field(min_length=1, max_length=16)]
+
+
+class UploadFile(_Out):
+    name: str
+    ftype: str
+    sha256: str
+    size: int
+    done: int
+    state: str
+
+
+class Upload(_Out):
+    id: str
+    image: str
+    title: str
+    arch: str
+    subarch: str
+    base_image: str
+    state: str
+    version: str | None
+    size: int
+    done: int
+    rate: int
+    eta_s: float | None
+    files: list[UploadFile]
+    created: str
+    expires: str
+    error: str | None
+
+
+class Uploads(_Out):
+    items: list[Upload]
+    next: str | None = None
 
 
 class RackIn(_In):
@@ -358,3 +446,4 @@ class Problem(_Out):
     title: str
     status: int
     detail: str
+    offset: int | None = None  # of kind wrong-offset: the byte to go on at

@@ -7,6 +7,7 @@ sentence and no ``repr``. Paths and bodies of the API are the commands' business
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -169,6 +170,42 @@ class Client:
             raise self._unreachable(method, path, error, timeout_s) from None
         finally:
             connection.close()
+        document = self._decode(method, path, response, raw)
+        if response.status >= 400:
+            raise self._problem(method, path, response, document)
+        return document
+
+    @contextlib.contextmanager
+    def opened(
+        self, method: str, path: str, headers: Mapping[str, str], timeout_s: float
+    ) -> Iterator[http.client.HTTPConnection]:
+        """A request whose head has been sent: its body is the caller's to send, the answer ``answer``'s to read.
+
+        A connection that breaks within the block raises Unreachable.
+        """
+        connection = self._connection(timeout_s)
+        try:
+            connection.putrequest(method, API + path)
+            for name, value in {"Authorization": f"Bearer {self.endpoint.token}", **headers}.items():
+                connection.putheader(name, value)
+            connection.endheaders()
+            yield connection
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(method, path, error, timeout_s) from None
+        except ValueError:
+            raise CliError(
+                f"The token given for {self.endpoint.url} holds characters that HTTP cannot carry."
+            ) from None
+        finally:
+            connection.close()
+
+    def answer(self, connection: http.client.HTTPConnection, method: str, path: str, timeout_s: float) -> Any:
+        """The answer to a request of ``opened``: decoded JSON. Raises Problem, Unreachable or CliError."""
+        try:
+            response = connection.getresponse()
+            raw = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(method, path, error, timeout_s) from None
         document = self._decode(method, path, response, raw)
         if response.status >= 400:
             raise self._problem(method, path, response, document)

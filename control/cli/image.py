@@ -9,8 +9,10 @@ import typer
 from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
+from bootplane.control.cli.upload import upload
 
-app = typer.Typer(help="Images: what has been mirrored and can be booted.", no_args_is_help=True)
+app = typer.Typer(help="Images: what has been mirrored or uploaded and can be booted.", no_args_is_help=True)
+app.command("upload")(upload)
 
 
 @app.command("list")
@@ -23,7 +25,7 @@ def list_images(data: Data = None, json: Json = False) -> None:
     output.print_table(
         ("NAME", "TITLE", "LABEL", "VERSION", "SIZE", "STATE"),
         (
-            (i["name"], i["title"], _label(i), i["version"], figures.size(i["size"]), _state(i))
+            (i["name"], _title(i), _label(i), i["version"], figures.size(i["size"]), _state(i))
             for i in document["items"]
         ),
         right=("SIZE",),
@@ -50,6 +52,58 @@ def show(
     _print_image(document, region.items("/racks")["items"])
 
 
+@app.command("delete")
+def delete(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of an uploaded image.", show_default=False)],
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="A", help="Only the one for this arch.", show_default=False)
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Delete an uploaded image; its files go after the grace time. A synced one goes with its selection."""
+    query = f"?arch={client.quoted(arch)}" if arch else ""
+    document = client.connect(data).delete(f"/images/{client.quoted(name, safe='/')}{query}")
+    names = ", ".join(each["name"] for each in document["items"])
+    output.done(document, json, f"{names} is deleted; machines that fetch it already still get its files for a while.")
+
+
+@app.command("diff")
+def diff(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `image list` prints it.", show_default=False)],
+    old: Annotated[str, typer.Argument(metavar="V1|NAME2", help="A version, or another image.", show_default=False)],
+    new: Annotated[
+        str | None, typer.Argument(metavar="[V2]", help="A version; else the newest.", show_default=False)
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Packages that differ between two versions of an image (NAME V1 [V2]), or between two images (NAME NAME2)."""
+    are_images = "/" in old and new is None
+    first = name if are_images else f"{name}@{old}"
+    second = old if are_images else name if new is None else f"{name}@{new}"
+    query = f"old={client.quoted(first)}&new={client.quoted(second)}"
+    document = client.connect(data).get(f"/image-diff?{query}")
+    if json:
+        output.print_json(document)
+        return
+    output.print_table(
+        ("", "PACKAGE", "OLD", "NEW"),
+        sorted(
+            [
+                *(("added", p["name"], "-", p["version"]) for p in document["added"]),
+                *(("removed", p["name"], p["version"], "-") for p in document["removed"]),
+                *(("changed", p["name"], p["old"], p["new"]) for p in document["changed"]),
+            ],
+            key=lambda row: row[1],
+        ),
+    )
+    counts = ", ".join(f"{len(document[word])} {word}" for word in ("added", "removed", "changed"))
+    was, now = document["old"], document["new"]
+    between = f"{was['name']} {was['version']} -> {now['name'] if now['name'] != was['name'] else ''} {now['version']}"
+    output.say(f"{' '.join(between.split())}: {counts}, {document['same']} the same.")
+
+
 def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
     output.print_table(
         ("", ""),
@@ -57,8 +111,10 @@ def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
             ("name", image["name"]),
             ("title", image["title"] or "-"),
             ("label", _label(image)),
+            *((("base image", image["base_image"]),) if image.get("base_image") else ()),
             ("version", f"{image['version']} ({'complete' if image['complete'] else 'incomplete'})"),
             ("size", figures.size(image["size"])),
+            *((("older", ", ".join(older)),) if (older := _older(image)) else ()),
         ),
     )
     for file in image["files"]:
@@ -78,6 +134,16 @@ def _print_packages(image: dict[str, Any]) -> None:
     if not packages:
         raise CliError(output.clean(f"Image {image['name']} came without a package manifest."))
     output.print_table(("PACKAGE", "VERSION"), ((p["name"], p["version"]) for p in packages))
+
+
+def _title(image: dict[str, Any]) -> str:
+    base = image.get("base_image")
+    return f"{image['title']} (on {base})" if base else str(image["title"])
+
+
+def _older(image: dict[str, Any]) -> list[str]:
+    """Versions that are still here and can be compared with."""
+    return [v["version"] for v in image.get("versions", ()) if v["complete"] and v["version"] != image["version"]]
 
 
 def _label(image: dict[str, Any]) -> str:

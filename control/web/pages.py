@@ -39,6 +39,12 @@ class Service(Protocol):
     def images(self) -> list[dict[str, Any]]: ...
 
 
+class Uploads(Protocol):
+    """What the pages ask of control.uploads."""
+
+    def list(self) -> list[dict[str, Any]]: ...
+
+
 # What each part's template is given, by the service's methods.
 NEEDS: dict[str, tuple[str, ...]] = {
     "banners": ("status",),
@@ -49,10 +55,11 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "sources": ("sources",),
     "selections": ("selections",),
     "images": ("images",),
+    "uploads": ("uploads",),
 }
 SHOWN = {
     "overview.html": ("status", "sync", "racks", "sources", "selections"),
-    "images.html": ("status", "images"),
+    "images.html": ("status", "images", "uploads"),
 }
 
 
@@ -77,7 +84,7 @@ class Sessions(Protocol):
     def sign_out(self, request: Request, response: Response) -> None: ...
 
 
-def router(service: Service, sessions: Sessions) -> APIRouter:
+def router(service: Service, sessions: Sessions, uploads: Uploads | None = None) -> APIRouter:
     """The pages as routes. Handlers are plain functions: the service reads a database, FastAPI gives each a thread."""
     templates = environment()
     files = assets.load()
@@ -89,6 +96,7 @@ def router(service: Service, sessions: Sessions) -> APIRouter:
         "sources": service.sources,
         "selections": service.selections,
         "images": service.images,
+        "uploads": uploads.list if uploads is not None else lambda: [],
     }
 
     def render(template: str, needs: tuple[str, ...] = (), status_code: int = 200, **more: Any) -> HTMLResponse:

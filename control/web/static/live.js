@@ -57,7 +57,7 @@
     // A refused stream (the session has ended) is closed for good; one fetch finds out and leads to the login page.
     if (events.readyState === EventSource.CLOSED) refresh(parts[0]);
   };
-  for (const kind of ["sync", "images", "sources", "racks", "banner"])
+  for (const kind of ["sync", "images", "sources", "racks", "banner", "uploads"])
     events.addEventListener(kind, () => {
       for (const part of parts) if (part.dataset.on.split(" ").includes(kind)) refresh(part);
     });

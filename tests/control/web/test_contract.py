@@ -9,6 +9,7 @@ import pytest
 from bootplane.control.api import schemas
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.service import RegionService
+from bootplane.control.uploads import Uploads
 from bootplane.control.web import pages
 
 
@@ -16,7 +17,9 @@ def methods(protocol: type) -> list[str]:
     return [name for name, value in vars(protocol).items() if inspect.isfunction(value) and not name.startswith("_")]
 
 
-@pytest.mark.parametrize(("asked", "real"), [(pages.Service, RegionService), (pages.Sessions, Sessions)])
+@pytest.mark.parametrize(
+    ("asked", "real"), [(pages.Service, RegionService), (pages.Sessions, Sessions), (pages.Uploads, Uploads)]
+)
 def test_what_the_pages_ask_is_what_the_region_has(asked: type, real: type) -> None:
     assert methods(asked)
     for name in methods(asked):

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from bootplane.control import errors
-from bootplane.control.api import routes, schemas
+from bootplane.control.api import routes, schemas, uploads
 from bootplane.control.events import NAMES
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "rest.md").read_text(encoding="utf-8")
@@ -18,6 +18,7 @@ TEXT = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "rest.md").
 def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     app = FastAPI()
     app.include_router(routes.router(None, None, None))  # type: ignore[arg-type]
+    app.include_router(uploads.router(None, None, None, None))  # type: ignore[arg-type]
     there = set()
     for path, calls in app.openapi()["paths"].items():
         for method in calls:
@@ -25,7 +26,7 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     table = TEXT.split("## Calls")[1].split("## Documents")[0]
     named = {
         (method, re.sub(r"\{.*?\}", "{}", re.split(r"[\[?]", path)[0]))
-        for method, path in re.findall(r"^\| `(GET|POST|PATCH|DELETE) (/[^`]*)`", table, re.MULTILINE)
+        for method, path in re.findall(r"^\| `(GET|POST|PUT|PATCH|DELETE) (/[^`]*)`", table, re.MULTILINE)
     }
     assert named == there
 
@@ -36,7 +37,8 @@ def test_the_manual_lists_exactly_the_calls_there_are() -> None:
         schemas.Source, schemas.SourceIn, schemas.Selection, schemas.Sync, schemas.SyncFile, schemas.Image,
         schemas.ImageFile, schemas.Machine, schemas.BootTimeline, schemas.BootEvent,
         schemas.Rack, schemas.RackLimits, schemas.RackCache, schemas.CachedFile, schemas.RefusedChunk, schemas.Eviction,
-        schemas.RackForecast, schemas.FileShare,
+        schemas.RackForecast, schemas.FileShare, schemas.Upload, schemas.UploadIn, schemas.UploadFile,
+        schemas.UploadFileIn, schemas.ImageDiff, schemas.ImageVersion, schemas.ImageRemoved, schemas.PackageChange,
         schemas.Status, schemas.Banner, schemas.LoginLink, schemas.RackToken,
     ],
 )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The REST API of custom images: announce, send, look, cancel; and what one does with images that are here.
+
+Bytes come as the raw body of a PUT with a Content-Range, are handed to a worker thread by the mebibyte, and go to the
+store from there; a client that sends nothing holds a coroutine and no thread, and STALL_S at most. Left to others:
+what an upload is (control.uploads), who may (sessions; the middleware that bounds other bodies lets this route pass).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Query, Request
+from starlette.requests import ClientDisconnect
+
+from bootplane.control.api import schemas
+from bootplane.control.api.routes import guarded
+from bootplane.control.api.sessions import Sessions
+from bootplane.control.errors import CallerError, TooLarge, Unavailable
+from bootplane.control.image_service import ImageService
+from bootplane.control.upload_rules import Wanted
+from bootplane.control.uploads import Receiving, Uploads
+
+STALL_S = 60.0  # without a byte: the client is gone, or as good as that
+BATCH_BYTES = 1 << 20  # to the worker thread in one go
+THREADS = 8
+
+Name = Annotated[str, Query(max_length=256)]
+Arch = Annotated[str | None, Query(max_length=97)]
+Answer = TypeVar("Answer")
+_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
+
+
+class Intake:
+    """The bodies that come in just now."""
+
+    def __init__(self, uploads: Uploads, stall_s: float = STALL_S) -> None:
+        self._uploads = uploads
+        self._stall_s = stall_s
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
+        self._waits: set[asyncio.Timeout] = set()
+        self._ending = False
+
+    def end_waits(self) -> None:
+        """The region ends: whoever waits for a client hears it now. Called on the loop."""
+        self._ending = True
+        self._uploads.end()
+        for wait in list(self._waits):
+            wait.reschedule(0.0)
+
+    def close(self) -> None:
+        """After the loop has nothing left to do."""
+        self._threads.shutdown(wait=True)
+
+    async def receive(self, request: Request, upload_id: str, file_name: str) -> dict[str, Any]:
+        start, end, total = content_range(request)
+        announced = request.headers.get("content-length", "")
+        if announced.isdigit() and int(announced) > end - start:
+            raise TooLarge(f"{file_name}: expected {end - start} bytes as its Content-Range says, got {announced}")
+        opened: list[Receiving] = []  # also when this request is cancelled in the middle of it
+
+        def open_() -> None:
+            opened.append(self._uploads.open(upload_id, file_name, start, total))
+
+        try:
+            await self._work(open_)
+            await self._pump(request, opened[0], end - start)
+        except BaseException:  # whatever it is, also the end of the process: what has arrived is kept
+            for receiving in opened:
+                await self._work(receiving.abandon)
+            raise
+        return await self._work(opened[0].end)
+
+    async def _pump(self, request: Request, receiving: Receiving, limit: int) -> None:
+        """The body into the store, batch by batch, *limit* bytes at most. A short one is a client that is gone."""
+        loop = asyncio.get_running_loop()
+        batch: list[bytes] = []
+        gathered = seen = 0
+        try:
+            async with asyncio.timeout(self._stall_s) as wait:
+                self._waits.add(wait)
+                try:
+                    async for part in request.stream():
+                        if self._ending:
+                            raise TimeoutError
+                        seen += len(part)
+                        if seen > limit:
+                            raise TooLarge(f"{receiving.file.name}: expected {limit} bytes, got {seen} or more")
+                        batch.append(part)
+                        gathered += len(part)
+                        if gathered >= BATCH_BYTES:
+                            wait.reschedule(None)  # the disk's time is not the client's
+                            whole, batch, gathered = batch, [], 0
+                            await self._work(partial(receiving.write, whole))
+                        wait.reschedule(loop.time() + self._stall_s)
+                finally:
+                    self._waits.discard(wait)
+        except TimeoutError:
+            if self._ending:
+                raise Unavailable("the region ends; it goes on with the upload when it is back") from None
+            raise Unavailable(
+                f"{receiving.file.name}: expected a byte within {self._stall_s:g} s, got none; what has arrived is kept"
+            ) from None
+        except ClientDisconnect:
+            raise CallerError(f"{receiving.file.name}: the client has left; what has arrived is kept") from None
+        if batch:
+            await self._work(partial(receiving.write, batch))
+
+    async def _work(self, work: Callable[[], Answer]) -> Answer:
+        """On a thread of ours, to its end: a cancelled request must not leave two threads at one file."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait({future})
+            raise
+
+
+def content_range(request: Request) -> tuple[int, int, int]:
+    """(start, end, total) of the body in its file, end exclusive (RFC 9110, 14.4)."""
+    text = request.headers.get("content-range", "")
+    found = _RANGE.match(text)
+    if found is not None:
+        first, last, total = map(int, found.groups())
+        if first <= last < total:
+            return first, last + 1, total
+    raise CallerError(f"Content-Range: expected bytes FIRST-LAST/TOTAL, got {text!r}")
+
+
+def router(uploads: Uploads, images: ImageService, sessions: Sessions, intake: Intake) -> APIRouter:
+    api = guarded(sessions)
+
+    @api.get("/uploads", response_model=schemas.Uploads)
+    def list_uploads() -> Any:
+        return {"items": uploads.list(), "next": None}
+
+    @api.post("/uploads", response_model=schemas.Upload, status_code=201)
+    def begin_upload(body: schemas.UploadIn) -> Any:
+        wanted = [Wanted(file.ftype, file.sha256, file.size) for file in body.files]
+        return uploads.begin(body.name, body.arch, body.title, body.base_image, wanted)
+
+    @api.get("/uploads/{key}", response_model=schemas.Upload)
+    def show_upload(key: str) -> Any:
+        return uploads.get(key)
+
+    @api.delete("/uploads/{key}", response_model=schemas.Upload)
+    def cancel_upload(key: str) -> Any:
+        return uploads.cancel(key)
+
+    @api.put(
+        "/uploads/{key}/files/{file}",
+        response_model=schemas.Upload,
+        openapi_extra={
+            "requestBody": {"required": True, "content": {"application/octet-stream": {}}},
+            "parameters": [
+                {
+                    "name": "Content-Range",
+                    "in": "header",
+                    "required": True,
+                    "schema": {"type": "string"},
+                    "description": "bytes FIRST-LAST/TOTAL: where in the file the body belongs",
+                }
+            ],
+        },
+    )
+    async def send_file(key: str, file: str, request: Request) -> Any:
+        return await intake.receive(request, key, file)
+
+    @api.get("/image-diff", response_model=schemas.ImageDiff)
+    def diff_images(old: Name, new: Name) -> Any:
+        return images.diff(old, new)
+
+    @api.delete("/images/{name:path}", response_model=schemas.ImagesRemoved)
+    def delete_image(name: str, arch: Arch = None) -> Any:
+        return {"items": images.delete(name, arch), "next": None}
+
+    return api
