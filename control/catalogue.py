@@ -143,7 +143,7 @@ class Publisher:
     def publish(self, new: Contents) -> Publication:
         """Make *new* the current catalogue; a new version only when it differs from the last."""
         with self._lock:
-            digest = _digest(new)
+            digest = digest_of(new)
             version = int(self._settings.get(CATALOGUE_VERSION) or 0)
             if digest != self._settings.get(CATALOGUE_DIGEST) or version == 0:
                 version += 1
@@ -240,7 +240,8 @@ def _by_content(resource_set: ResourceSet, present: Mapping[str, BlobRecord], le
     return found
 
 
-def _digest(new: Contents) -> str:
+def digest_of(new: Contents) -> str:
+    """Names and blobs in 64 hex digits: whether two catalogues differ."""
     blobs = {sha256: (blob.size, blob.root) for sha256, blob in new.blobs.items()}
     text = json.dumps([sorted(new.names.items()), sorted(blobs.items())], separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

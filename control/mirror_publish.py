@@ -42,6 +42,7 @@ __all__ = [
     "image",
     "pack",
     "publish",
+    "write_lists",
 ]
 
 STREAMS = "streams/v1"
@@ -97,13 +98,26 @@ def publish(
             raise PublishError(f"{item.path}: expected one file, got {origins[item.path]} and {item.source}")
         if item.path not in files:
             files[item.path] = _place(root, item, link)
-    lists = _product_lists(products, files, updated)
+    return Published(write_lists(root, products, files, signer, updated)[-1], files, updated)
+
+
+def write_lists(
+    root: Path,
+    products: Iterable[PublishProduct],
+    files: Mapping[str, tuple[str, int]],
+    signer: Signer | None,
+    updated: datetime,
+) -> list[Path]:
+    """The product lists and then the index over *files* (item path -> sha256, size), which stand under *root* already.
+
+    Returns every document written, the index that readers begin with last. Raises PublishError.
+    """
+    lists = _product_lists(list(products), files, updated)
+    written: list[Path] = []
     for content_id, document in lists.items():
-        _write_document(root / STREAMS / f"{content_id}.json", document, document, signer)
-    index = root / STREAMS / "index.json"
+        written += _write_document(root / STREAMS / f"{content_id}.json", document, document, signer)
     plain, clear = (_index(lists, updated, suffix) for suffix in (".json", ".sjson"))
-    _write_document(index, plain, clear, signer)
-    return Published(index.with_suffix(".sjson") if signer else index, files, updated)
+    return written + _write_document(root / STREAMS / "index.json", plain, clear, signer)
 
 
 def _place(root: Path, item: PublishItem, link: bool) -> tuple[str, int]:
@@ -200,8 +214,11 @@ def _index(lists: Mapping[str, dict[str, Any]], updated: datetime, suffix: str) 
     }
 
 
-def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], signer: Signer | None) -> None:
-    """*path* (.json), its .gpg, and the .sjson; without a signer the signed forms of an earlier time go."""
+def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], signer: Signer | None) -> list[Path]:
+    """*path* (.json), its .gpg, and the .sjson; without a signer the signed forms of an earlier time go.
+
+    Returns what stands there now, the form that readers prefer last.
+    """
     signed, detached = path.with_suffix(".sjson"), path.with_name(path.name + ".gpg")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,10 +226,11 @@ def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], si
             signed.unlink(missing_ok=True)
             detached.unlink(missing_ok=True)
             _replace(path, _encode(plain))
-            return
+            return [path]
         _replace(detached, signer.detach(_encode(plain)))
         _replace(path, _encode(plain))
         _replace(signed, signer.clearsign(_encode(clear)))
+        return [detached, path, signed]
     except OSError as error:
         raise PublishError(f"{path}: cannot be written: {error.strerror}") from None
 
@@ -223,7 +241,10 @@ def _encode(document: Mapping[str, Any]) -> bytes:
 
 def _replace(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(data)
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())  # an index of zeros after a power cut would be a half mirror
     part.replace(path)
 
 

@@ -17,6 +17,7 @@ from bootplane.control.cli import (
     demo,
     doctor,
     events,
+    export,
     image,
     machine,
     processes,
@@ -80,6 +81,7 @@ app.add_typer(source.app, name="source")
 app.add_typer(selection.app, name="select")
 app.add_typer(sync.app, name="sync")
 app.add_typer(image.app, name="image")
+app.command("export-tree")(export.export_tree)
 app.add_typer(machine.app, name="machine")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bootplane.control.cli import client, figures, output
+from bootplane.control.cli import client, figures, output, publish
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
 
@@ -17,6 +17,7 @@ DEFAULT_KEYRING = Path("/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg")
 KEYRING_LIMIT_BYTES = 4 << 20  # Canonical's has 4 KiB; a disk image given by mistake is not sent
 
 app = typer.Typer(help="Boot sources: signed simplestreams mirrors.", no_args_is_help=True)
+app.command("publish")(publish.publish)
 
 Which = Annotated[str, typer.Argument(metavar="ID|NAME", help="The source, by id or name.", show_default=False)]
 

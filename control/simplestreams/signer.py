@@ -61,6 +61,37 @@ class Signer:
         signer.fingerprint = words[words.index(b"KEY_CREATED") + 2].decode("ascii")
         return signer
 
+    @classmethod
+    def imported(cls, home: Path, secret: bytes, name: str) -> Signer:
+        """The one secret key in *secret* (binary or armored), in *home*. *name* is for messages.
+
+        Raises PublishError when there is none, when there are several, or when it can be used with a passphrase only.
+        """
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        signer = cls(home, "")
+        try:
+            signer.gpg("--import", stdin=secret)
+            listed = signer.gpg("--with-colons", "--list-secret-keys").decode("utf-8", "replace").splitlines()
+        except PublishError as error:
+            signer.close()
+            raise PublishError(f"{name}: expected a secret OpenPGP key, got something else: {error}") from None
+        keys = [line.split(":") for line in listed]
+        primary = [number for number, fields in enumerate(keys) if fields[0] == "sec"]
+        if len(primary) != 1:
+            signer.close()
+            raise PublishError(f"{name}: expected one secret OpenPGP key, got {len(primary)}")
+        signer.fingerprint = next(fields[9] for fields in keys[primary[0] :] if fields[0] == "fpr")
+        try:
+            signer.clearsign(b"a key that cannot sign is found out before anything is laid out\n")
+        except PublishError as error:
+            signer.close()
+            raise PublishError(f"{name}: expected a key that signs without a passphrase: {error}") from None
+        return signer
+
+    def secret(self) -> str:
+        """The secret key, armored: what ``imported`` takes."""
+        return self.gpg("--armor", "--export-secret-keys", self.fingerprint).decode("ascii")
+
     def clearsign(self, data: bytes, *, options: Iterable[str] = ()) -> bytes:
         return self._sign(data, ("--clearsign", *options))
 

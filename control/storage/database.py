@@ -17,6 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.orm import Session
 
 from bootplane.control.errors import StartError
@@ -64,6 +66,16 @@ class Database:
                 command.upgrade(config, "head")
         except sa.exc.DBAPIError as error:
             raise StartError(f"database {self.engine.url!r}: cannot be opened or migrated: {error.orig}") from None
+
+    def revision(self) -> str | None:
+        """The schema's revision as it stands; None without one."""
+        with self.engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    @staticmethod
+    def head() -> str | None:
+        """The newest revision this version knows."""
+        return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
     def close(self) -> None:
         self.engine.dispose()

@@ -1,0 +1,204 @@
+"""Every name machines fetch as a file in a folder, for TFTP and HTTP servers that are not ours.
+
+    FOLDER/boot-resources/current            -> the newest snapshot, switched by one rename
+    FOLDER/boot-resources/snapshot-<version>-<8 hex>/<wire name>
+    FOLDER/boot-resources/.snapshot-....json    its names and digests: what the next one need not copy again
+
+The names are those of the catalogue (control.catalogue): by content (``images/<16 hex>/...``), by meaning
+(``ubuntu/amd64/...``), boot loaders under the bare names that firmware asks for, ``bootloader/``, ``syslinux/``,
+``bios/``. Boot configuration (``grub.cfg-<mac>``, ``pxelinux.cfg/``) is made for each machine when it asks: it is not
+here.
+
+Invariants: a server that serves ``current`` sees one whole snapshot or the next; the one before stays until the export
+after the next, for transfers under way. Nothing is removed but snapshots of ours. Left to others: bytes (placing).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootplane.control import datadir, placing
+from bootplane.control.catalogue import Contents, contents, digest_of
+from bootplane.control.holdings import Holdings
+from bootplane.control.placing import How, PlaceError, Vanished
+from bootplane.control.storage.settings import CATALOGUE_VERSION, SettingsRepository
+from bootplane.dataplane.store import Store
+
+TREE, CURRENT, LOCK = "boot-resources", "current", ".lock"
+READS = 5
+_SNAPSHOT = re.compile(r"snapshot-\d+-[0-9a-f]{8}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """Sizes in bytes."""
+
+    current: str
+    snapshot: str
+    names: int
+    files: int
+    bytes: int
+    copied_bytes: int
+    how: str
+    is_new: bool  # False: it was there already
+    left_out: tuple[str, ...]  # sets that could not be named, one sentence each
+
+
+def export_tree(
+    held: Holdings,
+    folder: Path,
+    how: How = How.LINK,
+    meter: Callable[[str, int], Callable[[int], None]] = lambda _what, _total: lambda _n: None,
+) -> Exported:
+    """Lay the catalogue of *held* out below *folder* and switch ``current``. Raises PlaceError in one sentence."""
+    tree = folder.absolute() / TREE
+    try:
+        tree.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlaceError(f"{tree}: expected a folder that can be written, got: {error.strerror}") from None
+    lock = datadir.Lock(tree / LOCK, "export")
+    try:
+        for attempt in range(1, READS + 1):
+            read = held.read()
+            found = contents(read.sets, read.derived, read.present)
+            if not found.names:
+                raise PlaceError(f"{held.settings.data}: expected a complete image or boot loader to lay out, got none")
+            version = int(SettingsRepository(held.database).get(CATALOGUE_VERSION) or 0)
+            name = f"snapshot-{version}-{digest_of(found)[:8]}"
+            try:
+                return _export(held.store, tree, name, found, how, meter)
+            except Vanished:  # a set went meanwhile; what was begun is begun anew
+                if attempt == READS:
+                    raise
+        raise AssertionError("the loop ends by return or raise")
+    finally:
+        lock.release()
+
+
+def _export(
+    store: Store,
+    tree: Path,
+    name: str,
+    found: Contents,
+    how: How,
+    meter: Callable[[str, int], Callable[[int], None]],
+) -> Exported:
+    before = _snapshot_of(tree)
+    for entry in tree.iterdir():  # what a killed export left
+        if entry.name.startswith(".building-"):
+            shutil.rmtree(entry, ignore_errors=True)
+    known = _memory(tree, name)
+    copied = 0
+    is_new = not ((tree / name).is_dir() and known is not None and known == (how, dict(found.names)))
+    if is_new:
+        if (tree / name).is_dir():  # made in another way: a rename cannot replace a folder that holds something
+            name = _free_name(tree, name)
+        copied = _build(store, tree, name, found.names, how, before, meter)
+    _switch(tree, name)
+    _remove_others(tree, {name, before})
+    return Exported(
+        current=str(tree / CURRENT),
+        snapshot=name,
+        names=len(found.names),
+        files=len(found.blobs),
+        bytes=sum(blob.size for blob in found.blobs.values()),
+        copied_bytes=copied,
+        how=how,
+        is_new=is_new,
+        left_out=found.left_out,
+    )
+
+
+def _build(
+    store: Store,
+    tree: Path,
+    name: str,
+    names: Mapping[str, str],
+    how: How,
+    before: str | None,
+    meter: Callable[[str, int], Callable[[int], None]],
+) -> int:
+    """A whole snapshot under its name; returns the bytes that were copied."""
+    building = tree / f".building-{name}"
+    first: dict[str, Path] = {}  # digest -> a file in the tree that has it: one copy for all its names
+    if how in (How.COPY, How.REFLINK) and before is not None:
+        memory = _memory(tree, before)
+        if memory is not None and memory[0] in (How.COPY, How.REFLINK):
+            first = {
+                sha256: tree / before / old for old, sha256 in memory[1].items() if (tree / before / old).is_file()
+            }
+    todo = {sha256 for sha256 in names.values() if sha256 not in first}
+    try:
+        copied = sum(store.path_of(sha256).stat().st_size for sha256 in todo) if how is How.COPY else 0
+    except FileNotFoundError as error:
+        raise Vanished(f"{error.filename}: expected a file of the store, got none") from None
+    placing.require_room(tree, copied)
+    progress = meter("laying files out", copied)
+    try:
+        for wire, sha256 in sorted(names.items()):
+            target = building / wire
+            if how in (How.COPY, How.REFLINK) and sha256 in first:
+                placing.place(first[sha256], target, How.LINK, sha256)
+            else:
+                placing.place(store.path_of(sha256), target, how, sha256, progress)
+                first[sha256] = target
+        datadir.write_json(tree / f".{name}.json", {"how": how, "names": dict(names)})
+        building.rename(tree / name)
+    except OSError as error:
+        raise PlaceError(f"{building}: cannot become {tree / name}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return copied
+
+
+def _switch(tree: Path, name: str) -> None:
+    aside = tree / f".{CURRENT}-{os.getpid()}"
+    try:
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(name)
+        aside.replace(tree / CURRENT)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise PlaceError(f"{tree / CURRENT}: cannot be switched to {name}: {error.strerror}") from None
+
+
+def _snapshot_of(tree: Path) -> str | None:
+    """The snapshot ``current`` leads to. Raises PlaceError when that name is somebody else's."""
+    link = tree / CURRENT
+    if not link.is_symlink():
+        if link.exists():
+            raise PlaceError(f"{link}: expected a link that `export-tree` made, got something else")
+        return None
+    name = str(link.readlink())
+    if not _SNAPSHOT.match(name):
+        raise PlaceError(f"{link}: expected a link to a snapshot beside it, got one to {name}")
+    return name if (tree / name).is_dir() else None
+
+
+def _memory(tree: Path, name: str) -> tuple[How, dict[str, str]] | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = json.loads((tree / f".{name}.json").read_text(encoding="utf-8"))
+        return How(found["how"]), dict(found["names"])
+    return None
+
+
+def _free_name(tree: Path, name: str) -> str:
+    stem, _, tail = name.rpartition("-")
+    number = int(tail, 16)
+    while (tree / f"{stem}-{number:08x}").exists():
+        number = (number + 1) % (1 << 32)
+    return f"{stem}-{number:08x}"
+
+
+def _remove_others(tree: Path, kept: set[str | None]) -> None:
+    for entry in tree.iterdir():
+        if _SNAPSHOT.match(entry.name) and entry.name not in kept and entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+            (tree / f".{entry.name}.json").unlink(missing_ok=True)

@@ -1,0 +1,313 @@
+"""`source publish`: the reference client and bootplane itself read what one region hands to another."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner
+
+from bootplane.control.cli.main import app
+from bootplane.control.holdings import holdings
+from bootplane.control.placing import How, PlaceError
+from bootplane.control.simplestreams.signer import PublishError, Signer
+from bootplane.control.source_publish import (
+    KEY_FILE,
+    KEYRING,
+    LOCK,
+    STATE,
+    Outcome,
+    publish_region,
+    signer_for,
+)
+from bootplane.core.digest import sha256_hex
+from tests.fakes.filled import fill, filled
+from tests.fakes.mirror import serve
+from tests.fakes.regions import running
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Iterator[Path]:
+    """The data directory of a region that runs and has everything the small source offers."""
+    with filled(tmp_path_factory.mktemp("region"), signer) as (region, _):
+        yield region.settings.data
+
+
+def publish(data: Path, folder: Path, signer: Signer, **options: Any) -> Outcome:
+    with holdings(data) as held:
+        return publish_region(held, folder, signer, **options)
+
+
+def held_files(client: TestClient) -> dict[str, tuple[str, dict[str, str]]]:
+    """Image -> its version and its files' digests."""
+    found = {}
+    for item in client.get("/api/v1/images?limit=500").json()["items"]:
+        shown = client.get(f"/api/v1/images/{item['name']}").json()
+        found[item["name"]] = (shown["version"], {file["name"]: file["sha256"] for file in shown["files"]})
+    return found
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Path -> content of what readers can ask for."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (STATE, LOCK)
+    }
+
+
+@contextmanager
+def as_file(folder: Path) -> Iterator[str]:
+    yield folder.as_uri() + "/"
+
+
+@contextmanager
+def as_http(folder: Path) -> Iterator[str]:
+    with serve(folder) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("way", [as_file, as_http])
+def test_a_second_region_takes_all_of_the_first_from_its_mirror(way: Any, tmp_path: Path, signer: Signer) -> None:
+    folder = tmp_path / "handed over"
+    with filled(tmp_path / "a", signer) as (region, client):
+        expected = held_files(client)
+        names = dict(region.publisher.current.contents.names)
+        with signer_for(region.settings.data, None) as own:
+            publish(region.settings.data, folder, own)
+    shutil.rmtree(tmp_path / "a")  # an air gap
+    with way(folder) as url, running(tmp_path / "b") as (region, client):
+        fill(region, client, url, (folder / KEYRING).read_bytes())
+        assert held_files(client) == expected
+        assert dict(region.publisher.current.contents.names) == names  # boot loaders' own files among them
+        kinds = {file["ftype"] for i in expected for file in client.get(f"/api/v1/images/{i}").json()["files"]}
+        assert {"boot-kernel", "boot-initrd", "squashfs", "manifest", "root-tgz"} <= kinds
+        assert client.get("/api/v1/images/ubuntu/noble/amd64/ga-24.04?packages=true").json()["packages"]
+
+
+def stream_client(program: str) -> str:
+    beside = Path(sys.executable).with_name(program)
+    found = str(beside) if beside.exists() else shutil.which(program)
+    if found is None:
+        assert "CI" not in os.environ, f"{program} is missing, and CI must have it"
+        pytest.skip(f"{program} is not on this machine")
+    return found
+
+
+def reference(program: str, *words: str) -> str:
+    """What a command of python-simplestreams prints."""
+    done = subprocess.run(
+        [stream_client(program), *words], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_reference_client_mirrors_it_with_every_digest(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with signer_for(data, None) as signer:
+        done = publish(data, folder, signer)
+    keyring = str(folder / KEYRING)
+    with serve(folder) as server:
+        copy = tmp_path / "copy"
+        reference("sstream-mirror", f"--keyring={keyring}", server.url, str(copy), "--max=1")
+    items = [path for path in copy.rglob("*") if path.is_file()]
+    items = [path for path in items if path.relative_to(copy).parts[0] not in ("streams", ".data")]
+    assert len(items) == done.files
+    for path in items:
+        assert sha256_hex(path.read_bytes()) == sha256_hex((folder / path.relative_to(copy)).read_bytes())
+
+
+def test_the_reference_client_finds_products_by_their_tags(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    with signer_for(data, None) as signer:
+        publish(data, folder, signer)
+    query = [f"--keyring={folder / KEYRING}", "--json", f"file://{folder}/streams/v1/index.sjson"]
+    found = json.loads(reference("sstream-query", *query, "release=noble", "arch=amd64", "ftype=squashfs"))
+    assert {each["product_name"] for each in found} == {
+        "com.ubuntu.maas.stable:v3:boot:24.04:amd64:ga-24.04",
+        "com.ubuntu.maas.stable:v3:boot:24.04:amd64:hwe-24.04",
+    }
+    assert {each["os"] for each in json.loads(reference("sstream-query", *query, "bootloader-type=uefi"))} == {
+        "grub-efi-signed",
+        "grub-efi",
+    }
+
+
+def test_the_reference_client_refuses_another_key(data: Path, tmp_path: Path, signer: Signer) -> None:
+    with signer_for(data, None) as own:
+        publish(data, tmp_path / "out", own)
+    keyring = tmp_path / "other.gpg"
+    keyring.write_bytes(signer.public())
+    done = subprocess.run(
+        [stream_client("sstream-query"), f"--keyring={keyring}", f"{tmp_path}/out/streams/v1/index.sjson"],
+        capture_output=True,
+        timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+
+
+def test_the_key_is_made_once_and_kept_for_its_owner_alone(data: Path, tmp_path: Path) -> None:
+    prints = set()
+    for _ in range(2):
+        with signer_for(data, None) as signer:
+            prints.add(signer.fingerprint)
+    assert len(prints) == 1
+    assert (data / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_given_key_signs(data: Path, tmp_path: Path, signer: Signer) -> None:
+    (data / KEY_FILE).unlink(missing_ok=True)
+    (tmp_path / "key").write_text(signer.secret())
+    with signer_for(data, tmp_path / "key") as given:
+        assert publish(data, tmp_path / "out", given).fingerprint == signer.fingerprint
+    assert not (data / KEY_FILE).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no key", None])
+def test_what_is_no_secret_key_is_refused_in_one_sentence(
+    tmp_path: Path, content: bytes | None, signer: Signer
+) -> None:
+    (tmp_path / "key").write_bytes(signer.public() if content is None else content)
+    refused = pytest.raises(PublishError, match=r"/key: expected (a|one) secret OpenPGP key, got")
+    with refused, signer_for(tmp_path, tmp_path / "key"):
+        pass
+
+
+@pytest.mark.parametrize("how", [How.LINK, How.COPY, How.SYMLINK])
+def test_each_way_lays_the_same_bytes_out(how: How, data: Path, tmp_path: Path, signer: Signer) -> None:
+    done = publish(data, tmp_path / "out", signer, how=how)
+    index = json.loads((tmp_path / "out/streams/v1/index.json").read_text())
+    assert len(index["index"]) == 3 and done.how == how
+    for content_id in index["index"]:
+        listed = json.loads((tmp_path / "out/streams/v1" / f"{content_id}.json").read_text())
+        for product in listed["products"].values():
+            for version in product["versions"].values():
+                for item in version["items"].values():
+                    content = (tmp_path / "out" / item["path"]).read_bytes()
+                    assert (len(content), sha256_hex(content)) == (item["size"], item["sha256"])
+    file = tmp_path / "out/noble/amd64/20250709/squashfs"
+    assert file.is_symlink() == (how is How.SYMLINK)
+    assert (file.lstat().st_nlink > 1) == (how is How.LINK)
+    again = publish(data, tmp_path / "out", signer, how=how)
+    assert (again.copied_bytes, again.removed, again.stale) == (0, 0, 0)
+
+
+def test_a_damaged_file_is_not_copied_and_the_index_stays(tmp_path: Path, signer: Signer) -> None:
+    with filled(tmp_path / "region", signer):
+        data = tmp_path / "region" / "data"
+    publish(data, tmp_path / "out", signer, how=How.COPY, patterns=["centos/*"])
+    before = tree(tmp_path / "out")
+    store = data / "image-storage"
+    victim = max((path for path in store.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
+    victim.chmod(0o644)
+    with victim.open("r+b") as file:
+        file.write(b"rotten")
+    with pytest.raises(PlaceError, match=r"expected the content .* it is damaged"):
+        publish(data, tmp_path / "out", signer, how=How.COPY)
+    after = tree(tmp_path / "out")
+    assert {path: after[path] for path in before} == before
+    assert not [path for path in after if path.endswith(".part")]
+
+
+def test_a_selection_of_images_takes_the_boot_loaders_along(data: Path, tmp_path: Path, signer: Signer) -> None:
+    done = publish(data, tmp_path / "out", signer, patterns=["ubuntu/noble/amd64/ga-*"])
+    assert {name.rpartition(" ")[0] for name in done.names} == {
+        "com.ubuntu.maas.stable:v3:boot:24.04:amd64:ga-24.04",
+        "com.ubuntu.maas.stable:1:grub-efi-signed:uefi:amd64",
+        "com.ubuntu.maas.stable:1:grub-efi:uefi:arm64",
+        "com.ubuntu.maas.stable:1:pxelinux:pxe:amd64",
+        "com.ubuntu.maas.stable:1:pxelinux:pxe:i386",
+    }
+    with pytest.raises(PublishError, match=r"expected a complete image that matches plan9/\* to publish, got none"):
+        publish(data, tmp_path / "other", signer, patterns=["plan9/*"])
+    with pytest.raises(PublishError, match=r"--image plan9/\*: expected the name of a complete image"):
+        publish(data, tmp_path / "other", signer, patterns=["centos/*", "plan9/*"])
+
+
+def test_what_is_published_no_more_stays_for_its_grace_and_then_goes(
+    data: Path, tmp_path: Path, signer: Signer
+) -> None:
+    folder, noon = tmp_path / "out", time.time()
+    publish(data, folder, signer, now=lambda: noon)
+    path = folder / "centos/8/amd64/20211104_01/root-tgz"
+    content = path.read_bytes()
+    done = publish(data, folder, signer, patterns=["ubuntu/*"], grace_s=60, now=lambda: noon + 1)
+    assert (done.removed, done.stale) == (0, 4) and path.read_bytes() == content  # the file and its list in 3 forms
+    assert "centos" not in (folder / "streams/v1/index.json").read_text()
+    publish(data, folder, signer, patterns=["ubuntu/*"], grace_s=60, now=lambda: noon + 30)
+    done = publish(data, folder, signer, patterns=["ubuntu/*"], grace_s=60, now=lambda: noon + 62)
+    assert (done.removed, done.stale) == (4, 0)
+    assert not (folder / "centos").exists() and not list(folder.glob("streams/v1/*centos*"))
+    publish(data, folder, signer, now=lambda: noon + 63)
+    assert path.read_bytes() == content
+
+
+def test_time_that_goes_back_does_not_take_the_index_back(data: Path, tmp_path: Path, signer: Signer) -> None:
+    noon = 1_795_000_000.0
+    first = publish(data, tmp_path / "out", signer, now=lambda: noon)
+    assert publish(data, tmp_path / "out", signer, now=lambda: noon - 3600).updated == first.updated
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_left_alone(data: Path, tmp_path: Path, signer: Signer) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(PublishError, match=r"expected an empty folder, .* got one with 'mine'"):
+        publish(data, tmp_path / "out", signer)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
+def test_other_bytes_under_a_published_path_get_a_path_of_their_own(data: Path, tmp_path: Path, signer: Signer) -> None:
+    folder = tmp_path / "out"
+    publish(data, folder, signer, how=How.COPY)
+    state = json.loads((folder / STATE).read_text())
+    path = "noble/amd64/20250709/squashfs"
+    state["files"][path][0] = "0" * 64  # as if another content had been published there before
+    (folder / STATE).write_text(json.dumps(state))
+    before = (folder / path).stat().st_mtime_ns
+    publish(data, folder, signer, how=How.COPY)
+    listed = json.loads((folder / "streams/v1/com.ubuntu.maas:stable:v3:download.json").read_text())
+    product = listed["products"]["com.ubuntu.maas.stable:v3:boot:24.04:amd64:ga-24.04"]
+    item = product["versions"]["20250709"]["items"]["squashfs"]
+    assert item["path"] == f"content/{item['sha256'][:16]}/squashfs"
+    assert (folder / path).stat().st_mtime_ns == before
+
+
+def test_the_command_says_what_it_did(data: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["source", "publish", str(tmp_path / "m"), "--data", str(data)])
+    assert done.exit_code == 0, done.output
+    assert "Published 9 images (" in done.stdout and "signed by" in done.stdout and KEYRING in done.stderr
+    found = json.loads(
+        CliRunner().invoke(app, ["source", "publish", str(tmp_path / "m"), "--data", str(data), "--json"]).stdout
+    )
+    assert found["sets"] == 9 and found["copied_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--how", "magic"], "--how magic: expected one of reflink, link, symlink, copy."),
+        (["--key", "/nowhere"], "/nowhere: expected a secret OpenPGP key, got: No such file or directory."),
+        (["--image", "plan9"], "expected a complete image that matches plan9 to publish, got none."),
+    ],
+)
+def test_a_refusal_is_one_sentence(words: list[str], sentence: str, data: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["source", "publish", str(tmp_path / "m"), "--data", str(data), *words])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.endswith(f"{sentence}\n") and done.stderr.count("\n") == 1
+
+
+def test_a_directory_without_a_region_is_said_plainly(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["source", "publish", str(tmp_path / "m"), "--data", str(tmp_path / "none")])
+    assert done.exit_code == 1
+    assert "expected the data directory of a region, got one without region.sqlite" in done.stderr
