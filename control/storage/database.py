@@ -69,7 +69,7 @@ class Database:
 
     def revision(self) -> str | None:
         """The schema's revision as it stands; None without one."""
-        with self.engine.connect() as connection:
+        with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
     @staticmethod

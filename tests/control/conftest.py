@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bootplane.control.simplestreams.signer import Signer
+from tests.fakes import postgres as postgres_server
 from tests.fakes.mirror import MirrorServer, publish_small, serve
 
 
@@ -30,3 +31,17 @@ def mirror(tmp_path: Path, signer: Signer) -> Iterator[MirrorServer]:
 def source(mirror: MirrorServer, signer: Signer) -> dict[str, Any]:
     """The body that adds the mirror to a region."""
     return {"url": mirror.url, "keyring": base64.b64encode(signer.public()).decode(), "name": "mirror"}
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[postgres_server.Postgres]:
+    """A PostgreSQL of this run's own."""
+    with postgres_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: postgres_server.Postgres) -> Iterator[str]:
+    """A new, empty database on it."""
+    with postgres.database() as url:
+        yield url

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet
@@ -22,14 +19,6 @@ ROOT = "ab" * 32
 
 def sha(name: str) -> str:
     return name.encode().hex().ljust(64, "0")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'region.sqlite'}")
-    made.migrate()
-    yield made
-    made.close()
 
 
 def add_source(database: Database, name: str = "m", priority: int | None = None) -> str:

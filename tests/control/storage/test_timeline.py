@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +15,6 @@ A, B = "52:54:00:77:00:01", "52:54:00:77:00:02"
 PEER = "10.77.0.9"
 NOON = 1_795_000_000.0
 START = "0123456789abcdef"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'region.sqlite'}")
-    made.migrate()
-    yield made
-    made.close()
 
 
 @pytest.fixture
@@ -166,6 +156,7 @@ def test_the_oldest_go_by_age_and_by_number_in_steps(events: TimelineRepository)
     assert events.prune(0, keep=5, step=100) == 0
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     ("statement", "index"),
     [
