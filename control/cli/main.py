@@ -20,6 +20,7 @@ from bootplane.control.cli import (
     export,
     image,
     machine,
+    migrate,
     processes,
     rack,
     selection,
@@ -82,6 +83,7 @@ app.add_typer(selection.app, name="select")
 app.add_typer(sync.app, name="sync")
 app.add_typer(image.app, name="image")
 app.command("export-tree")(export.export_tree)
+app.command("migrate-maas")(migrate.migrate_maas)
 app.add_typer(machine.app, name="machine")
 
 

@@ -37,7 +37,7 @@ class WantedSet:
     """A set to be stored as not complete yet."""
 
     resource_set: ResourceSet
-    source_id: str
+    source_id: str | None  # None: no source's; what is known of the resource's source stays
     paths: dict[str, str] = field(hash=False)
 
 
@@ -162,7 +162,8 @@ def _want(session: Session, wish: WantedSet) -> None:
     if row is None:
         row = ResourceRow(name=resource.name)
         session.add(row)
-    row.source_id = int(wish.source_id)
+    if wish.source_id is not None:
+        row.source_id = int(wish.source_id)
     row.os, row.release, row.arch, row.subarch = resource.os, resource.release, resource.arch, resource.subarch
     row.kflavor, row.label, row.bootloader_type = resource.kflavor, resource.label, resource.bootloader_type
     row.title, row.codename = resource.title, resource.codename

@@ -1,0 +1,1 @@
+"""Coming from MAAS: what an older installation keeps in its database, taken over once."""
