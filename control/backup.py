@@ -1,0 +1,387 @@
+"""A region's memory in one file, and back: database, keys, owner file. Not the images: a restored region finds its
+store again, or downloads it.
+
+    FILE (mode 0600): a tar archive, zstd-compressed
+      backup.json       format, version, schema, region, when, digest and size of the other members
+      region.sqlite     every row, in one snapshot; from PostgreSQL too
+      region-key admin-token rack-token publish-key bootplane.toml owner      those that are there
+
+Invariants: a backup is whole under its name or not there; the region may run meanwhile. A restore verifies every member
+before it gives anything a name, refuses a directory with anything in it but image-storage, and lifts the catalogue's
+version above every one that racks have seen since: they refuse older ones.
+Left to others: copying rows (storage.transfer), what becomes of the store after it (sync).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+import zstandard
+from alembic.script import ScriptDirectory
+
+from bootplane import __version__
+from bootplane.control import config, datadir
+from bootplane.control.errors import BootplaneError
+from bootplane.control.holdings import SQLITE, holdings, opened, shown
+from bootplane.control.storage.database import MIGRATIONS, Database, now_text
+from bootplane.control.storage.models import Model
+from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SettingsRepository
+from bootplane.control.storage.transfer import copy_all, count_rows
+
+FORMAT = 1
+MANIFEST, DATABASE, OWNER = "backup.json", "region.sqlite", "owner"
+OWNER_FILE = Path("image-storage") / ".owner"
+SECRETS = (datadir.REGION_KEY, datadir.ADMIN_TOKEN, datadir.RACK_TOKEN, "publish-key")
+PLAIN = (config.TOML_NAME,)
+MANIFEST_BYTES = 1 << 20
+SMALL_BYTES = 4 << 20  # of a member that is no database
+CATALOGUE_LEAP = 1_000_000  # more versions than any region publishes between a backup and its restore
+COPY_BYTES = 1 << 20
+
+Meter = Callable[[str, int, str], Callable[[int], None]]  # what is done, how much, of what
+
+
+class BackupError(BootplaneError):
+    """A backup cannot be made or restored; one sentence."""
+
+    status = 422
+    title = "cannot back up or restore"
+    kind = "backup"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """*bytes*: of the file."""
+
+    file: str
+    region: str
+    version: str
+    schema: str
+    created: str
+    members: tuple[str, ...]
+    rows: int
+    bytes: int
+
+
+def back_up(
+    file: Path, data: Path, database: str | None = None, meter: Meter = lambda _what, _total, _unit: lambda _n: None
+) -> Backup:
+    """Write the backup of the region in *data* to *file*, which must be new. Raises BackupError, StartError."""
+    file = file.absolute()
+    if file.exists():
+        raise BackupError(f"{file}: expected a name that is free, got one that is taken")
+    with holdings(data, database) as held, _beside(file) as folder:
+        snapshot = folder / DATABASE
+        rows = _snapshot(held.database, snapshot, meter)
+        directory = held.settings.data
+        members = {DATABASE: snapshot}
+        members |= {name: directory / name for name in (*SECRETS, *PLAIN) if (directory / name).is_file()}
+        if (directory / OWNER_FILE).is_file():
+            members[OWNER] = directory / OWNER_FILE
+        contents = {name: path.read_bytes() for name, path in members.items() if name != DATABASE}
+        manifest = {
+            "format": FORMAT,
+            "version": __version__,
+            "schema": held.database.head(),
+            "region": held.region_id,
+            "created": now_text(),
+            "members": {name: [_sha256(path), path.stat().st_size] for name, path in {DATABASE: snapshot}.items()}
+            | {name: [hashlib.sha256(text).hexdigest(), len(text)] for name, text in contents.items()},
+        }
+        archive = folder / "archive"
+        _pack(archive, manifest, contents, snapshot)
+        try:
+            archive.rename(file)
+        except OSError as error:
+            raise BackupError(f"{file}: cannot be written: {error.strerror}") from None
+    return _described(file, manifest, rows)
+
+
+def restore(
+    file: Path, data: Path, database: str | None = None, meter: Meter = lambda _what, _total, _unit: lambda _n: None
+) -> Backup:
+    """The region of *file* in *data*, whose database becomes *database* or SQLite. Raises BackupError, StartError."""
+    file, data = file.absolute(), data.expanduser().absolute()
+    datadir.prepare(data)
+    foreign = sorted({entry.name for entry in data.iterdir()} - {"image-storage", "lost+found"})
+    if foreign:
+        raise BackupError(
+            f"{data}: expected a directory with nothing in it but image-storage, got one with {foreign[0]!r}"
+        )
+    lock = datadir.Lock(data / "region.lock", "region")
+    folder = data / f".restore-{os.getpid()}"
+    try:
+        folder.mkdir(mode=0o700)
+        manifest = _unpack(file, folder)
+        revision = str(manifest["schema"])
+        known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+        if revision not in known:
+            raise BackupError(
+                f"{file}: expected a schema that version {__version__} knows, got {revision} of version "
+                f"{manifest['version']}: restore with that one or a newer one"
+            )
+        rows = _revive(folder / DATABASE)
+        if database is not None:
+            rows = _fill(folder / DATABASE, database, meter)
+            (folder / DATABASE).unlink()
+        for name in (*SECRETS, *PLAIN):
+            if (folder / name).exists():
+                (folder / name).rename(data / name)
+        if (folder / OWNER).exists() and not (data / "image-storage").exists():
+            (data / "image-storage").mkdir()
+            (folder / OWNER).rename(data / OWNER_FILE)
+        if database is None:
+            (folder / DATABASE).rename(data / DATABASE)  # the last: with it the region is there
+    except OSError as error:
+        raise BackupError(f"{data}: cannot be restored to: {error.strerror or error}") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.release()
+        with contextlib.suppress(OSError):
+            (data / "region.lock").unlink()
+    return _described(file, manifest, rows)
+
+
+# -- making one
+
+
+@contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """A folder for its owner alone on *file*'s file system."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise BackupError(f"{file}: cannot be written: {error.strerror or error}") from None
+
+
+def _snapshot(database: Database, target: Path, meter: Meter) -> int:
+    """Every row at one moment, as an SQLite database with the schema of this version; how many rows."""
+    if database.url.startswith(SQLITE):
+        source = Path(database.url.removeprefix(SQLITE))
+        _require_room(target.parent, 2 * source.stat().st_size)
+        with contextlib.closing(sqlite3.connect(source)) as old, contextlib.closing(sqlite3.connect(target)) as new:
+            old.backup(new)  # one step is one snapshot, and with a write-ahead log no writer waits for it
+            new.execute("pragma journal_mode=delete")
+            found = new.execute("pragma integrity_check").fetchone()[0]
+            if found != "ok":
+                raise BackupError(f"{source}: expected a sound database, got: {found}")
+        with _connected(f"{SQLITE}{target}") as connection:
+            return count_rows(connection)
+    made = Database(f"{SQLITE}{target}")
+    try:
+        made.migrate()
+        with _frozen(database) as old_rows, made.engine.begin() as connection:
+            progress = meter("copying the database", count_rows(old_rows), "rows")
+            rows = sum(copy_all(old_rows, connection, progress).values())
+        with made.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("pragma journal_mode=delete")
+        return rows
+    finally:
+        made.close()
+
+
+@contextmanager
+def _frozen(database: Database) -> Iterator[sa.Connection]:
+    """A PostgreSQL as it is at this moment, however long it is read."""
+    with database.engine.connect() as connection:
+        connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[sa.Connection]:
+    engine = sa.create_engine(url)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _pack(archive: Path, manifest: dict[str, Any], contents: dict[str, bytes], snapshot: Path) -> None:
+    members = {MANIFEST: json.dumps(manifest, indent=1).encode() + b"\n", **contents}
+    descriptor = os.open(archive, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        with (
+            zstandard.ZstdCompressor().stream_writer(out, closefd=False) as packed,
+            tarfile.open(mode="w|", fileobj=packed) as tar,
+            snapshot.open("rb") as file,
+        ):
+            for name, content in members.items():
+                tar.addfile(_member(name, len(content)), io.BytesIO(content))
+            tar.addfile(_member(DATABASE, snapshot.stat().st_size), file)
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o600
+    return member
+
+
+# -- restoring one
+
+
+def _unpack(file: Path, folder: Path) -> dict[str, Any]:
+    """Every member into *folder*, verified; the manifest."""
+    try:
+        with (
+            file.open("rb") as raw,
+            zstandard.ZstdDecompressor().stream_reader(raw) as packed,
+            tarfile.open(mode="r|", fileobj=packed) as tar,
+        ):
+            return _members(tar, file, folder)
+    except FileNotFoundError:
+        raise BackupError(f"{file}: expected a backup, got no such file") from None
+    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
+        raise BackupError(f"{file}: expected a backup that `bootplane backup` made, got: {error}") from None
+
+
+def _members(tar: tarfile.TarFile, file: Path, folder: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = {}
+    missing: dict[str, Any] = {}
+    for member in tar:
+        source = tar.extractfile(member) if member.isreg() else None
+        if source is None:
+            raise BackupError(f"{file}: expected regular files, got {member.name!r}")
+        if not manifest:
+            if member.name != MANIFEST or member.size > MANIFEST_BYTES:
+                raise BackupError(f"{file}: expected {MANIFEST} first, got {member.name!r}")
+            manifest = _manifest(source.read(), file)
+            missing = dict(manifest["members"])
+            _require_room(folder, sum(size for _, size in missing.values()))
+            continue
+        expected = missing.pop(member.name, None)
+        if expected is None:
+            raise BackupError(f"{file}: expected the members its {MANIFEST} names, got {member.name!r}, too")
+        got = _write(folder / member.name, source, int(expected[1]))
+        if got != expected[0]:
+            raise BackupError(f"{file}: {member.name}: expected the sha256 {expected[0]}, got {got}")
+    if not manifest or missing:
+        raise BackupError(f"{file}: expected {', '.join(missing) or MANIFEST}, got the end of the file")
+    return manifest
+
+
+def _manifest(raw: bytes, file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(raw)
+        allowed = {DATABASE, OWNER, *SECRETS, *PLAIN}
+        members = {str(name): (str(facts[0]), int(facts[1])) for name, facts in found["members"].items()}
+        if found["format"] != FORMAT:
+            raise BackupError(f"{file}: expected format {FORMAT}, got {found['format']} of version {found['version']}")
+        if DATABASE not in members or not members.keys() <= allowed:
+            raise BackupError(f"{file}: expected members among {', '.join(sorted(allowed))}, got {', '.join(members)}")
+        return {**{key: found[key] for key in ("version", "schema", "region", "created")}, "members": members}
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise BackupError(f"{file}: {MANIFEST} cannot be read: {error!r}") from None
+
+
+def _write(path: Path, source: Any, size: int) -> str:
+    """At most *size* bytes and one more of *source* to *path*, mode 0600; their sha256."""
+    hasher = hashlib.sha256()
+    left = size + 1
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as out:
+        while block := source.read(min(COPY_BYTES, left)):
+            hasher.update(block)
+            out.write(block)
+            left -= len(block)
+        out.flush()
+        os.fsync(out.fileno())
+    return hasher.hexdigest()
+
+
+def _revive(path: Path) -> int:
+    """Bring a backup's rows to this version's schema and its catalogue above all that racks may have; row count."""
+    made = Database(f"{SQLITE}{path}")
+    try:
+        made.migrate()
+        settings = SettingsRepository(made)
+        version = int(settings.get(CATALOGUE_VERSION) or 0)
+        settings.put({CATALOGUE_VERSION: str(version + CATALOGUE_LEAP), CATALOGUE_DIGEST: "restored"})
+        with made.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("pragma journal_mode=delete")
+        with made.engine.connect() as connection:
+            return count_rows(connection)
+    finally:
+        made.close()
+
+
+def _fill(source: Path, url: str, meter: Meter) -> int:
+    with opened(f"{SQLITE}{source}") as old:
+        return sum(fill_empty(old, url, meter).values())
+
+
+def fill_empty(source: Database, url: str, meter: Meter) -> dict[str, int]:
+    """Every row of *source* into the database at *url*, made if it has no tables yet. Table -> rows.
+
+    Raises BackupError when there is anything in it, TransferError when a row does not arrive.
+    """
+    target = Database(url)
+    try:
+        try:
+            _require_empty(target)
+        except sa.exc.DBAPIError as error:
+            reason = str(error.orig).strip().splitlines()[-1]
+            raise BackupError(f"database {shown(target)}: cannot be opened: {reason}") from None
+        target.migrate()
+        with source.engine.connect() as old, old.begin(), target.engine.begin() as new:
+            return copy_all(old, new, meter("copying the database", count_rows(old), "rows"))
+    finally:
+        target.close()
+
+
+def _require_empty(target: Database) -> None:
+    ours = {table.name for table in Model.metadata.sorted_tables} | {"alembic_version"}
+    with target.engine.connect() as connection:
+        tables = set(sa.inspect(connection).get_table_names())
+        foreign = sorted(tables - ours)
+        if foreign:
+            raise BackupError(f"database {shown(target)}: expected an empty one, got one with the table {foreign[0]}")
+        for table in Model.metadata.sorted_tables:
+            if (
+                table.name in tables
+                and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first()
+            ):
+                raise BackupError(f"database {shown(target)}: expected an empty one, got rows in {table.name}")
+
+
+def _require_room(folder: Path, nbytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if nbytes + datadir.NEW_BYTES > free:
+        raise BackupError(f"{folder.parent}: expected {nbytes + datadir.NEW_BYTES} bytes free, got {free}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _described(file: Path, manifest: dict[str, Any], rows: int) -> Backup:
+    return Backup(
+        file=str(file),
+        region=manifest["region"],
+        version=manifest["version"],
+        schema=manifest["schema"],
+        created=manifest["created"],
+        members=tuple(manifest["members"]),
+        rows=rows,
+        bytes=file.stat().st_size,
+    )

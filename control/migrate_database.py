@@ -1,0 +1,49 @@
+"""A region moves from SQLite to PostgreSQL, where several regions can share one database.
+
+The region must be stopped: its lock says so. Every row is copied in one transaction and compared; then the SQLite file
+gets another name, so that a region that is started without ``--database`` cannot go on in the past.
+The sync engine's own database is not taken along: an unfinished sync goes on with new works.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootplane.control import config, datadir
+from bootplane.control.backup import BackupError, Meter, fill_empty
+from bootplane.control.holdings import SQLITE, opened
+
+KEPT_SUFFIX = ".before-postgresql"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """*rows*: by table. *kept*: where the SQLite database stands now."""
+
+    rows: dict[str, int]
+    kept: str
+
+
+def migrate_database(data: Path, url: str, meter: Meter = lambda _what, _total, _unit: lambda _n: None) -> Moved:
+    """Raises StartError, BackupError or TransferError in one sentence; then the SQLite database is as it was."""
+    settings = config.load(data)
+    if not settings.database_url.startswith(SQLITE):
+        raise BackupError(f"{settings.data}: expected a region on SQLite, got one that is on another database already")
+    if not url.startswith("postgresql"):
+        raise BackupError("--to: expected postgresql://..., got another kind of database")
+    path = Path(settings.database_url.removeprefix(SQLITE))
+    kept = path.with_name(path.name + KEPT_SUFFIX)
+    if kept.exists():
+        raise BackupError(f"{kept}: expected no database of an earlier move, got one: take it away first")
+    with ExitStack() as stack:
+        if settings.data.is_dir():
+            stack.callback(datadir.Lock(settings.data / "region.lock", "region").release)
+        with opened(settings.database_url) as source:
+            rows = fill_empty(source, url, meter)
+            with source.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
+                connection.exec_driver_sql("pragma journal_mode=delete")
+        path.rename(kept)
+    return Moved(rows, str(kept))
