@@ -55,14 +55,18 @@ from bootplane.control.storage.sources import SourceRepository
 from bootplane.control.storage.timeline import TimelineRepository
 from bootplane.control.storage.uploads import UploadRepository
 from bootplane.control.sync.coordinator import Coordinator
+from bootplane.control.sync.custody import Custody
 from bootplane.control.sync.dbos_engine import DbosEngine
 from bootplane.control.sync.download import Downloader
 from bootplane.control.sync.engine import SyncEngine
 from bootplane.control.sync.housekeeping import Housekeeper
+from bootplane.control.sync.owner import OwnerFile
 from bootplane.control.sync.progress import Progress
 from bootplane.control.sync.refresh import Refresher
+from bootplane.control.sync.removal import Removal
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.sync.space import Room
+from bootplane.control.sync.users import Users
 from bootplane.control.tickets import Tickets
 from bootplane.control.timeline import Timeline
 from bootplane.control.uploads import Uploads
@@ -105,6 +109,7 @@ class Region:
             self.store = Store(directory, keep_free_bytes=settings.disk_reserve_bytes)
         except StoreError as error:
             raise StartError(str(error)) from None
+        self._undo.callback(datadir.Lock(self.store.directory / ".lock", "region").release)
 
         self.settings_rows = SettingsRepository(self.database)
         self.sources = SourceRepository(self.database)
@@ -116,8 +121,9 @@ class Region:
         self.region_id = self.settings_rows.get_or_put(REGION_ID, _new_region_id())
 
         self.hub = Hub()
+        timeline_rows = TimelineRepository(self.database)
         self.timeline = Timeline(
-            TimelineRepository(self.database), self.hub, age_s=settings.timeline_age_s, events=settings.timeline_events
+            timeline_rows, self.hub, age_s=settings.timeline_age_s, events=settings.timeline_events
         )
         self._undo.callback(self.timeline.close)
         self.tickets = Tickets(self.key.secret_bytes())
@@ -129,13 +135,41 @@ class Region:
         keeper = SourceKeeper(self.sources)
         self.housekeeper = Housekeeper(self.store, self.blobs, self.images, settings.removal_grace_s)
         progress = Progress()
+        refresher = Refresher(self.sources, self.selections, self.images, self.blobs, keeper)
+        self.custody = Custody(
+            store=self.store,
+            owner=OwnerFile(self.store.directory, self.settings_rows, self.database.make_durable),
+            region_id=self.region_id,
+            settings=self.settings_rows,
+            blobs=self.blobs,
+            images=self.images,
+            runs=self.runs,
+            banners=self.banners,
+            housekeeper=self.housekeeper,
+            hub=self.hub,
+            publish=self.publish,
+            request_sync=lambda: self.coordinator.request() if refresher.has_work() else None,
+            grace_s=settings.removal_grace_s,
+            audit_interval_s=settings.audit_interval_s,
+        )
+        self.removal = Removal(
+            self.store,
+            self.blobs,
+            self.images,
+            Users(self.racks.list, timeline_rows.steps),
+            grace_s=settings.removal_grace_s,
+            may_delete=self.custody.may_delete,
+            publish=self.publish,
+            published=lambda: self.publisher.current,
+        )
         self.coordinator = Coordinator(
             images=self.images,
             blobs=self.blobs,
             runs=self.runs,
             banners=self.banners,
-            refresher=Refresher(self.sources, self.selections, self.images, self.blobs, keeper),
+            refresher=refresher,
             housekeeper=self.housekeeper,
+            removal=self.removal,
             engine=engine or self._engine(settings),
             downloader=Downloader(self.store, self.blobs, self.runs, progress, attempts=settings.fetch_attempts),
             progress=progress,
@@ -162,6 +196,7 @@ class Region:
             hub=self.hub,
             timeline=self.timeline,
             login_link=self.sessions.new_link,
+            custody=self.custody,
         )
         self._publishing = threading.Lock()
         self.uploads = Uploads(
@@ -176,7 +211,7 @@ class Region:
             banners=self.banners,
         )
         self.intake = Intake(self.uploads)
-        self.housekeeper.arriving = self.uploads.digests
+        self.removal.arriving = self.uploads.digests
         self._undo.callback(self.intake.close)
         self._undo.callback(self.uploads.close)
         self.app = self._application()
@@ -205,9 +240,7 @@ class Region:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Store and database in step, catalogue published, then the threads."""
-        found = self.housekeeper.reconcile()
-        if found.adopted:
-            _LOG.info("adopted %d complete files the database did not know", len(found.adopted))
+        found = self.custody.take()
         self.publisher.attach(loop)
         self.hub.attach(loop)
         self.publish()
@@ -215,6 +248,7 @@ class Region:
         self.timeline.start()
         self.uploads.start()
         self.coordinator.start()
+        self.custody.auditor.start()
         if found.missing:
             _LOG.error("%d files are missing or cut: fetching them again", len(found.missing))
             self.coordinator.request()
@@ -227,7 +261,11 @@ class Region:
 
     def close(self) -> None:
         """In reverse. The running sync stays unfinished and goes on at the next start."""
+        self.custody.auditor.end()
         self.is_quiet = self.coordinator.close()
+        self.custody.auditor.stop()
+        if self.is_quiet:
+            self.custody.leave()
         self._undo.close()
 
     def _application(self) -> FastAPI:

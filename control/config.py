@@ -51,6 +51,7 @@ class Settings(BaseSettings):
     fetch_attempts: int = Field(default=5, ge=1)
     sync_interval: float = Field(default=3600.0, ge=0)
     removal_grace: float = Field(default=24 * 3600.0, ge=0)
+    audit_interval: float = Field(default=7 * 24 * 3600.0, ge=0)
     lease: float = Field(default=10.0, gt=0)
     timeline_age: float = Field(default=30 * 24 * 3600.0, gt=0)
     timeline_events: int = Field(default=200_000, ge=1)
@@ -82,6 +83,11 @@ class Settings(BaseSettings):
     @property
     def removal_grace_s(self) -> float:
         return self.removal_grace
+
+    @property
+    def audit_interval_s(self) -> float:
+        """Seconds in which every file of the store is hashed once; 0: only what is in doubt."""
+        return self.audit_interval
 
     @property
     def lease_s(self) -> float:

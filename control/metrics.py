@@ -37,6 +37,10 @@ class RegionCollector(Collector):
             "store_blobs": ("Complete files in the store.", status["store"]["blobs"]),
             "store_bytes": ("Bytes of the complete files in the store.", status["store"]["bytes"]),
             "store_free_bytes": ("Bytes that may still be reserved.", status["store"]["free_bytes"]),
+            "store_marked_bytes": ("Bytes of files that nothing names any more.", status["store"]["marked_bytes"]),
+            "store_aside_bytes": ("Bytes of what was put aside.", status["store"]["aside"]["bytes"]),
+            "store_due_blobs": ("Files of the store that are to be hashed again.", status["store"]["audit"]["due"]),
+            "store_found_blobs": ("Files found that nobody has verified yet.", status["store"]["audit"]["found"]),
             "catalogue_version": ("Version of the published catalogue.", status["catalogue"]["version"]),
             "catalogue_names": ("Names in the published catalogue.", status["catalogue"]["names"]),
             "images": ("Images, complete or on their way.", status["images"]),
@@ -48,6 +52,13 @@ class RegionCollector(Collector):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"bootplane_{name}", text, value=value)
+        audit = status["store"]["audit"]
+        for name, text, value in (
+            ("store_checked", "Files of the store that were hashed again and were right.", audit["checked"]),
+            ("store_checked_bytes", "Bytes of the store that were read again.", audit["checked_bytes"]),
+            ("store_rotten", "Files of the store found damaged on the disk.", audit["rotten"]),
+        ):
+            yield CounterMetricFamily(f"bootplane_{name}", text, value=value)
         state = GaugeMetricFamily("bootplane_sync_state", "1 for the state the sync is in.", labels=["state"])
         for each in SYNC_STATES:
             state.add_metric([each], float(status["sync"]["state"] == each))

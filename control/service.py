@@ -32,6 +32,7 @@ from bootplane.control.storage.racks import RackRecord
 from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
+from bootplane.control.sync.custody import Custody
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.timeline import Timeline
 from bootplane.dataplane.cachereport import CacheReport, Evicted, RefusedChunk
@@ -64,12 +65,14 @@ class RegionService:
         hub: Hub,
         timeline: Timeline,
         login_link: Callable[[], str],
+        custody: Custody,
     ) -> None:
         self._region_id, self._started, self._listen, self._bulk = region_id, started, listen, bulk
         self._store, self._sources, self._selections = store, sources, selections
         self._images, self._blobs, self._banners, self._racks = images, blobs, banners, racks
         self._keeper, self._coordinator, self._publisher = keeper, coordinator, publisher
         self._hub, self._timeline, self._login_link = hub, timeline, login_link
+        self._custody = custody
 
     # -- the whole
 
@@ -89,6 +92,7 @@ class RegionService:
                 "blobs": usage.blobs,
                 "bytes": usage.bytes,
                 "free_bytes": max(self._store.free_bytes(), 0),
+                **self._custody.document(),
             },
             "catalogue": {
                 "version": published.version if published else 0,

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from bootplane.dataplane.catalogue import Catalogue, CatalogueError, PinnedKey, open_signed
-from bootplane.dataplane.store import sync_directory
+from bootplane.dataplane.durable import sync_directory
 
 MAGIC = b"bpc1 "
 

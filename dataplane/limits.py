@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 
 from bootplane.core.shares import Group
 from bootplane.dataplane import shares
+from bootplane.dataplane.durable import sync_directory
 from bootplane.dataplane.segments import SEGMENT_BYTES
-from bootplane.dataplane.store import sync_directory
 from bootplane.dataplane.units import rate, size
 
 FILE = "limits.json"  # in the rack's data directory

@@ -35,6 +35,7 @@ from bootplane.core.idle_io import make_idle
 from bootplane.core.status import CoreError
 from bootplane.dataplane.background import Job
 from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_length
+from bootplane.dataplane.direct import open_direct
 from bootplane.dataplane.segments import HERE, SEGMENT_CHUNKS
 
 PASS_S = 24 * 3600.0
@@ -172,7 +173,7 @@ class Scrubber(Job):
         """The chunk's bytes as they are on the disk; None when it is not (or no more) in the cache. Raises OSError."""
         length, within = chunk_length(blob.size, chunk), chunk % SEGMENT_CHUNKS
         try:
-            fd = _open(path)
+            fd = open_direct(path)
         except FileNotFoundError:
             return None
         try:
@@ -208,13 +209,3 @@ class Scrubber(Job):
 def _be_idle() -> None:
     if error := make_idle():
         log.warning("scrub: reads with ordinary I/O priority: %s", os.strerror(error))
-
-
-def _open(path: Path) -> int:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-    try:
-        return os.open(path, flags | os.O_DIRECT)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system without O_DIRECT
-            raise
-        return os.open(path, flags)

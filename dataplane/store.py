@@ -3,6 +3,9 @@
     ROOT/image-storage/<64 hex>             complete blobs, and nothing else without a dot
     ROOT/image-storage/.partial/<64 hex>    on their way in: kept over a stop, re-hashed when resumed
     ROOT/image-storage/.chunks/<64 hex>     chunk lists, 32 bytes for each MiB
+    ROOT/image-storage/.found/<64 hex>      whole files of that name which nobody has verified: hashed, then taken in
+    ROOT/image-storage/.aside/              what is not ours, or is not what it was (aside)
+    ROOT/image-storage/.owner .lock         whose store this is, and who has it open (control)
 
 Everything lies below image-storage, because that directory is the one an operator mounts: a rename must stay on one
 file system.
@@ -10,7 +13,8 @@ file system.
 Invariants: a final name appears by rename, after the whole file matched its digest and size and was fsynced, and after
 its chunk list was; so a file that is there has a chunk list, and a crash leaves partial files only. A failed
 verification leaves nothing behind, neither final nor partial. Reserved bytes are counted against what statvfs says is
-free until they are written or released.
+free until they are written or released. Folders, links, names with a dot in front and what file systems keep for
+themselves are nobody's business here: operators and their tools have put them there.
 
 Left to others: what to fetch and one owner of the directory at a time (control), bounded copies (core.lru).
 """
@@ -21,7 +25,7 @@ import errno
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,9 +33,13 @@ from types import TracebackType
 from bootplane.core.blob import Blob
 from bootplane.core.digest import Verified, Verifier
 from bootplane.core.status import DigestMismatch
+from bootplane.dataplane.aside import Aside, Kept
+from bootplane.dataplane.durable import sync_directory, write_durably
 
 GATHER_BYTES = 1 << 20  # written in one piece: smaller ones leave small folios, which cost sendfile +60% CPU
 KEEP_FREE_BYTES = 64 << 20  # never planned for: the database and the log live on this disk too
+
+FOREIGN = frozenset({"aquota.user", "aquota.group", "quota.user", "quota.group"})  # the file system's own plain files
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
 
@@ -55,6 +63,15 @@ class Usage:
     blobs: int
     bytes: int
     free_bytes: int  # what may still be reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What lies in the store's directory."""
+
+    blobs: Mapping[str, int]  # digest -> bytes
+    strangers: tuple[str, ...]  # plain files of other names
+    spared: tuple[str, ...]  # folders, links and what else is not ours to touch; names with a dot in front left out
 
 
 class Reservation:
@@ -89,15 +106,19 @@ class Store:
         self.directory = self.root / "image-storage"
         self._partial = self.directory / ".partial"
         self._chunks = self.directory / ".chunks"
+        self._found = self.directory / ".found"
+        self.aside = Aside(self.directory / ".aside")
         self._keep_free = keep_free_bytes
         self._lock = threading.Lock()
+        self._naming = threading.Lock()  # held across the renames of one blob
         self._reserved = 0
         self._open: set[str] = set()
         if read_only:
             return
         try:
-            for path in (self.directory, self._partial, self._chunks):
+            for path in (self.directory, self._partial, self._chunks, self._found):
                 path.mkdir(parents=True, exist_ok=True)
+            sync_directory(self.directory)
             probe = self._partial / f".probe-{os.getpid()}"
             probe.touch()
             probe.unlink()
@@ -126,6 +147,22 @@ class Store:
             for entry in entries:
                 if _HEX64.match(entry.name) and entry.is_file(follow_symlinks=False):
                     yield entry.name, entry.stat(follow_symlinks=False).st_size
+
+    def inventory(self) -> Inventory:
+        """One look at every entry, and at no byte of any."""
+        blobs: dict[str, int] = {}
+        strangers, spared = [], []
+        with os.scandir(self.directory) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.name in FOREIGN or not entry.is_file(follow_symlinks=False):
+                    spared.append(entry.name)
+                elif _HEX64.match(entry.name):
+                    blobs[entry.name] = entry.stat(follow_symlinks=False).st_size
+                else:
+                    strangers.append(entry.name)
+        return Inventory(blobs, tuple(sorted(strangers)), tuple(sorted(spared)))
 
     def usage(self) -> Usage:
         sizes = [size for _, size in self.complete()]
@@ -200,6 +237,85 @@ class Store:
         (self._chunks / sha256).unlink(missing_ok=True)
         return size
 
+    def withdraw(self, sha256: str, keep_s: float | None) -> Kept | None:
+        """Takes a blob that is not what it was out of the store and puts it aside; None when it is not here."""
+        try:
+            kept = self.aside.put(self.path_of(sha256), keep_s)
+        except FileNotFoundError:
+            kept = None
+        (self._chunks / sha256).unlink(missing_ok=True)
+        return kept
+
+    def prune_lists(self) -> int:
+        """Removes chunk lists that a crash has left without their file; how many. Only while nothing is written."""
+        gone = 0
+        for entry in os.scandir(self._chunks):
+            if entry.name.endswith(".new") or (_HEX64.match(entry.name) and not self.has(entry.name)):
+                Path(entry.path).unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+    # -- files that are here and were verified by nobody
+
+    def doubt(self, sha256: str) -> None:
+        """The file of this name counts as found from now on: it is nobody's blob until adopt()."""
+        self.path_of(sha256).rename(self._found / sha256)
+        sync_directory(self._found)
+        sync_directory(self.directory)
+
+    def found(self) -> dict[str, int]:
+        """Digest in the name -> bytes."""
+        with os.scandir(self._found) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if _HEX64.match(entry.name)}
+
+    def found_path(self, sha256: str) -> Path:
+        return self._found / _checked(sha256)
+
+    def adopt(self, verified: Verified) -> bool:
+        """A found file whose bytes were read and are what its name says becomes a blob, durable before it has its
+        name. False when it has gone meanwhile: somebody else has adopted it."""
+        path = self.found_path(verified.sha256)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            self._publish(path, verified)
+        except FileNotFoundError:
+            return False
+        sync_directory(self._found)
+        return True
+
+    def verify_found(self, sha256: str, size: int) -> bool:
+        """Hashes the found file of this name, if there is one of that size, and adopts it when it is right. A wrong one
+        stays where it is. Reads all of it."""
+        try:
+            with self.found_path(sha256).open("rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size != size:
+                    return False
+                verifier = Verifier(sha256, size, sha256)
+                view = memoryview(bytearray(GATHER_BYTES))
+                while count := file.readinto(view):
+                    verifier.update(view[:count])
+            return self.adopt(verifier.finish())
+        except (FileNotFoundError, DigestMismatch):
+            return False
+
+    def kept_bytes(self, sha256: str) -> int:
+        """Bytes of this file that need no fetching, as far as nobody has looked at them: partial, or found."""
+        for path in (self.partial_path(sha256), self.found_path(sha256)):
+            try:
+                return path.stat().st_size
+            except FileNotFoundError:
+                continue
+        return 0
+
+    # -- on their way
+
     def partials(self) -> list[str]:
         """Digests of files that are on their way in, or were when the process ended."""
         return [entry.name for entry in os.scandir(self._partial) if _HEX64.match(entry.name)]
@@ -207,17 +323,20 @@ class Store:
     def discard_partial(self, sha256: str) -> None:
         self.partial_path(sha256).unlink(missing_ok=True)
 
+    def discard_idle_partial(self, sha256: str) -> bool:
+        """The same, unless somebody is writing it; then False."""
+        with self._lock:
+            if sha256 in self._open:
+                return False
+            self.discard_partial(sha256)
+            return True
+
     def _publish(self, partial: Path, verified: Verified) -> None:
         """Chunk list first, then the file: a crash between the two leaves a list that nobody reads."""
-        aside = self._chunks / f".{verified.sha256}.new"
-        with aside.open("wb") as out:
-            out.write(verified.chunks)
-            out.flush()
-            os.fsync(out.fileno())
-        aside.rename(self._chunks / verified.sha256)
-        sync_directory(self._chunks)
-        partial.rename(self.path_of(verified.sha256))
-        sync_directory(self.directory)
+        with self._naming:
+            write_durably(self._chunks / verified.sha256, verified.chunks)
+            partial.rename(self.path_of(verified.sha256))
+            sync_directory(self.directory)
 
     def _closed(self, sha256: str) -> None:
         with self._lock:
@@ -341,15 +460,6 @@ class Ingest:
             os.close(self._fd)
             self._fd = -1
             self._store._closed(self.sha256)
-
-
-def sync_directory(path: Path) -> None:
-    """Makes renames in *path* durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _checked(sha256: str) -> str:

@@ -361,11 +361,33 @@ class RegionFacts(_Out):
     started: str
 
 
+class AsideFacts(_Out):
+    path: str
+    files: int
+    bytes: int
+    until: str | None
+
+
+class AuditFacts(_Out):
+    interval_s: float
+    due: int
+    oldest: str | None
+    newest: str | None
+    found: int
+    found_bytes: int
+    checked: int
+    checked_bytes: int
+    rotten: int
+
+
 class StoreFacts(_Out):
     path: str
     blobs: int
     bytes: int
     free_bytes: int
+    marked_bytes: int
+    aside: AsideFacts
+    audit: AuditFacts
 
 
 class CatalogueFacts(_Out):

@@ -15,6 +15,7 @@ from bootplane.control.cli.checks import Finding
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
 from bootplane.control.cli.processes import Bulk, Http, Listen, Tftp
+from bootplane.control.cli.status import describe_aside, describe_audit
 
 # option -> its name in run.json, and where it listens when nothing says otherwise
 PLACES = {
@@ -87,6 +88,10 @@ def _region(directory: Path) -> Iterator[Finding]:
         yield Finding("region", "warn", str(error))
         return
     yield Finding("region", "ok", f"{status['region']['id']} answers at {status['region']['listen']}")
+    store = status["store"]
+    yield Finding("store", "warn" if store["audit"]["rotten"] else "ok", f"hashed: {describe_audit(store['audit'])}")
+    if aside := describe_aside(store["aside"]):
+        yield Finding("store", "warn", f"set aside: {aside}", "look through them; those without a time stay until then")
     for banner in status["banners"]:
         yield Finding("region", "warn", str(banner["text"]), str(banner.get("remedy") or ""))
 

@@ -42,12 +42,43 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
             f"{store['path']}: {figures.count(store['blobs'], 'file')}, {figures.size(store['bytes'])}, "
             f"{figures.size(store['free_bytes'])} free",
         ),
+        ("hashed", describe_audit(store["audit"])),
+        *_leftovers(store),
         ("catalogue", f"version {document['catalogue']['version']}, {document['catalogue']['names']} names"),
         ("sources", document["sources"]),
         ("selections", document["selections"]),
         ("images", document["images"]),
         ("sync", describe_sync(sync)),
     ]
+
+
+def describe_audit(audit: dict[str, Any]) -> str:
+    """One line about the re-hash of the store, shared with ``doctor``."""
+    parts = [f"all since {audit['oldest']}" if audit["oldest"] else "not every file yet"]
+    if audit["due"]:
+        parts.append(f"{audit['due']} due")
+    if audit["found"]:
+        parts.append(f"{figures.count(audit['found'], 'found file')}, {figures.size(audit['found_bytes'])}, first")
+    if audit["rotten"]:
+        parts.append(f"{audit['rotten']} damaged since the start")
+    return ", ".join(parts)
+
+
+def describe_aside(aside: dict[str, Any]) -> str:
+    """One line about what was put aside; "" when nothing was. Shared with ``doctor``."""
+    if not aside["files"]:
+        return ""
+    until = f", the first until {aside['until']}" if aside["until"] else ", until you remove them"
+    return f"{figures.count(aside['files'], 'file')}, {figures.size(aside['bytes'])} in {aside['path']}{until}"
+
+
+def _leftovers(store: dict[str, Any]) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    if store["marked_bytes"]:
+        rows.append(("to go", f"{figures.size(store['marked_bytes'])} that nothing names any more"))
+    if aside := describe_aside(store["aside"]):
+        rows.append(("set aside", aside))
+    return rows
 
 
 def describe_sync(sync: dict[str, Any]) -> str:

@@ -1,18 +1,19 @@
 """Blobs of the store and files derived from boot loader archives.
 
-Invariant: a row without ``removed`` means the file stands complete under its final name; the row is written after the
-rename and its directory's fsync. reconcile() restores this at start.
+Invariants: a row without ``removed`` means the file stands complete under its final name; the row is written after the
+rename and its directory's fsync. reconcile() restores this at start. What a set names is never taken away: take_away()
+looks at the sets in the transaction in which it decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from bootplane.control.storage.database import Database, now_text
-from bootplane.control.storage.models import BlobRow, DerivedRow
+from bootplane.control.storage.models import BlobRow, DerivedRow, FileRow, UploadFileRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,29 @@ class DerivedFile:
 class Usage:
     blobs: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unnamed:
+    """A blob that nothing names. *unnamed_in*: the first catalogue version without it."""
+
+    sha256: str
+    size: int  # bytes
+    created: str
+    marked: str
+    unnamed_in: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """How far the re-hash is. *oldest*: every blob has been seen to be right since then; None: not every one has."""
+
+    due: int
+    oldest: str | None
+    newest: str | None
+
+
+BATCH = 500  # digests in one statement
 
 
 class BlobRepository:
@@ -63,36 +87,106 @@ class BlobRepository:
             row = session.get(BlobRow, sha256)
             return row is not None and row.removed is not None
 
-    def record(self, blobs: Iterable[BlobRecord]) -> None:
+    def record(self, blobs: Iterable[BlobRecord], *, is_checked: bool = True) -> None:
+        """Their files are here. *is_checked*: all of their bytes have just been hashed."""
         with self._database.begin() as session:
             for blob in blobs:
-                session.merge(
-                    BlobRow(sha256=blob.sha256, size=blob.size, root=blob.root, created=now_text(), removed=None)
-                )
+                session.merge(_row(blob, is_checked=is_checked))
 
-    def unused_since(self, used: set[str], before: str) -> list[str]:
-        """Present blobs that are not in *used* and were made before the time *before*."""
-        with self._database.read() as session:
-            rows = session.scalars(sa.select(BlobRow.sha256).where(BlobRow.removed.is_(None), BlobRow.created < before))
-            return sorted(set(rows) - used)
+    # -- what nothing names
 
-    def mark_removed(self, digests: Sequence[str]) -> None:
+    def mark(self, used: Iterable[str], published: Iterable[str], version: int) -> tuple[int, int]:
+        """Marks what neither sets (*used*) nor the catalogue (*published*, which is *version*) name, and un-marks what
+        they do; how many of each."""
+        named = {*used, *published}
         with self._database.begin() as session:
-            session.execute(sa.update(BlobRow).where(BlobRow.sha256.in_(digests)).values(removed=now_text()))
+            rows = session.execute(sa.select(BlobRow.sha256, BlobRow.marked).where(BlobRow.removed.is_(None))).all()
+            wanted = [row.sha256 for row in rows if row.marked is not None and row.sha256 in named]
+            unnamed = [row.sha256 for row in rows if row.marked is None and row.sha256 not in named]
+            for batch in _batches(wanted):
+                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch))
+                session.execute(query.values(marked=None, unnamed_in=None))
+            for batch in _batches(unnamed):
+                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch))
+                session.execute(query.values(marked=now_text(), unnamed_in=version))
+        return len(unnamed), len(wanted)
+
+    def unnamed(self) -> list[Unnamed]:
+        """What is marked and here, the oldest first."""
+        query = sa.select(BlobRow).where(BlobRow.removed.is_(None), BlobRow.marked.is_not(None))
+        with self._database.read() as session:
+            return [
+                Unnamed(row.sha256, row.size, row.created, row.marked or "", row.unnamed_in or 0)
+                for row in session.scalars(query.order_by(BlobRow.marked, BlobRow.sha256))
+            ]
+
+    def marked_bytes(self) -> int:
+        with self._database.read() as session:
+            query = sa.select(sa.func.coalesce(sa.func.sum(BlobRow.size), 0))
+            return int(session.scalar(query.where(BlobRow.removed.is_(None), BlobRow.marked.is_not(None))) or 0)
+
+    def take_away(self, digests: Sequence[str]) -> list[str]:
+        """Of these, those that no set and no upload names count as removed from here on: their files may go. Returns
+        them."""
+        named = sa.select(FileRow.sha256)
+        uploaded = sa.select(UploadFileRow.sha256)
+        of_archives = sa.select(DerivedRow.sha256).where(DerivedRow.archive_sha256.in_(named))
+        gone: list[str] = []
+        with self._database.begin() as session:
+            for batch in _batches(digests):
+                query = sa.select(BlobRow.sha256).where(BlobRow.sha256.in_(batch), BlobRow.removed.is_(None))
+                for users in (named, uploaded, of_archives):
+                    query = query.where(BlobRow.sha256.not_in(users))
+                found = list(session.scalars(query))
+                session.execute(sa.update(BlobRow).where(BlobRow.sha256.in_(found)).values(removed=now_text()))
+                gone += found
+        return gone
+
+    # -- whether their bytes are still right
+
+    def due(self, before: str) -> BlobRecord | None:
+        """The present blob to be looked at first: one nobody has seen to be right, else the one seen longest ago, if
+        that was before the time *before*."""
+        is_due = sa.or_(BlobRow.checked.is_(None), BlobRow.checked < before)
+        query = sa.select(BlobRow).where(BlobRow.removed.is_(None), is_due)
+        query = query.order_by(BlobRow.checked.is_not(None), BlobRow.checked, BlobRow.sha256).limit(1)
+        with self._database.read() as session:
+            row = session.scalar(query)
+            return BlobRecord(row.sha256, row.size, row.root) if row else None
+
+    def checked(self, sha256: str) -> None:
+        """All of its bytes were read and are right."""
+        with self._database.begin() as session:
+            session.execute(sa.update(BlobRow).where(BlobRow.sha256 == sha256).values(checked=now_text()))
+
+    def doubt_since(self, created: str) -> int:
+        """Those that came at or after the time *created* are to be looked at soon; how many."""
+        with self._database.begin() as session:
+            query = sa.update(BlobRow).where(BlobRow.created >= created, BlobRow.removed.is_(None))
+            done = session.execute(query.values(checked=None))
+            return int(done.rowcount)  # type: ignore[attr-defined]
+
+    def checks(self, before: str) -> Checks:
+        """*before*: as for due()."""
+        is_due = sa.case((sa.or_(BlobRow.checked.is_(None), BlobRow.checked < before), 1), else_=0)
+        is_new = sa.case((BlobRow.checked.is_(None), 1), else_=0)
+        columns = sa.func.sum(is_due), sa.func.sum(is_new), sa.func.min(BlobRow.checked), sa.func.max(BlobRow.checked)
+        with self._database.read() as session:
+            due, new, oldest, newest = session.execute(sa.select(*columns).where(BlobRow.removed.is_(None))).one()
+            return Checks(int(due or 0), None if new else oldest, newest)
 
     def forget(self, digests: Sequence[str]) -> None:
         """Drop rows whose file has vanished: not removed by us, so to be fetched again."""
         with self._database.begin() as session:
-            session.execute(sa.delete(BlobRow).where(BlobRow.sha256.in_(digests)))
+            for batch in _batches(digests):
+                session.execute(sa.delete(BlobRow).where(BlobRow.sha256.in_(batch)))
 
     def record_derived(self, archive_sha256: str, files: Sequence[DerivedFile], blobs: Sequence[BlobRecord]) -> None:
         """The files of one archive with their blobs, in one transaction: unpacked means all of them are there."""
         with self._database.begin() as session:
             session.execute(sa.delete(DerivedRow).where(DerivedRow.archive_sha256 == archive_sha256))
             for blob in blobs:
-                session.merge(
-                    BlobRow(sha256=blob.sha256, size=blob.size, root=blob.root, created=now_text(), removed=None)
-                )
+                session.merge(_row(blob, is_checked=True))
             for file in files:
                 session.add(
                     DerivedRow(archive_sha256=archive_sha256, name=file.name, sha256=file.sha256, size=file.size)
@@ -112,3 +206,22 @@ class BlobRepository:
     def forget_derived(self, archives: Sequence[str]) -> None:
         with self._database.begin() as session:
             session.execute(sa.delete(DerivedRow).where(DerivedRow.archive_sha256.in_(archives)))
+
+
+def _row(blob: BlobRecord, *, is_checked: bool) -> BlobRow:
+    now = now_text()
+    return BlobRow(
+        sha256=blob.sha256,
+        size=blob.size,
+        root=blob.root,
+        created=now,
+        removed=None,
+        marked=None,
+        unnamed_in=None,
+        checked=now if is_checked else None,
+    )
+
+
+def _batches(digests: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(digests), BATCH):
+        yield digests[at : at + BATCH]

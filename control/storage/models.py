@@ -135,6 +135,9 @@ class BlobRow(Model):
     root: Mapped[str] = mapped_column(Sha256)
     created: Mapped[str] = mapped_column(Time)
     removed: Mapped[str | None] = mapped_column(Time)  # set: it was here; a rack that asks is told 410
+    marked: Mapped[str | None] = mapped_column(Time)  # nothing names it since
+    unnamed_in: Mapped[int | None]  # the first catalogue version without it
+    checked: Mapped[str | None] = mapped_column(Time)  # its bytes were last seen to be right; null: look soon
 
 
 class DerivedRow(Model):

@@ -41,6 +41,17 @@ class Seen(NamedTuple):
     last: BootEvent
 
 
+class Step(NamedTuple):
+    """Something a machine did on its way through a boot, and when it did that last. "" for what is not known."""
+
+    at: float  # Unix seconds
+    kind: str  # transfer, config, report
+    mac: str
+    address: str
+    name: str
+    outcome: str
+
+
 class TimelineRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -114,6 +125,19 @@ class TimelineRepository:
         query = query.order_by(found.c.at.desc(), found.c.machine)
         with self._database.read() as session:
             return [Seen(row["machine"], _event(row)) for row in session.execute(query).mappings()]
+
+    def steps(self, since: float) -> list[Step]:
+        """Files of images that machines fetched since then, configurations that boot, and reports."""
+        columns = _EVENTS.c.kind, _EVENTS.c.mac, _EVENTS.c.address, _EVENTS.c.name, _EVENTS.c.outcome
+        is_file = sa.and_(_EVENTS.c.kind == "transfer", _EVENTS.c.name.like("%images%"))
+        is_boot = sa.and_(_EVENTS.c.kind == "config", _EVENTS.c.outcome == "boots")
+        query = sa.select(sa.func.max(_EVENTS.c.at).label("at"), *columns).group_by(*columns)
+        query = query.where(_EVENTS.c.at >= since, sa.or_(is_file, is_boot, _EVENTS.c.kind == "report"))
+        with self._database.read() as session:
+            return [
+                Step(row.at, row.kind, row.mac or "", row.address, row.name, row.outcome)
+                for row in session.execute(query)
+            ]
 
     def prune(self, before: float, keep: int, step: int) -> int:
         """Removes up to *step* of the oldest events that are older than *before*, or more than *keep*; how many."""

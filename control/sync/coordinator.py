@@ -29,6 +29,7 @@ from bootplane.control.sync.engine import SyncEngine, WorkStatus
 from bootplane.control.sync.housekeeping import Housekeeper
 from bootplane.control.sync.progress import Progress
 from bootplane.control.sync.refresh import Refresher
+from bootplane.control.sync.removal import Removal
 from bootplane.control.sync.space import Room
 from bootplane.dataplane.store import InsufficientSpace
 
@@ -37,6 +38,7 @@ SPACE_CHECK_S = 15.0
 NO_WORK_S = 5.0  # how soon a region that is due finds its first source and selection
 SETTLE_S = 15.0  # a running work ends within one read of its socket, or not at all
 CLOSE_S = 5.0
+REST_S = 300.0  # without automatic syncs: what may go is looked at in between
 _LOG = logging.getLogger("bootplane.sync")
 
 
@@ -63,6 +65,7 @@ class Coordinator:
         banners: BannerRepository,
         refresher: Refresher,
         housekeeper: Housekeeper,
+        removal: Removal,
         engine: SyncEngine,
         downloader: Downloader,
         progress: Progress,
@@ -73,6 +76,7 @@ class Coordinator:
     ) -> None:
         self._images, self._blobs, self._runs, self._banners = images, blobs, runs, banners
         self._refresher, self._housekeeper, self._room = refresher, housekeeper, room
+        self._removal = removal
         self._engine, self._downloader, self._progress = engine, downloader, progress
         self._hub, self._publish = hub, publish
         self._interval_s = interval_s  # between two automatic syncs; 0: only when asked
@@ -152,6 +156,7 @@ class Coordinator:
             self._carry_out(self._run, resumed=was in ("downloading", "finishing"))
         while not self._closing:
             try:
+                self._removal.step_if_due()
                 if self._is_due():
                     with self._wake:
                         run = self._run if self._is_running() else self._open()
@@ -196,7 +201,7 @@ class Coordinator:
         if self._room.waits():
             return SPACE_CHECK_S
         if self._interval_s <= 0:
-            return 3600.0
+            return REST_S
         if self.rest_s() > 0:
             return min(self.rest_s(), 60.0)
         return 0.0 if self._refresher.has_work() else NO_WORK_S
@@ -328,12 +333,10 @@ class Coordinator:
             self._images.complete(each.id for each in ready)
         if last:
             outcome.errors += refused.values()
-            if expired := self._housekeeper.expired(self._images.sets()):
-                self._images.remove(each.id for each in expired)
         if ready or last:
             self._publish()
-        if last and self._housekeeper.sweep(self._images.sets()):
-            self._publish()  # lets go of the descriptors of what was deleted
+        if last:
+            self._removal.step()
 
     def _must_end(self, outcome: _Outcome) -> bool:
         outcome.stopped |= self._stop_asked

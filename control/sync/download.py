@@ -127,7 +127,9 @@ class Downloader:
     def _fetch_from_any(self, job: Job) -> None:
         """From the first of its places that has it right. Raises the last place's SourceError."""
         sha256, size = str(job["sha256"]), int(job["size"])
-        if self._store.has(sha256, size):  # its row was lost with a crash between rename and commit
+        if self._store.verify_found(sha256, size) or self._store.has(
+            sha256, size
+        ):  # its row was lost with a crash between rename and commit
             self._blobs.record([BlobRecord(sha256, size, chunk_root(self._store.chunk_list(sha256)))])
             return
         *others, last = (str(url) for url in job["urls"])

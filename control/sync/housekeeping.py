@@ -1,15 +1,16 @@
-"""Store and database kept in step: at start, when boot loader archives arrive, and when something may go.
+"""Store and database kept in step: at start, when boot loader archives arrive, and when a file is no longer right.
 
-Invariant: the store may hold more than the database knows (a crash between rename and row), never less for long; a
-file is deleted only when nothing in the database names it and the grace time has passed.
+Invariants: the store may hold more than the database knows (a crash between rename and row), never less for long;
+nothing of the store is deleted here: what is not ours, or not what it was, is put aside, one line each, and what is a
+whole file by its name alone is left to be hashed (audit). No byte is read at start.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from bootplane.control.bootloaders import unpack
 from bootplane.control.domain.images import ARCHIVE
@@ -21,6 +22,7 @@ from bootplane.core.status import CoreError
 from bootplane.dataplane.catalogue import DIGEST_BYTES, chunk_count
 from bootplane.dataplane.store import Store
 
+LINES = 20  # about missing files: one each, unless a whole disk is not there
 _LOG = logging.getLogger("bootplane.store")
 
 
@@ -28,6 +30,15 @@ _LOG = logging.getLogger("bootplane.store")
 class Reconciled:
     adopted: tuple[str, ...]  # complete files the database did not know
     missing: tuple[str, ...]  # blobs whose file is gone or of another length: to be fetched again
+    doubted: tuple[str, ...] = ()  # files named like blobs that nobody has verified: to be hashed
+    set_aside: int = 0  # files
+
+
+class Lost(NamedTuple):
+    """What lacks a file now. *sets*: "ubuntu/noble/amd64/ga-24.04 20250709"."""
+
+    sets: tuple[str, ...]
+    sourceless: tuple[str, ...]  # of these, those no boot source has
 
 
 class Housekeeper:
@@ -36,37 +47,68 @@ class Housekeeper:
         self._blobs = blobs
         self._images = images
         self._grace_s = grace_s
-        self.arriving: Callable[[], Iterable[str]] = lambda: ()  # digests of uploads: neither blob nor partial goes
 
-    def reconcile(self) -> Reconciled:
-        """At start. Rows without their file are dropped and their sets wanted again; complete files are adopted."""
+    def reconcile(self, *, is_strange: bool = False) -> Reconciled:
+        """At start. Rows without their file are dropped and their sets wanted again. A file the database does not know
+        is adopted when its chunk list says that it was verified; unless the store *is_strange*: then its name is no
+        proof, it is left to be hashed, and what is put aside is kept until a person removes it."""
+        keep_s = None if is_strange else self._grace_s
         rows = self._blobs.present()
-        files = dict(self._store.complete())
-        missing = [sha256 for sha256, row in rows.items() if files.get(sha256) != row.size]
-        for sha256 in missing:
-            if sha256 in files:
-                _LOG.error(
-                    "blob %s: expected %d bytes, got %d; fetching it again", sha256, rows[sha256].size, files[sha256]
-                )
-                self._store.remove(sha256)
-        adopted = []
-        for sha256 in sorted(files.keys() - rows.keys()):
-            record = self._adoptable(sha256, files[sha256])
+        here = self._store.inventory()
+        for name in here.strangers:
+            kept = self._store.aside.put(self._store.directory / name, keep_s)
+            _LOG.warning("set aside: %s, %d bytes: not a file of this store; kept %s", kept.path, kept.bytes, kept.term)
+        if here.spared:
+            _LOG.info("%s: left alone: %s", self._store.directory, ", ".join(here.spared[:LINES]))
+        missing = [sha256 for sha256, row in rows.items() if here.blobs.get(sha256) != row.size]
+        cut = [sha256 for sha256 in missing if sha256 in here.blobs]
+        for sha256 in cut:
+            kept_file = self._store.withdraw(sha256, keep_s)
+            term = f"set aside, kept {kept_file.term}" if kept_file else "gone"
+            expected, got = rows[sha256].size, here.blobs[sha256]
+            _LOG.error("blob %s: expected %d bytes, got %d; %s; fetching it again", sha256, expected, got, term)
+        self._tell_missing([sha256 for sha256 in missing if sha256 not in here.blobs], rows)
+        adopted: list[BlobRecord] = []
+        doubted: list[str] = []
+        for sha256 in sorted(here.blobs.keys() - rows.keys()):
+            record = None if is_strange else self._adoptable(sha256, here.blobs[sha256])
             if record is not None:
                 adopted.append(record)
+            else:
+                self._store.doubt(sha256)
+                doubted.append(sha256)
         if missing:
-            gone = set(missing)
-            self._blobs.forget(missing)
-            derived = self._blobs.derived()
-            torn = [archive for archive, inner in derived.items() if gone & {file.sha256 for file in inner}]
-            self._blobs.forget_derived(torn)
-            self._images.incomplete(
-                each.id
-                for each in self._images.sets()
-                if each.complete and any(f.sha256 in gone or f.sha256 in torn for f in each.resource_set.files)
-            )
-        self._blobs.record(adopted)
-        return Reconciled(tuple(record.sha256 for record in adopted), tuple(missing))
+            self.lost(missing)
+        self._blobs.record(adopted, is_checked=False)
+        self._store.prune_lists()
+        return Reconciled(
+            tuple(record.sha256 for record in adopted), tuple(missing), tuple(doubted), len(here.strangers) + len(cut)
+        )
+
+    def lost(self, digests: Collection[str]) -> Lost:
+        """The files of these are not here any more: their rows go, and sets that name them are wanted again."""
+        gone = set(digests)
+        derived = self._blobs.derived()
+        torn = [archive for archive, inner in derived.items() if gone & {file.sha256 for file in inner}]
+        affected = [
+            each
+            for each in self._images.sets()
+            if any(f.sha256 in gone or f.sha256 in torn for f in each.resource_set.files)
+        ]
+        self._blobs.forget(sorted(gone))
+        self._blobs.forget_derived(torn)
+        self._images.incomplete(each.id for each in affected)
+        return Lost(
+            tuple(_name(each) for each in affected),
+            tuple(_name(each) for each in affected if each.source_id is None),
+        )
+
+    def _tell_missing(self, digests: list[str], rows: dict[str, BlobRecord]) -> None:
+        for sha256 in digests[:LINES]:
+            expected = rows[sha256].size
+            _LOG.error("blob %s: expected a file of %d bytes, got none; fetching it again", sha256, expected)
+        if len(digests) > LINES:
+            _LOG.error("and %d more files that are missing", len(digests) - LINES)
 
     def unpack_archives(self, sets: Iterable[StoredSet], present: Iterable[str]) -> dict[str, str]:
         """Unpack boot loader archives that are here and not unpacked. Returns archive -> why it was refused."""
@@ -99,40 +141,13 @@ class Housekeeper:
             and all(file.ftype != ARCHIVE or file.sha256 in derived for file in each.resource_set.files)
         ]
 
-    def expired(self, sets: Iterable[StoredSet]) -> list[StoredSet]:
-        """Marked sets whose grace time has passed."""
-        before = self._before()
-        return [each for each in sets if each.marked is not None and each.marked < before]
-
-    def sweep(self, sets: Iterable[StoredSet]) -> list[str]:
-        """Delete files that no set names, after the grace time. Call it when nothing serves them by name any more."""
-        derived = self._blobs.derived()
-        used = {file.sha256 for each in sets for file in each.resource_set.files}
-        stale_archives = [archive for archive in derived if archive not in used]
-        used |= {file.sha256 for archive, inner in derived.items() if archive in used for file in inner}
-        used.update(self.arriving())
-        unused = self._blobs.unused_since(used, self._before())
-        if unused:
-            self._blobs.mark_removed(unused)
-            self._blobs.forget_derived([archive for archive in stale_archives if archive in unused])
-            freed = sum(self._store.remove(sha256) for sha256 in unused)
-            _LOG.info("removed %d files that nothing names any more, %d bytes", len(unused), freed)
-        for sha256 in self._store.partials():
-            if sha256 not in used:
-                self._store.discard_partial(sha256)
-        return unused
-
-    def _before(self) -> str:
-        return (datetime.now(UTC) - timedelta(seconds=self._grace_s)).isoformat(timespec="microseconds")
-
     def _adoptable(self, sha256: str, size: int) -> BlobRecord | None:
-        """A file that has its chunk list was verified before it got its name."""
+        """A file that has its chunk list was verified before it got its name, if this region has put it there."""
         try:
             chunks = self._store.chunk_list(sha256)
         except FileNotFoundError:
             chunks = b""
         if len(chunks) != DIGEST_BYTES * chunk_count(size):
-            _LOG.warning("%s: a file that is not ours is left alone", self._store.path_of(sha256))
             return None
         return BlobRecord(sha256, size, chunk_root(chunks))
 
@@ -152,3 +167,7 @@ class Housekeeper:
             files.append(DerivedFile(inner, sha256, len(data)))
             blobs.append(BlobRecord(sha256, len(data), root))
         self._blobs.record_derived(archive, files, blobs)
+
+
+def _name(stored: StoredSet) -> str:
+    return f"{stored.resource_set.resource.name} {stored.resource_set.version}"

@@ -36,7 +36,7 @@ class Room:
 
     def reserve(self, wanted: Iterable[Fetch]) -> None:
         """Room for what these files still lack. Raises InsufficientSpace with the sum, and reserves nothing then."""
-        lacking = {each.sha256: max(each.size - self._partial_bytes(each.sha256), 0) for each in wanted}
+        lacking = {each.sha256: max(each.size - self._store.kept_bytes(each.sha256), 0) for each in wanted}
         total = sum(lacking.values())
         free = self._store.free_bytes()
         try:
@@ -73,9 +73,3 @@ class Room:
             f"got {max(free_bytes, 0)}."
         )
         self._banners.raise_(LOW_SPACE, text, "Free some disk space or remove selections.")
-
-    def _partial_bytes(self, sha256: str) -> int:
-        try:
-            return self._store.partial_path(sha256).stat().st_size
-        except FileNotFoundError:
-            return 0

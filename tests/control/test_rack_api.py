@@ -122,7 +122,7 @@ def test_a_chunk_list_of_nothing_is_404_and_of_what_was_removed_410(region: Regi
     assert rack.get(f"/rack/v1/chunks/{'0' * 64}").status_code == 404
     assert rack.get("/rack/v1/chunks/nonsense").status_code == 400
     spare = next(sha for sha, blob in region.blobs.present().items() if blob.size == 90_000 or blob.size < 100)
-    region.blobs.mark_removed([spare])
+    region.blobs.take_away([spare])
     answer = rack.get(f"/rack/v1/chunks/{spare}")
     assert answer.status_code == 410 and spare in answer.json()["detail"]
 

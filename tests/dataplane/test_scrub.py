@@ -122,16 +122,16 @@ def test_a_scrub_is_no_use_of_a_segment(cache: Cache) -> None:
 
 def at_the_next_open(monkeypatch: pytest.MonkeyPatch, before: Callable[[], None], after: Callable[[], None]) -> None:
     """What happens to the cache just before and just after the scrub opens a file, once."""
-    ordinary = scrub._open
+    ordinary = scrub.open_direct
 
     def opened(path: Path) -> int:
-        monkeypatch.setattr(scrub, "_open", ordinary)
+        monkeypatch.setattr(scrub, "open_direct", ordinary)
         before()
         fd = ordinary(path)
         after()
         return fd
 
-    monkeypatch.setattr(scrub, "_open", opened)
+    monkeypatch.setattr(scrub, "open_direct", opened)
 
 
 def test_a_segment_that_left_and_came_back_half_filled_is_not_damaged(
@@ -186,7 +186,7 @@ def test_an_error_that_is_not_the_disks_is_no_damage(cache: Cache, monkeypatch: 
     def refused(path: Path) -> int:
         raise OSError(errno.EMFILE, "too many")
 
-    monkeypatch.setattr(scrub, "_open", refused)
+    monkeypatch.setattr(scrub, "open_direct", refused)
     world.whole_pass()
     assert (world.found, world.blob.states(0, 1)[0]) == ([], PRESENT)
 

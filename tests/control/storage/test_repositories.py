@@ -111,7 +111,7 @@ def test_images_outlive_their_source(database: Database) -> None:
 def test_a_removed_blob_is_remembered_until_it_is_here_again(database: Database) -> None:
     blobs = BlobRepository(database)
     blobs.record([BlobRecord(sha("a"), 10, ROOT)])
-    blobs.mark_removed([sha("a")])
+    blobs.take_away([sha("a")])
     assert blobs.get(sha("a")) is None and blobs.is_removed(sha("a")) and not blobs.is_removed(sha("b"))
     blobs.record([BlobRecord(sha("a"), 10, ROOT)])
     assert blobs.present() == {sha("a"): BlobRecord(sha("a"), 10, ROOT)} and not blobs.is_removed(sha("a"))
