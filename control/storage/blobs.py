@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from bootplane.control.storage.database import Database, now_text
-from bootplane.control.storage.models import BlobRow, DerivedRow, FileRow, UploadFileRow
+from bootplane.control.storage.models import BlobRow, DerivedRow, FileRow, UploadFileRow, UploadRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Checks:
     newest: str | None
 
 
+UPLOADED = "complete"  # state of an upload that has become a set
 BATCH = 500  # digests in one statement
 
 
@@ -129,7 +130,8 @@ class BlobRepository:
         """Of these, those that no set and no upload names count as removed from here on: their files may go. Returns
         them."""
         named = sa.select(FileRow.sha256)
-        uploaded = sa.select(UploadFileRow.sha256)
+        uploaded = sa.select(UploadFileRow.sha256).join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
+        uploaded = uploaded.where(UploadRow.state != UPLOADED)
         of_archives = sa.select(DerivedRow.sha256).where(DerivedRow.archive_sha256.in_(named))
         gone: list[str] = []
         with self._database.begin() as session:

@@ -223,7 +223,7 @@ def test_a_store_that_is_not_mounted_is_said_and_its_return_costs_nothing(
 def test_files_an_operator_has_copied_into_the_store_are_taken_in_when_they_are_right(
     tmp_path: Path, source: dict[str, Any]
 ) -> None:
-    with filled(tmp_path / "d", source) as (region, client):
+    with filled(tmp_path / "d", source) as (region, _client):
         store = region.store
     data = os.urandom(3 << 20)
     sha256 = sha256_hex(data)
