@@ -8,6 +8,7 @@ what an upload is (control.uploads), who may (sessions; the middleware that boun
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -50,7 +51,8 @@ class Intake:
         self._ending = True
         self._uploads.end()
         for wait in list(self._waits):
-            wait.reschedule(0.0)
+            with contextlib.suppress(RuntimeError):  # it is over already
+                wait.reschedule(0.0)
 
     def close(self) -> None:
         """After the loop has nothing left to do."""
@@ -99,14 +101,16 @@ class Intake:
                         wait.reschedule(loop.time() + self._stall_s)
                 finally:
                     self._waits.discard(wait)
-        except TimeoutError:
+        except (TimeoutError, ClientDisconnect) as error:
+            if batch:
+                await self._work(partial(receiving.write, batch))
+            if isinstance(error, ClientDisconnect):
+                raise CallerError(f"{receiving.file.name}: the client has left; what has arrived is kept") from None
             if self._ending:
                 raise Unavailable("the region ends; it goes on with the upload when it is back") from None
             raise Unavailable(
                 f"{receiving.file.name}: expected a byte within {self._stall_s:g} s, got none; what has arrived is kept"
             ) from None
-        except ClientDisconnect:
-            raise CallerError(f"{receiving.file.name}: the client has left; what has arrived is kept") from None
         if batch:
             await self._work(partial(receiving.write, batch))
 

@@ -270,13 +270,13 @@ def _send(
         sent = start
         with _early_answers():
             for piece in _pieces(source, start):
-                if _has_answered(connection):
+                passed = _pass(connection, piece, patience_s)
+                sent += passed
+                if passed < len(piece):
                     break
-                connection.send(piece)
-                sent += len(piece)
                 view.sent(document, wanted["name"], before + sent)
-        if sent < source.size and not _has_answered(connection):
-            raise _changed(source)  # it became shorter
+        if sent < source.size:
+            _refuse_changed(source)  # it became shorter
         answer: dict[str, Any] = region.answer(connection, "PUT", path, patience_s)
         return answer
 
@@ -290,5 +290,18 @@ def _early_answers() -> Iterator[None]:
         return
 
 
-def _has_answered(connection: http.client.HTTPConnection) -> bool:
-    return bool(select.select([connection.sock], [], [], 0)[0])
+def _pass(connection: http.client.HTTPConnection, piece: memoryview, patience_s: float) -> int:
+    """Sends *piece*; fewer bytes than it has when the region has answered already, which is a refusal."""
+    sock = connection.sock
+    if hasattr(sock, "pending"):  # TLS: what can be read need not be an answer
+        connection.send(piece)
+        return len(piece)
+    sent = 0
+    while sent < len(piece):
+        readable, writable, _ = select.select([sock], [sock], [], patience_s)
+        if readable:
+            break
+        if not writable:
+            raise TimeoutError
+        sent += sock.send(piece[sent:])
+    return sent
