@@ -117,7 +117,8 @@ def restore(
     """The region of *file* in *data*, whose database becomes *database* or SQLite. Raises BackupError, StartError."""
     file, data = file.absolute(), data.expanduser().absolute()
     datadir.prepare(data)
-    foreign = sorted({entry.name for entry in data.iterdir()} - {"image-storage", "lost+found"})
+    names = {entry.name for entry in data.iterdir() if not entry.name.startswith(".restore-")}  # of a killed one
+    foreign = sorted(names - {"image-storage", "lost+found", "region.lock"})
     if foreign:
         raise BackupError(
             f"{data}: expected a directory with nothing in it but image-storage, got one with {foreign[0]!r}"
@@ -125,6 +126,8 @@ def restore(
     lock = datadir.Lock(data / "region.lock", "region")
     folder = data / f".restore-{os.getpid()}"
     try:
+        for left in data.glob(".restore-*"):
+            shutil.rmtree(left, ignore_errors=True)
         folder.mkdir(mode=0o700)
         manifest = _unpack(file, folder)
         revision = str(manifest["schema"])
@@ -188,11 +191,10 @@ def _snapshot(database: Database, target: Path, meter: Meter) -> int:
         with _frozen(database) as old_rows, made.engine.begin() as connection:
             progress = meter("copying the database", count_rows(old_rows), "rows")
             rows = sum(copy_all(old_rows, connection, progress).values())
-        with made.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("pragma journal_mode=delete")
-        return rows
     finally:
         made.close()
+    settle(target)
+    return rows
 
 
 @contextmanager
@@ -316,12 +318,23 @@ def _revive(path: Path) -> int:
         settings = SettingsRepository(made)
         version = int(settings.get(CATALOGUE_VERSION) or 0)
         settings.put({CATALOGUE_VERSION: str(version + CATALOGUE_LEAP), CATALOGUE_DIGEST: "restored"})
-        with made.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql("pragma journal_mode=delete")
         with made.engine.connect() as connection:
-            return count_rows(connection)
+            rows = count_rows(connection)
     finally:
         made.close()
+    settle(path)
+    return rows
+
+
+def settle(path: Path) -> None:
+    """All of an SQLite database that nobody has open in its one file, durably: no journal beside it."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("pragma journal_mode=delete")
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fill(source: Path, url: str, meter: Meter) -> int:

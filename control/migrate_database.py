@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootplane.control import config, datadir
-from bootplane.control.backup import BackupError, Meter, fill_empty
+from bootplane.control.backup import BackupError, Meter, fill_empty, settle
 from bootplane.control.holdings import SQLITE, opened
 
 KEPT_SUFFIX = ".before-postgresql"
@@ -42,8 +42,6 @@ def migrate_database(data: Path, url: str, meter: Meter = lambda _what, _total, 
             stack.callback(datadir.Lock(settings.data / "region.lock", "region").release)
         with opened(settings.database_url) as source:
             rows = fill_empty(source, url, meter)
-            with source.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-                connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
-                connection.exec_driver_sql("pragma journal_mode=delete")
+        settle(path)
         path.rename(kept)
     return Moved(rows, str(kept))

@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 import bootplane
 from bootplane.control.cli import (
+    backup,
     demo,
     doctor,
     events,
@@ -84,6 +85,9 @@ app.add_typer(sync.app, name="sync")
 app.add_typer(image.app, name="image")
 app.command("export-tree")(export.export_tree)
 app.command("migrate-maas")(migrate.migrate_maas)
+app.command("migrate-database")(migrate.migrate_database)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 app.add_typer(machine.app, name="machine")
 
 

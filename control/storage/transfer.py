@@ -60,7 +60,7 @@ def copy_all(
 def _copy(source: sa.Connection, target: sa.Connection, table: sa.Table, progress: Callable[[int], None]) -> int:
     insert = table.insert().values({column.name: sa.bindparam(column.name, type_=_type(column)) for column in table.c})
     count = 0
-    rows = source.execution_options(yield_per=BATCH).execute(sa.select(table))
+    rows = source.execute(sa.select(table), execution_options={"yield_per": BATCH})
     for batch in rows.mappings().partitions():
         target.execute(insert, [{key: _text(value) for key, value in row.items()} for row in batch])
         count += len(batch)
@@ -83,7 +83,7 @@ def _digest(connection: sa.Connection, table: sa.Table) -> tuple[int, str]:
 
 
 def _rows(connection: sa.Connection, table: sa.Table) -> Iterator[bytes]:
-    for row in connection.execution_options(yield_per=BATCH).execute(sa.select(table)).mappings():
+    for row in connection.execute(sa.select(table), execution_options={"yield_per": BATCH}).mappings():
         plain = {key: _text(value) for key, value in row.items()}
         yield json.dumps(plain, sort_keys=True, default=lambda raw: bytes(raw).hex()).encode()
 

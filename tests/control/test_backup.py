@@ -1,0 +1,281 @@
+"""`backup` and `restore`: one moment of a region that runs, and a region that goes on from it."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from typer.testing import CliRunner
+
+from bootplane.control import backup as module
+from bootplane.control.app import Region
+from bootplane.control.backup import BackupError, back_up, restore
+from bootplane.control.cli.main import app
+from bootplane.control.errors import StartError
+from bootplane.control.simplestreams.signer import Signer
+from bootplane.control.storage.database import Database
+from bootplane.control.storage.settings import SettingsRepository
+from tests.fakes.filled import filled
+from tests.fakes.regions import running
+
+KEYS = ("region-key", "admin-token")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Iterator[Region]:
+    with filled(tmp_path_factory.mktemp("site"), signer) as (region, client):
+        assert client.post("/api/v1/racks", json={"name": "r1"}).status_code in (201, 404, 405)
+        yield region
+
+
+@pytest.fixture(scope="module")
+def archive(site: Region, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    (site.settings.data / "bootplane.toml").write_text("parallel_downloads = 3\n")
+    file = tmp_path_factory.mktemp("backups") / "backup"
+    back_up(file, site.settings.data)
+    return file
+
+
+def members(file: Path) -> dict[str, bytes]:
+    with (
+        zstandard.ZstdDecompressor().stream_reader(file.open("rb")) as raw,
+        tarfile.open(mode="r|", fileobj=raw) as tar,
+    ):
+        return {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+
+
+@contextmanager
+def packed(file: Path) -> Iterator[tarfile.TarFile]:
+    with (
+        file.open("wb") as out,
+        zstandard.ZstdCompressor().stream_writer(out) as raw,
+        tarfile.open(mode="w|", fileobj=raw) as tar,
+    ):
+        yield tar
+
+
+def write(file: Path, parts: dict[str, bytes], **change: Any) -> Path:
+    """A backup of *parts*, whose manifest is right but for what *change* says."""
+    manifest = json.loads(parts["backup.json"]) | change
+    content = {**parts, "backup.json": json.dumps(manifest).encode()}
+    with packed(file) as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file
+
+
+def test_a_restored_region_goes_on_with_its_store(site: Region, archive: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    shutil.copytree(site.settings.data / "image-storage", data / "image-storage")
+    done = restore(archive, data)
+    assert done.region == site.region_id and done.rows > 50
+    before = site.publisher.current
+    with running(data) as (region, client):
+        assert region.region_id == site.region_id
+        assert region.admin_token == site.admin_token
+        assert region.key.secret_bytes() == site.key.secret_bytes()
+        assert region.settings.parallel_downloads == 3
+        images = client.get("/api/v1/images").json()["items"]
+        assert len(images) == 9 and all(image["complete"] for image in images)
+        after = region.publisher.current
+        assert after.contents.names == before.contents.names
+        assert after.version > before.version + 1000, "racks refuse a catalogue older than the one they have"
+
+
+def test_a_region_without_its_store_knows_what_to_fetch(archive: Path, tmp_path: Path) -> None:
+    restore(archive, tmp_path / "data")
+    with running(tmp_path / "data") as (region, client):
+        assert len(client.get("/api/v1/sources").json()["items"]) == 1
+        assert not region.images.sets()[0].complete
+
+
+def test_the_file_is_for_its_owner_alone_and_nothing_else_is_left(archive: Path) -> None:
+    assert archive.stat().st_mode & 0o777 == 0o600
+    assert [path.name for path in archive.parent.iterdir()] == ["backup"]
+    assert set(members(archive)) >= {"backup.json", "region.sqlite", "bootplane.toml", *KEYS}
+
+
+def test_restored_secrets_are_for_their_owner_alone(archive: Path, tmp_path: Path) -> None:
+    restore(archive, tmp_path / "data")
+    for name in (*KEYS, "region.sqlite"):
+        assert (tmp_path / "data" / name).stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in (tmp_path / "data").iterdir() if path.name not in ("image-storage",)) == sorted(
+        [*KEYS, "bootplane.toml", "region.sqlite"]
+    )
+
+
+def test_it_is_one_moment_while_others_write(tmp_path: Path) -> None:
+    with running(tmp_path / "data") as (region, _):
+        settings = SettingsRepository(region.database)
+        settings.put({"left": "0", "right": "0"})
+        stop = threading.Event()
+
+        def write_pairs() -> None:
+            number = 0
+            while not stop.is_set():
+                number += 1
+                settings.put({"left": str(number), "right": str(number)})
+
+        writer = threading.Thread(target=write_pairs)
+        writer.start()
+        try:
+            for turn in range(5):
+                back_up(tmp_path / f"{turn}", tmp_path / "data")
+        finally:
+            stop.set()
+            writer.join()
+    seen = []
+    for turn in range(5):
+        restore(tmp_path / f"{turn}", tmp_path / f"restored-{turn}")
+        database = Database(f"sqlite:///{tmp_path / f'restored-{turn}' / 'region.sqlite'}")
+        left, right = (SettingsRepository(database).get(key) for key in ("left", "right"))
+        database.close()
+        assert left == right
+        seen.append(int(left or 0))
+    assert seen == sorted(seen) and seen[-1] > seen[0]
+
+
+def test_from_postgresql_and_back_to_either(postgres: Any, archive: Path, tmp_path: Path, site: Region) -> None:
+    expected = rows(f"sqlite:///{site.settings.data / 'region.sqlite'}")
+    with postgres.database() as first, postgres.database() as second:
+        restore(archive, tmp_path / "one", first)
+        assert not (tmp_path / "one" / "region.sqlite").exists()
+        assert rows(first) == expected
+        back_up(tmp_path / "again", tmp_path / "one", first)
+        restore(tmp_path / "again", tmp_path / "two", second)
+        assert rows(second) == expected
+        restore(tmp_path / "again", tmp_path / "three")
+        assert rows(f"sqlite:///{tmp_path / 'three' / 'region.sqlite'}") == expected
+        with pytest.raises(BackupError, match="expected an empty one, got rows in"):
+            restore(archive, tmp_path / "four", second)
+        assert "region-key" not in {path.name for path in (tmp_path / "four").iterdir()}
+
+
+def rows(url: str) -> dict[str, int]:
+    """Table -> rows, of those that do not change by looking."""
+    import sqlalchemy as sa
+
+    from bootplane.control.storage.models import Model
+
+    database = Database(url)
+    try:
+        with database.engine.connect() as connection:
+            return {
+                table.name: connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
+                for table in Model.metadata.sorted_tables
+            }
+    finally:
+        database.close()
+
+
+def test_a_name_that_is_taken_is_refused(site: Region, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(BackupError, match="expected a name that is free"):
+        back_up(tmp_path / "file", site.settings.data)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_directory_with_anything_in_it_is_refused(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "notes").write_text("mine")
+    with pytest.raises(BackupError, match="with nothing in it but image-storage, got one with 'notes'"):
+        restore(archive, tmp_path / "data")
+    with running(tmp_path / "other"), pytest.raises(BackupError, match="got one with 'admin-token'"):
+        restore(archive, tmp_path / "other")
+
+
+def cut(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def flip(raw: bytes) -> bytes:
+    return raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:]
+
+
+@pytest.mark.parametrize("harm", [cut, flip, lambda _raw: b"", lambda _raw: b"no backup at all" * 99])
+def test_a_damaged_backup_leaves_nothing_behind(harm: Callable[[bytes], bytes], archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(harm(archive.read_bytes()))
+    with pytest.raises(BackupError, match=r"file: (expected|region\.sqlite: expected)"):
+        restore(tmp_path / "file", tmp_path / "data")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_what_a_backup_must_not_hold_is_refused(archive: Path, tmp_path: Path) -> None:
+    parts = members(archive)
+    listed = json.loads(parts["backup.json"])["members"]
+    outside = "../admin-token"
+    hostile = {**listed, outside: listed["admin-token"]}
+    for number, (content, change, words) in enumerate(
+        [
+            ({**parts, "extra": b"x"}, {}, "got 'extra', too"),
+            ({**parts, outside: b"x"}, {"members": hostile}, "expected members among"),
+            ({k: v for k, v in parts.items() if k != "region-key"}, {}, "expected region-key, got the end"),
+            ({**parts, "admin-token": b"another\n"}, {}, "admin-token: expected the sha256"),
+            (parts, {"format": 2}, "expected format 1, got 2"),
+            (parts, {"schema": "9999"}, "got 9999 of version"),
+            (parts, {"members": "none"}, "backup.json cannot be read"),
+        ]
+    ):
+        file = write(tmp_path / f"{number}", content, **change)
+        with pytest.raises(BackupError) as refused:
+            restore(file, tmp_path / "data")
+        assert words in str(refused.value)
+        assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_link_in_a_backup_is_refused(tmp_path: Path) -> None:
+    with packed(tmp_path / "file") as tar:
+        member = tarfile.TarInfo("backup.json")
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(BackupError, match=r"expected regular files, got 'backup\.json'"):
+        restore(tmp_path / "file", tmp_path / "data")
+
+
+def test_what_a_killed_restore_left_is_cleared_away(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / ".restore-1").mkdir(parents=True)
+    (tmp_path / "data" / ".restore-1" / "region-key").write_text("half")
+    restore(archive, tmp_path / "data")
+    assert not (tmp_path / "data" / ".restore-1").exists()
+
+
+def test_no_room_is_said_before_anything_is_written(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=20 << 20))
+    with pytest.raises(BackupError, match=r"expected \d+ bytes free, got 20971520"):
+        parts = members(archive)
+        huge = json.loads(parts["backup.json"])["members"] | {"region.sqlite": ["0" * 64, 1 << 30]}
+        restore(write(tmp_path / "file", parts, members=huge), tmp_path / "data")
+
+
+def test_a_directory_without_a_region_has_nothing_to_back_up(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="expected the data directory of a region"):
+        back_up(tmp_path / "file", tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_commands_say_what_they_did(site: Region, tmp_path: Path) -> None:
+    words = ["--data", str(site.settings.data)]
+    done = CliRunner().invoke(app, ["backup", str(tmp_path / "b"), *words])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith(f"Backed up region {site.region_id}: ") and "keys" in done.stderr
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "b"), "--data", str(tmp_path / "r")])
+    assert done.exit_code == 0 and done.stdout.startswith(f"Restored region {site.region_id} as of ")
+    done = CliRunner().invoke(app, ["restore", str(tmp_path / "b"), "--data", str(tmp_path / "r")])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    found = json.loads(CliRunner().invoke(app, ["backup", str(tmp_path / "c"), *words, "--json"]).stdout)
+    assert found["region"] == site.region_id
