@@ -27,7 +27,7 @@ from pathlib import Path
 from bootplane.control import config, datadir
 from bootplane.control.errors import Conflict, StartError
 from bootplane.control.legacy import state
-from bootplane.control.legacy.maas import SPACE_QUERY, Content, Inventory, MaasDatabase
+from bootplane.control.legacy.maas import CHUNK_BYTES, SPACE_QUERY, Content, Inventory, MaasDatabase
 from bootplane.control.legacy.mapping import Migration, Wanted, plan, selections_of
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository
@@ -36,7 +36,7 @@ from bootplane.control.storage.images import ImageRepository, WantedSet
 from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.settings import SettingsRepository
 from bootplane.control.sync.housekeeping import Housekeeper
-from bootplane.core.digest import chunk_root
+from bootplane.core.digest import Verifier, chunk_root
 from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.store import InsufficientSpace, Store, StoreError
 
@@ -104,7 +104,9 @@ def target(data: Path) -> Iterator[Target]:
         database = Database(settings.database_url)
         stack.callback(database.close)
         database.migrate()
-        yield Target(settings.data, database, settings.disk_reserve_bytes)
+        region = Target(settings.data, database, settings.disk_reserve_bytes)
+        stack.callback(datadir.Lock(region.store.directory / ".lock", "region").release)
+        yield region
 
 
 def present_in(data: Path) -> tuple[dict[str, int], int]:
@@ -159,7 +161,7 @@ def migrate(
         state.begin(region.settings, region.banners, f"{len(blocking)} files are damaged.")
         return report
     state.succeed(region.settings, region.banners)
-    return _unlinked(maas, region, inventory, report) if unlink else report
+    return _unlinked(maas, region, inventory, report, meter) if unlink else report
 
 
 # -- files
@@ -200,10 +202,7 @@ def _fetch_all(maas: MaasDatabase, region: Target, made: Migration, progress: Ca
     damaged: set[str] = set()
     known = region.blobs.present()
     for sha256, content in made.contents().items():
-        if region.store.has(sha256, content.total_size):
-            if sha256 not in known:  # its row was lost with a kill between rename and commit
-                root = chunk_root(region.store.chunk_list(sha256))
-                region.blobs.record([BlobRecord(sha256, content.total_size, root)])
+        if region.store.has(sha256, content.total_size) and (sha256 in known or _is_right(region, content)):
             continue
         try:
             _fetch(maas, region, content, progress)
@@ -213,6 +212,26 @@ def _fetch_all(maas: MaasDatabase, region: Target, made: Migration, progress: Ca
             continue
         _complete(region, made, quiet=True)
     return damaged
+
+
+def _is_right(region: Target, content: Content) -> bool:
+    """Whether a file that the database does not know is what its name says; then its row is written.
+
+    It lost its row by a kill between rename and commit, or it is somebody's: its name alone is no proof.
+    """
+    verifier = Verifier(content.sha256, content.total_size, str(region.store.path_of(content.sha256)))
+    try:
+        with region.store.path_of(content.sha256).open("rb") as file:
+            while block := file.read(CHUNK_BYTES):
+                verifier.update(block)
+        root = verifier.finish().root
+        if chunk_root(region.store.chunk_list(content.sha256)) != root:
+            return False
+    except (DigestMismatch, OSError) as error:
+        _LOG.warning("%s; taking it from the MAAS database again", error)
+        return False
+    region.blobs.record([BlobRecord(content.sha256, content.total_size, root)])
+    return True
 
 
 def _fetch(maas: MaasDatabase, region: Target, content: Content, progress: Callable[[int], None]) -> None:
@@ -289,17 +308,31 @@ def _select(region: Target, wanted: Collection[Wanted]) -> None:
 # -- the end
 
 
-def _unlinked(maas: MaasDatabase, region: Target, inventory: Inventory, report: Report) -> Report:
-    """Remove the objects whose content is here, file and row, each in a transaction of its own."""
+def _unlinked(maas: MaasDatabase, region: Target, inventory: Inventory, report: Report, meter: Meter) -> Report:
+    """Remove the objects whose content is here, file and row, each in a transaction of its own.
+
+    There is no way back, so each file is read and hashed once more before its object goes; a rotten one is taken from
+    there again.
+    """
     rows = region.blobs.present()
     count = nbytes = 0
-    for content in inventory.contents.values():
-        row = rows.get(content.sha256)
-        if content.oid is None or content.object_bytes is None or row is None or row.size != content.total_size:
-            continue
-        if region.store.has(content.sha256, content.total_size) and maas.unlink(content):
+    going = [
+        content
+        for content in inventory.contents.values()
+        if content.oid is not None and content.object_bytes is not None and content.sha256 in rows
+    ]
+    progress = meter("verifying", sum(content.total_size for content in going))
+    for content in going:
+        if not (region.store.has(content.sha256, content.total_size) and _is_right(region, content)):
+            try:
+                _fetch(maas, region, content, lambda _n: None)
+            except DigestMismatch as error:  # neither side has it right: nothing more is thrown away
+                _LOG.warning("%s", error)
+                continue
+        progress(content.total_size)
+        if maas.unlink(content):
             count += 1
-            nbytes += content.object_bytes
+            nbytes += content.object_bytes or 0
     return replace(report, removed_objects=count, removed_bytes=nbytes)
 
 

@@ -14,6 +14,8 @@ from bootplane.control.legacy import state
 from bootplane.control.legacy.maas import MaasDatabase, MaasError
 from bootplane.control.legacy.migrate import Report
 from bootplane.control.mirror_publish import pack
+from bootplane.control.storage.blobs import BlobRepository
+from bootplane.control.storage.database import Database
 from bootplane.dataplane.store import InsufficientSpace
 from tests.fakes.maas import GENERATED, MISSING_OID, UPLOADED, Maas
 from tests.fakes.mirror import content, make_file
@@ -299,6 +301,47 @@ def test_objects_stay_unless_told_and_go_when_told(maas: Maas, carry_out: CarryO
     again = carry_out(unlink=True)
     assert again.succeeded and again.removed_objects == 0 and again.remarks == ()
     assert [row.state for row in dry_run().rows] == ["here"]
+
+
+@pytest.mark.parametrize("harm", [False, True])
+def test_a_file_that_lost_its_row_is_hashed_before_it_is_believed(
+    maas: Maas, data: Path, carry_out: CarryOut, harm: bool
+) -> None:
+    maas.image("noble")
+    carry_out()
+    name = digest("noble-amd64-squashfs-20240501", 20_000)
+    database = Database(f"sqlite:///{data / 'region.sqlite'}")
+    BlobRepository(database).forget([name])
+    database.close()
+    path = data / "image-storage" / name
+    if harm:
+        path.chmod(0o644)
+        path.write_bytes(b"x" * 20_000)
+    done = carry_out(unlink=True)
+    assert done.succeeded and done.removed_objects == 3
+    assert name in stored(data)
+
+
+def test_a_rotten_file_is_mended_before_its_object_goes(maas: Maas, data: Path, carry_out: CarryOut) -> None:
+    maas.image("noble")
+    carry_out()
+    name = digest("noble-amd64-squashfs-20240501", 20_000)
+    (data / "image-storage" / name).chmod(0o644)
+    (data / "image-storage" / name).write_bytes(b"x" * 20_000)
+    assert (carry_out(unlink=True).removed_objects, maas.objects()) == (3, 0)
+    assert name in stored(data)
+
+
+def test_an_object_stays_when_neither_side_has_it_right(maas: Maas, data: Path, carry_out: CarryOut) -> None:
+    files = maas.image("noble")
+    carry_out()
+    path = data / "image-storage" / digest("noble-amd64-squashfs-20240501", 20_000)
+    path.chmod(0o644)
+    path.write_bytes(b"x" * 20_000)
+    oid = maas.large_object(b"y" * 20_000)
+    maas.one("update maasserver_largefile set content = %s where id = %s returning id", oid, files["squashfs"])
+    assert carry_out(unlink=True).removed_objects == 2
+    assert maas.one("select 1 from pg_largeobject_metadata where oid = %s", oid) == 1
 
 
 def test_a_full_disk_is_said_before_the_first_byte(
