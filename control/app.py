@@ -32,6 +32,7 @@ from bootplane.control.api.routes import router
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.api.uploads import Intake
 from bootplane.control.api.uploads import router as uploads_router
+from bootplane.control.banners import Board
 from bootplane.control.bulk import BulkServer
 from bootplane.control.catalogue import Publisher, contents
 from bootplane.control.config import Settings
@@ -42,7 +43,7 @@ from bootplane.control.metadata import MetadataApi
 from bootplane.control.rack_api import RackApi
 from bootplane.control.racks import RackBook
 from bootplane.control.service import RegionService
-from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.storage.banners import Banner, BannerRepository
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.images import ImageRepository
@@ -60,12 +61,14 @@ from bootplane.control.sync.dbos_engine import DbosEngine
 from bootplane.control.sync.download import Downloader
 from bootplane.control.sync.engine import SyncEngine
 from bootplane.control.sync.housekeeping import Housekeeper
+from bootplane.control.sync.limits import SyncLimits
 from bootplane.control.sync.owner import OwnerFile
 from bootplane.control.sync.progress import Progress
 from bootplane.control.sync.refresh import Refresher
 from bootplane.control.sync.removal import Removal
 from bootplane.control.sync.sources import SourceKeeper
 from bootplane.control.sync.space import Room
+from bootplane.control.sync.transport import Transport
 from bootplane.control.sync.users import Users
 from bootplane.control.tickets import Tickets
 from bootplane.control.timeline import Timeline
@@ -117,11 +120,11 @@ class Region:
         self.images = ImageRepository(self.database)
         self.blobs = BlobRepository(self.database)
         self.runs = RunRepository(self.database)
-        self.banners = BannerRepository(self.database)
         self.region_id = self.settings_rows.get_or_put(REGION_ID, _new_region_id())
 
         self.hub = Hub()
         timeline_rows = TimelineRepository(self.database)
+        self.banners = BannerRepository(self.database, self._banner_changed)
         self.timeline = Timeline(
             timeline_rows, self.hub, age_s=settings.timeline_age_s, events=settings.timeline_events
         )
@@ -132,10 +135,13 @@ class Region:
         self.bulk = BulkServer(self.store, settings.bulk)
         self._undo.callback(self.bulk.stop)
         self.sessions = Sessions(self.admin_token, self.key.secret_bytes())
-        keeper = SourceKeeper(self.sources)
+        board = Board(self.banners)
+        transport = Transport(self.sources, proxy=settings.proxy, no_proxy=settings.no_proxy)
+        keeper = SourceKeeper(self.sources, transport.fetcher, board=board, frozen_after_s=settings.frozen_after_s)
+        refresher = Refresher(self.sources, self.selections, self.images, self.blobs, keeper, board)
+        limits = SyncLimits(self.settings_rows)
         self.housekeeper = Housekeeper(self.store, self.blobs, self.images, settings.removal_grace_s)
         progress = Progress()
-        refresher = Refresher(self.sources, self.selections, self.images, self.blobs, keeper)
         self.custody = Custody(
             store=self.store,
             owner=OwnerFile(self.store.directory, self.settings_rows, self.database.make_durable),
@@ -166,12 +172,22 @@ class Region:
             images=self.images,
             blobs=self.blobs,
             runs=self.runs,
-            banners=self.banners,
+            settings=self.settings_rows,
+            board=board,
+            limits=limits,
             refresher=refresher,
             housekeeper=self.housekeeper,
             removal=self.removal,
             engine=engine or self._engine(settings),
-            downloader=Downloader(self.store, self.blobs, self.runs, progress, attempts=settings.fetch_attempts),
+            downloader=Downloader(
+                self.store,
+                self.blobs,
+                self.runs,
+                progress,
+                attempts=settings.fetch_attempts,
+                fetcher=transport.fetcher,
+                throttle=limits.throttle,
+            ),
             progress=progress,
             room=Room(self.store, self.banners, settings.low_space_bytes),
             hub=self.hub,
@@ -191,6 +207,7 @@ class Region:
             banners=self.banners,
             racks=self.racks,
             keeper=keeper,
+            refresher=refresher,
             coordinator=self.coordinator,
             publisher=self.publisher,
             hub=self.hub,
@@ -215,6 +232,13 @@ class Region:
         self._undo.callback(self.intake.close)
         self._undo.callback(self.uploads.close)
         self.app = self._application()
+
+    def _banner_changed(self, banner: Banner, stands: bool) -> None:
+        if stands:
+            _LOG.warning("banner %s: %s", banner.id, banner.text)
+        else:
+            _LOG.info("banner %s ended", banner.id)
+        self.hub.publish("banner", {"id": banner.id, "stands": stands, "text": banner.text, "remedy": banner.remedy})
 
     def _engine(self, settings: Settings) -> SyncEngine:
         return DbosEngine(

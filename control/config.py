@@ -11,6 +11,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ByteSize, Field, ValidationError, field_validator
 from pydantic_settings import (
@@ -52,6 +53,9 @@ class Settings(BaseSettings):
     sync_interval: float = Field(default=3600.0, ge=0)
     removal_grace: float = Field(default=24 * 3600.0, ge=0)
     audit_interval: float = Field(default=7 * 24 * 3600.0, ge=0)
+    frozen_after: float = Field(default=45 * 24 * 3600.0, ge=0)
+    proxy: str | None = None
+    no_proxy: str = ""
     lease: float = Field(default=10.0, gt=0)
     timeline_age: float = Field(default=30 * 24 * 3600.0, gt=0)
     timeline_events: int = Field(default=200_000, ge=1)
@@ -60,6 +64,16 @@ class Settings(BaseSettings):
     @classmethod
     def _is_address(cls, value: str) -> str:
         split_address(value)
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_proxy(cls, value: str | None) -> str | None:
+        """Empty means none, whatever the environment says."""
+        if value and (urlsplit(value).scheme != "http" or not urlsplit(value).hostname):
+            raise ValueError(
+                "expected an http URL like http://proxy:3128"
+            )  # without what was got: it may hold a password
         return value
 
     @property
@@ -88,6 +102,11 @@ class Settings(BaseSettings):
     def audit_interval_s(self) -> float:
         """Seconds in which every file of the store is hashed once; 0: only what is in doubt."""
         return self.audit_interval
+
+    @property
+    def frozen_after_s(self) -> float:
+        """Seconds after which an index that has not moved is warned of; 0: never."""
+        return self.frozen_after
 
     @property
     def lease_s(self) -> float:

@@ -13,7 +13,7 @@ from bootplane.control.timeline import KINDS, Timeline
 from bootplane.core.counters import COUNTERS
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SYNC_STATES = ("idle", "refreshing", "downloading", "finishing", "stopped", "failed", "complete")
+SYNC_STATES = ("idle", "refreshing", "downloading", "paused", "finishing", "stopped", "failed", "complete")
 
 
 class RegionCollector(Collector):

@@ -33,7 +33,9 @@ from bootplane.control.storage.selections import SelectionRepository
 from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.custody import Custody
+from bootplane.control.sync.refresh import Refresher
 from bootplane.control.sync.sources import SourceKeeper
+from bootplane.control.sync.transport import context_of
 from bootplane.control.timeline import Timeline
 from bootplane.dataplane.cachereport import CacheReport, Evicted, RefusedChunk
 from bootplane.dataplane.limits import disk_warning
@@ -60,6 +62,7 @@ class RegionService:
         banners: BannerRepository,
         racks: RackBook,
         keeper: SourceKeeper,
+        refresher: Refresher,
         coordinator: Coordinator,
         publisher: Publisher,
         hub: Hub,
@@ -71,6 +74,7 @@ class RegionService:
         self._store, self._sources, self._selections = store, sources, selections
         self._images, self._blobs, self._banners, self._racks = images, blobs, banners, racks
         self._keeper, self._coordinator, self._publisher = keeper, coordinator, publisher
+        self._refresher = refresher
         self._hub, self._timeline, self._login_link = hub, timeline, login_link
         self._custody = custody
 
@@ -115,10 +119,16 @@ class RegionService:
     # -- boot sources
 
     def sources(self) -> list[dict[str, Any]]:
-        return [_source(record) for record in self._sources.list()]
+        return [self._source(record) for record in self._sources.list()]
 
     def add_source(
-        self, url: str, keyring: str | None, unsigned: bool, priority: int | None, name: str | None
+        self,
+        url: str,
+        keyring: str | None,
+        unsigned: bool,
+        priority: int | None,
+        name: str | None,
+        ca: str | None = None,
     ) -> dict[str, Any]:
         """Fetches and verifies the index before anything is stored. Raises Refused in the source's one sentence."""
         url = url.strip()
@@ -138,7 +148,9 @@ class RegionService:
             name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if n not in taken)
         elif name in taken:
             raise Conflict(f"boot source {name!r}: there is one of this name already")
-        candidate = BootSource("0", name, url, loaded.data if loaded else None, unsigned, priority or 0)
+        if ca:
+            context_of([ca])
+        candidate = BootSource("0", name, url, loaded.data if loaded else None, unsigned, priority or 0, ca=ca or "")
         reading = self._keeper.read(candidate)
         record = self._sources.add(
             name=name,
@@ -148,24 +160,26 @@ class RegionService:
             priority=priority,
             fingerprints=loaded.fingerprints if loaded else (),
             updated=reading.updated.isoformat() if reading.updated else None,
+            ca=candidate.ca,
         )
         self._keeper.remember(record.source, reading)
         self._hub.publish("sources", {"id": int(record.source.id)})
-        return _source(record)
+        return self._source(record)
 
     def remove_source(self, key: str) -> dict[str, Any]:
         """Images that came from it stay while they are selected."""
         record = self._sources.remove(key)
         self._keeper.forget(record.source.id)
         self._hub.publish("sources", {"id": int(record.source.id)})
-        return _source(record)
+        return self._source(record)
 
-    def check_source(self, key: str) -> dict[str, Any]:
-        """Looks at it now. A refusal stands in the document's ``error``; what was accepted before stays."""
+    def check_source(self, key: str, accept_older: bool = False) -> dict[str, Any]:
+        """Looks at it now. A refusal stands in the document's ``error``; what was accepted before stays, unless
+        *accept_older* takes what is older than that."""
         record = self._sources.find(key)
-        self._keeper.look(record.source, patient=False)
+        self._keeper.look(record.source, patient=False, accept_older=accept_older)
         self._hub.publish("sources", {"id": int(record.source.id)})
-        return _source(self._sources.find(record.source.id))
+        return self._source(self._sources.find(record.source.id))
 
     # -- selections
 
@@ -207,6 +221,11 @@ class RegionService:
 
     def start_sync(self) -> dict[str, Any]:
         self._coordinator.request()
+        return self.sync_status()
+
+    def set_sync(self, changes: Mapping[str, int | str | None]) -> dict[str, Any]:
+        """The limits that *changes* names; null lifts one."""
+        self._coordinator.set_limits(changes)
         return self.sync_status()
 
     def stop_sync(self) -> dict[str, Any]:
@@ -308,6 +327,13 @@ class RegionService:
 
     # -- how
 
+    def _source(self, record: SourceRecord) -> dict[str, Any]:
+        reading = self._keeper.last(record.source.id)
+        return _source(record) | {
+            "warnings": list(reading.warnings) if reading else [],
+            "passed_over": self._refresher.passed_over(record.source.id),
+        }
+
     def _rack(self, record: RackRecord) -> dict[str, Any]:
         limits = self._racks.limits(record.id)
         heard = self._racks.heard(record.id)
@@ -353,6 +379,7 @@ class RegionService:
             "version": resource_set.version,
             "complete": stored.complete,
             "size": resource_set.size,
+            "source": self._source_name(stored),
             "files": files,
             "rtype": resource.rtype,
             "base_image": resource.base_image,
@@ -362,6 +389,10 @@ class RegionService:
                 if each.resource_set.resource.name == resource.name
             ],
         }
+
+    def _source_name(self, stored: StoredSet) -> str | None:
+        names = {record.source.id: record.source.name for record in self._sources.list()}
+        return names.get(stored.source_id or "")
 
     def _loader_files(self, stored: StoredSet, table: Any) -> list[dict[str, Any]]:
         """A boot loader's files as machines see them: what was unpacked, and the archive itself until then."""
@@ -408,6 +439,7 @@ def _source(record: SourceRecord) -> dict[str, Any]:
         "priority": source.priority,
         "enabled": source.enabled,
         "unsigned": source.unsigned,
+        "own_ca": bool(source.ca),
         "fingerprints": list(record.fingerprints),
         "last_checked": _time(record.last_checked),
         "last_updated": _time(record.last_updated),

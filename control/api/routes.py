@@ -58,15 +58,15 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
 
     @api.post("/sources", response_model=schemas.Source, status_code=201)
     def add_source(body: schemas.SourceIn) -> Any:
-        return service.add_source(body.url, body.keyring, body.unsigned, body.priority, body.name)
+        return service.add_source(body.url, body.keyring, body.unsigned, body.priority, body.name, body.ca)
 
     @api.delete("/sources/{key}", response_model=schemas.Source)
     def remove_source(key: str) -> Any:
         return service.remove_source(key)
 
     @api.post("/sources/{key}/check", response_model=schemas.Source)
-    def check_source(key: str) -> Any:
-        return service.check_source(key)
+    def check_source(key: str, accept_older: bool = False) -> Any:
+        return service.check_source(key, accept_older)
 
     @api.get("/selections", response_model=schemas.Selections)
     def list_selections() -> Any:
@@ -87,6 +87,10 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     @api.post("/sync", response_model=schemas.Sync, status_code=202)
     def start_sync() -> Any:
         return service.start_sync()
+
+    @api.patch("/sync", response_model=schemas.Sync)
+    def set_sync(body: schemas.SyncIn) -> Any:
+        return service.set_sync(body.model_dump(exclude_unset=True))
 
     @api.post("/sync/stop", response_model=schemas.Sync)
     def stop_sync() -> Any:

@@ -26,6 +26,12 @@ class SourceIn(_In):
     unsigned: bool = False
     priority: Annotated[int | None, Field(ge=0, le=1_000_000)] = None
     name: Annotated[str | None, Field(max_length=64)] = None
+    ca: Annotated[str | None, Field(max_length=1 << 20)] = None  # PEM
+
+
+class SyncIn(_In):
+    limit_bytes_s: Annotated[int | None, Field(strict=True, ge=0)] = None
+    window: Annotated[str | None, Field(strict=True, max_length=16)] = None
 
 
 class Source(_Out):
@@ -35,10 +41,13 @@ class Source(_Out):
     priority: int
     enabled: bool
     unsigned: bool
+    own_ca: bool
     fingerprints: list[str]
     last_checked: str | None
     last_updated: str | None
     error: str | None
+    warnings: list[str]
+    passed_over: list[str]
 
 
 class SelectionIn(_In):
@@ -75,6 +84,9 @@ class Sync(_Out):
     bytes_done: int
     rate: int
     eta_s: float | None
+    limit_bytes_s: int | None
+    window: str | None
+    window_open: bool
     started: str | None
     finished: str | None
     error: str | None
@@ -112,6 +124,7 @@ class Image(_Out):
     version: str
     complete: bool
     size: int
+    source: str | None
     files: list[ImageFile]
     packages: list[Package] | None = None
     rtype: str = "synced"

@@ -32,4 +32,6 @@ def _describe(event: client.Event) -> str:
     data: Any = event.data
     if event.name == "sync" and isinstance(data, dict) and "bytes_done" in data:
         return describe_sync(data)
+    if event.name == "banner" and isinstance(data, dict) and data.get("id"):
+        return f"{data['id']}: {data['text']} {data['remedy']}" if data["stands"] else f"{data['id']}: ended"
     return json_module.dumps(data, ensure_ascii=False) if isinstance(data, (dict, list)) else str(data)

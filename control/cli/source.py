@@ -14,6 +14,8 @@ from bootplane.control.cli.options import Data, Json
 
 DEFAULT_URL = "http://images.maas.io/ephemeral-v3/stable/"
 DEFAULT_KEYRING = Path("/usr/share/keyrings/ubuntu-cloudimage-keyring.gpg")
+CA_LIMIT_BYTES = 1 << 20
+SHOWN = 3
 KEYRING_LIMIT_BYTES = 4 << 20  # Canonical's has 4 KiB; a disk image given by mistake is not sent
 
 app = typer.Typer(help="Boot sources: signed simplestreams mirrors.", no_args_is_help=True)
@@ -44,6 +46,15 @@ def add(
         int | None, typer.Option(help="The higher one wins where two offer a product.", show_default=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="A name to call it by.", show_default=False)] = None,
+    ca: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca",
+            metavar="FILE",
+            show_default=False,
+            help="Certificates in PEM that vouch for its host, beside those the region's system trusts.",
+        ),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -57,6 +68,8 @@ def add(
         body["priority"] = priority
     if name is not None:
         body["name"] = name
+    if ca is not None:
+        body["ca"] = read_ca(ca)
     document = client.connect(data).post("/sources", body, client.SLOW_TIMEOUT_S)
     if json:
         output.print_json(document)
@@ -86,6 +99,21 @@ def list_sources(data: Data = None, json: Json = False) -> None:
     for item in document["items"]:
         if item["error"]:
             output.say(f"{item['name']}: {item['error']}")
+        for warning in item.get("warnings", ()):
+            output.say(f"{item['name']}: {warning}")
+        _say_passed_over(item)
+
+
+def _say_passed_over(source: dict[str, Any]) -> None:
+    """What it offers and another source has first, a few of it by name."""
+    passed = source.get("passed_over", ())
+    if not passed:
+        return
+    more = f"; and {len(passed) - SHOWN} more (--json lists them)" if len(passed) > SHOWN else ""
+    output.say(
+        f"{source['name']}: {figures.count(len(passed), 'image')} not taken from it, because a source of higher "
+        f"priority has {'it' if len(passed) == 1 else 'them'}: {'; '.join(passed[:SHOWN])}{more}"
+    )
 
 
 @app.command("remove")
@@ -96,16 +124,41 @@ def remove(which: Which, data: Data = None, json: Json = False) -> None:
 
 
 @app.command("check")
-def check(which: Which, data: Data = None, json: Json = False) -> None:
+def check(
+    which: Which,
+    accept_older: Annotated[
+        bool,
+        typer.Option(
+            "--accept-older", help="Take what it says now though it is older than what was accepted from it before."
+        ),
+    ] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """Fetch and verify the source's index now."""
-    document = client.connect(data).post(f"/sources/{client.quoted(which)}/check", None, client.SLOW_TIMEOUT_S)
+    path = f"/sources/{client.quoted(which)}/check" + ("?accept_older=true" if accept_older else "")
+    document = client.connect(data).post(path, None, client.SLOW_TIMEOUT_S)
     if json:
         output.print_json(document)
     elif not document["error"]:
         updated = f", updated {document['last_updated']}" if document["last_updated"] else ""
         typer.echo(output.clean(f"Source {document['name']} is good: {document['url']}{updated}."))
+        for warning in document.get("warnings", ()):
+            output.say(warning)
     if document["error"]:
         raise CliError(output.clean(f"Source {document['name']}: {document['error']}"))
+
+
+def read_ca(path: Path) -> str:
+    """Raises CliError when it is no text of a sensible size; what PEM is, the region says."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(CA_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise CliError(f"CA {path} cannot be read: {error.strerror}.") from None
+    if b"-----BEGIN CERTIFICATE-----" not in content or len(content) > CA_LIMIT_BYTES:
+        raise CliError(f"CA {path}: expected certificates in PEM, at most {figures.size(CA_LIMIT_BYTES)}.")
+    return content.decode("utf-8", "replace")
 
 
 def _state(source: dict[str, Any]) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.options import Data, Json
+from bootplane.dataplane import units
 
 
 def status(data: Data = None, json: Json = False) -> None:
@@ -27,9 +28,10 @@ def status(data: Data = None, json: Json = False) -> None:
 def _print_banner(banner: dict[str, Any]) -> None:
     from rich.text import Text
 
+    text = f"{banner['text']} [{banner['id']}]" if banner.get("id") else banner["text"]
     remedy = f" {banner['remedy']}" if banner.get("remedy") else ""
     since = f" (since {banner['since']})" if banner.get("since") else ""
-    output.console().print(Text(output.clean(f"! {banner['text']}{since}{remedy}"), style="yellow"), soft_wrap=True)
+    output.console().print(Text(output.clean(f"! {text}{since}{remedy}"), style="yellow"), soft_wrap=True)
 
 
 def _facts(document: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -81,6 +83,15 @@ def _leftovers(store: dict[str, Any]) -> list[tuple[str, Any]]:
     return rows
 
 
+def describe_limits(sync: dict[str, Any]) -> str:
+    """One line about how fast and when syncs fetch."""
+    limit = units.rate(sync["limit_bytes_s"] or 0)
+    if not sync["window"]:
+        return f"Limit of syncs: {limit}. They run at any time."
+    now = "open now" if sync["window_open"] else "closed now; `bootplane sync` runs at once all the same"
+    return f"Limit of syncs: {limit}. They run by themselves from {sync['window'].replace('-', ' to ')}, {now}."
+
+
 def describe_sync(sync: dict[str, Any]) -> str:
     """One line about a sync, shared with ``sync status`` and the plain progress lines."""
     state = str(sync["state"])
@@ -91,6 +102,9 @@ def describe_sync(sync: dict[str, Any]) -> str:
             f"downloading: {figures.size(done)} of {figures.size(total)}{share} at {figures.rate(sync['rate'])}, "
             f"{figures.duration(sync['eta_s'])} left"
         )
+    if state == "paused":
+        done, total = figures.size(sync["bytes_done"]), figures.size(sync["bytes_total"])
+        return f"paused: {done} of {total} are here, the rest waits for the window {sync['window']}"
     if state in ("complete", "finishing"):
         when = f" at {sync['finished']}" if sync.get("finished") else ""
         if not sync["files"]:

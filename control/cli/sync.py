@@ -14,8 +14,9 @@ import typer
 from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
-from bootplane.control.cli.status import describe_sync
+from bootplane.control.cli.status import describe_limits, describe_sync
 from bootplane.control.cli.sync_view import View, view_for
+from bootplane.dataplane import units
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a region may stay away (a restart) before watching gives up
@@ -38,6 +39,10 @@ def sync(
     region = client.connect(data)
     before = region.get("/sync") if wait else {}
     document = region.post("/sync")
+    if document.get("window") and not document["window_open"]:
+        output.say(
+            f"It is outside the sync window {document['window']}: this sync runs at once, because you ask for it."
+        )
     if not wait:
         output.done(document, json, "The sync runs; watch it with `bootplane sync status --wait`.")
         return
@@ -61,6 +66,8 @@ def status(
         output.print_json(document)
         return
     typer.echo(output.clean(describe_sync(document)))
+    if document.get("limit_bytes_s") or document.get("window"):
+        typer.echo(output.clean(describe_limits(document)))
     output.print_table(
         ("FILE", "SIZE", "DONE", "RATE", "STATE"),
         (
@@ -78,6 +85,37 @@ def status(
     for file in document["files"]:
         if file["error"]:
             output.say(file["error"])
+
+
+@app.command("set")
+def set_limits(
+    ctx: typer.Context,
+    limit: Annotated[
+        str | None,
+        typer.Option("--limit", metavar="RATE", help="Of all downloads together, `250Mbit/s`; `none`."),
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(
+            "--window", metavar="HH:MM-HH:MM", help="When syncs run by themselves, in the region's local time; `none`."
+        ),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Set how fast and when syncs fetch; a running one follows at once."""
+    changes: dict[str, Any] = {}
+    if limit is not None:
+        try:
+            changes["limit_bytes_s"] = units.parse_rate(limit, "--limit") or None
+        except ValueError as error:
+            raise CliError(f"{error}.") from None
+    if window is not None:
+        changes["window"] = None if window == "none" else window
+    if not changes:
+        raise typer.BadParameter("expected --limit RATE or --window HH:MM-HH:MM, got none of them")
+    document = client.connect(data or ctx.obj).patch("/sync", changes)
+    output.done(document, json, describe_limits(document))
 
 
 @app.command("stop")

@@ -53,6 +53,7 @@ class BootSource:
     unsigned: bool = False
     priority: int = 0  # the higher one wins where two offer the same product
     enabled: bool = True
+    ca: str = ""  # certificates in PEM that vouch for its host, beside those this system trusts
 
 
 @dataclass(frozen=True, slots=True)

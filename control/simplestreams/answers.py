@@ -26,7 +26,8 @@ def refusal(answer: http.client.HTTPResponse, url: str) -> SourceError:
     if answer.status in (404, 410):
         return NotFound(message)
     if answer.status in _LATER or answer.status >= 500:
-        return Unreachable(message, _retry_after_s(answer.getheader("Retry-After", "")))
+        wait_s = _retry_after_s(answer.getheader("Retry-After", ""))
+        return Unreachable(f"{message}, and not to come back for {wait_s:.0f} s" if wait_s else message, wait_s)
     return AccessRefused(message)
 
 

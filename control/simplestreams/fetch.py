@@ -40,6 +40,7 @@ from bootplane.control.simplestreams.errors import (
     AccessRefused,
     NotFound,
     SizeRefused,
+    SourceError,
     Truncated,
     Unreachable,
     shown,
@@ -89,12 +90,16 @@ class Body:
         self._done = done
         self._ended = False
         self._cut = False
+        self._error: SourceError | None = None
 
     def readinto(self, buffer: bytearray | memoryview) -> int:
-        """Fill *buffer* with the next bytes. Raises Truncated when they end early, Unreachable when they stop."""
+        """What has come by now, up to *buffer*'s size: one read of the socket, so that one that drips hides nothing.
+        Raises Truncated when the bytes end early, Unreachable when they stop."""
         view = memoryview(buffer)
         if not len(view) or self._ended:
             return 0
+        if self._left is not None:
+            view = view[: self._left]
         try:
             count = self._source.readinto(view) or 0
         except http.client.IncompleteRead as error:  # a chunked body without its last chunk
@@ -111,6 +116,25 @@ class Body:
             raise Truncated(f"{shown_url(self.url)}: expected {expected}, got an end after {got} bytes")
         self._ended = count == 0 or self._left == 0
         return count
+
+    def fill(self, buffer: bytearray | memoryview, within_s: float) -> int:
+        """As ``readinto``, again and again until *buffer* is full or *within_s* have passed. What came before an error
+        is given first; the next call raises it."""
+        view = memoryview(buffer)
+        filled = 0
+        until = time.monotonic() + within_s
+        while filled < len(view) and self._error is None:
+            try:
+                count = self.readinto(view[filled:])
+            except SourceError as error:
+                self._error = error
+                break
+            filled += count
+            if not count or time.monotonic() >= until:
+                break
+        if self._error is not None and not filled:
+            raise self._error
+        return filled
 
     def close(self) -> None:
         done, self._done = self._done, _nothing
@@ -129,15 +153,30 @@ def _nothing(ended: bool) -> None:
     pass
 
 
+class _Pieces:
+    """An answer's body by single reads of its socket. Its own ``readinto`` waits until the buffer is full."""
+
+    def __init__(self, answer: http.client.HTTPResponse) -> None:
+        self._answer = answer
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        piece = self._answer.read1(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
 class Fetcher:
-    """Asks boot sources for files. *proxies* maps a scheme to a proxy URL ("no": hosts without); None: environment."""
+    """Asks boot sources for files. *proxies* maps a scheme to a proxy URL ("no": hosts without); None: environment.
+
+    *tls* is whom to trust, or a function that says it for a host and port; None: what this system trusts.
+    """
 
     def __init__(
         self,
         *,
         timeout_s: float = TIMEOUT_S,
         proxies: Mapping[str, str] | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ssl.SSLContext | Callable[[str, int], ssl.SSLContext] | None = None,
         retry_waits_s: tuple[float, ...] = RETRY_WAITS_S,
     ) -> None:
         self._timeout_s = timeout_s
@@ -233,7 +272,7 @@ class Fetcher:
             release(False)
             raise AccessRefused(f"{shown_url(url)}: expected the file as it is, got it in encoding {shown(coding)!r}")
         etag = answer.getheader("ETag") or ""
-        return Body(url, answer, start, answer.length, etag if etag.startswith('"') else "", release)
+        return Body(url, _Pieces(answer), start, answer.length, etag if etag.startswith('"') else "", release)
 
     def _open_file(self, url: str, start: int, etag: str) -> Body:
         check_url(url)
@@ -262,29 +301,39 @@ class Fetcher:
 
         Raises NotFound, AccessRefused or Unreachable for every other answer.
         """
-        first = urlsplit(url)
+        first = url
         for _ in range(REDIRECTS + 1):
-            check_url(url)
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https"):
-                raise AccessRefused(
-                    f"{shown_url(first.geturl())}: expected http or https, got a redirect to {parts.scheme}:"
-                )
-            if first.scheme == "https" and parts.scheme == "http":
-                raise AccessRefused(f"{shown_url(first.geturl())}: expected to stay on https, got a redirect to http")
-            answer, release = self._exchange(parts, headers)
-            if answer.status in _REDIRECTS:
-                location = answer.getheader("Location") or ""
-                release(False)
-                if not location:
-                    raise AccessRefused(f"{shown_url(url)}: expected a redirect to say where, got no Location")
-                url = urljoin(urlunsplit(parts._replace(fragment="")), location)
-                continue
-            if answer.status in (200, 206, 304, 416):
+            try:
+                answer, release, location = self._hop(url, first, headers)
+            except SourceError as error:
+                if url != first:  # whoever reads it knows the first one
+                    error.args = (f"{shown_url(first)}: redirected: {error}",)
+                raise
+            if not location:
                 return answer, url, release
-            release(False)
+            url = location
+        raise AccessRefused(f"{shown_url(first)}: expected at most {REDIRECTS} redirects, got more")
+
+    def _hop(
+        self, url: str, first: str, headers: Mapping[str, str]
+    ) -> tuple[http.client.HTTPResponse, Callable[[bool], None], str]:
+        """One answer, its release function, and where it leads, if it is a redirect."""
+        check_url(url)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise AccessRefused(f"{shown_url(url)}: expected http or https, got a redirect to {parts.scheme}:")
+        if urlsplit(first).scheme == "https" and parts.scheme == "http":
+            raise AccessRefused(f"{shown_url(url)}: expected to stay on https, got a redirect to http")
+        answer, release = self._exchange(parts, headers)
+        if answer.status in (200, 206, 304, 416):
+            return answer, release, ""
+        release(False)
+        if answer.status not in _REDIRECTS:
             raise refusal(answer, url)
-        raise AccessRefused(f"{shown_url(first.geturl())}: expected at most {REDIRECTS} redirects, got more")
+        location = answer.getheader("Location") or ""
+        if not location:
+            raise AccessRefused(f"{shown_url(url)}: expected a redirect to say where, got no Location")
+        return answer, release, urljoin(urlunsplit(parts._replace(fragment="")), location)
 
     def _exchange(
         self, parts: SplitResult, headers: Mapping[str, str]
@@ -340,7 +389,8 @@ class Fetcher:
         if scheme == "http":
             return http.client.HTTPConnection(*at, timeout=self._timeout_s)
         self._tls = self._tls or ssl.create_default_context()
-        connection = http.client.HTTPSConnection(*at, timeout=self._timeout_s, context=self._tls)
+        context = self._tls if isinstance(self._tls, ssl.SSLContext) else self._tls(host, port)
+        connection = http.client.HTTPSConnection(*at, timeout=self._timeout_s, context=context)
         if via is not None:
             who = {} if via.username is None else {"Proxy-Authorization": _basic(via.username, via.password)}
             connection.set_tunnel(host, port, headers=who)

@@ -65,8 +65,17 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedOver:
+    """A product that a source offers and that comes from another, whose priority is higher."""
+
+    source_id: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class Selected:
     choices: tuple[Choice, ...]
+    passed_over: tuple[PassedOver, ...] = ()
     notes: tuple[str, ...] = ()  # what was passed over and why, a sentence each
     unmatched: tuple[Selection, ...] = ()  # selections that no source offers anything for
 
@@ -83,10 +92,11 @@ def select(offers: Iterable[tuple[BootSource, Sequence[Product]]], selections: S
             if not product.is_bootloader:
                 matched.update(wanting)
     notes: list[str] = []
-    choices = [choice for group in groups.values() if (choice := _best(group, notes)) is not None]
+    passed: list[PassedOver] = []
+    choices = [choice for group in groups.values() if (choice := _best(group, notes, passed)) is not None]
     choices.sort(key=lambda choice: choice.resource.name)
     unmatched = tuple(selection for selection in selections if selection.id not in matched)
-    return Selected(tuple(choices), tuple(dict.fromkeys(notes)), unmatched)
+    return Selected(tuple(choices), tuple(passed), tuple(dict.fromkeys(notes)), unmatched)
 
 
 def wants(selection: Selection, product: Product) -> bool:
@@ -135,7 +145,7 @@ def _identity(product: Product) -> tuple[str, ...]:
     return (resource.os, resource.arch, resource.subarch, resource.release, resource.label)
 
 
-def _best(group: list[tuple[BootSource, Product]], notes: list[str]) -> Choice | None:
+def _best(group: list[tuple[BootSource, Product]], notes: list[str], passed: list[PassedOver]) -> Choice | None:
     """*group* comes by priority of its sources; the first source that has a complete version decides."""
     found: list[Choice] = []
     for source, product in group:
@@ -156,6 +166,14 @@ def _best(group: list[tuple[BootSource, Product]], notes: list[str]) -> Choice |
         reverse=True,
     )
     for other in others:
+        if other.source.id != best.source.id:
+            passed.append(
+                PassedOver(
+                    other.source.id,
+                    f"{other.resource.name} {other.version.name}: "
+                    f"{best.version.name} of {best.source.name} comes first",
+                )
+            )
         notes.append(
             f"{other.resource.name} {other.version.name} of source {other.source.name} passed over: "
             f"{best.resource.name} {best.version.name} of source {best.source.name} comes first"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -19,8 +20,11 @@ class Banner:
 
 
 class BannerRepository:
-    def __init__(self, database: Database) -> None:
+    """*changed* is told of each banner that begins, says something new or ends: (banner, whether it stands)."""
+
+    def __init__(self, database: Database, changed: Callable[[Banner, bool], None] | None = None) -> None:
         self._database = database
+        self._changed = changed
 
     def list(self) -> list[Banner]:
         with self._database.read() as session:
@@ -31,15 +35,24 @@ class BannerRepository:
         """Show it; True when it was not shown before or says something new. ``since`` is kept while it lasts."""
         with self._database.begin() as session:
             row = session.get(BannerRow, banner_id)
+            changed = row is None or (row.text, row.remedy) != (text, remedy)
             if row is None:
-                session.add(BannerRow(id=banner_id, text=text, since=now_text(), remedy=remedy))
-                return True
-            changed = (row.text, row.remedy) != (text, remedy)
+                row = BannerRow(id=banner_id, since=now_text())
+                session.add(row)
             row.text, row.remedy = text, remedy
-            return changed
+            banner = Banner(banner_id, text, row.since, remedy)
+        if changed and self._changed is not None:
+            self._changed(banner, True)
+        return changed
 
     def end(self, banner_id: str) -> bool:
         """True when it was shown."""
         with self._database.begin() as session:
-            done = session.execute(sa.delete(BannerRow).where(BannerRow.id == banner_id))
-            return bool(done.rowcount)  # type: ignore[attr-defined]
+            row = session.get(BannerRow, banner_id)
+            if row is None:
+                return False
+            banner = Banner(row.id, row.text, row.since, row.remedy)
+            session.delete(row)
+        if self._changed is not None:
+            self._changed(banner, False)
+        return True

@@ -49,6 +49,8 @@ class SourceRow(Model):
     last_checked: Mapped[str | None] = mapped_column(Time)
     last_updated: Mapped[str | None] = mapped_column(Time)  # the index's own `updated`
     error: Mapped[str | None] = mapped_column(sa.Text)
+    ca: Mapped[str | None] = mapped_column(sa.Text)  # PEM
+    older_since: Mapped[str | None] = mapped_column(Time)  # it has said less than before since then
 
 
 class SourceDocumentRow(Model):

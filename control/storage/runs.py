@@ -5,12 +5,15 @@ Invariant: at most one run is unfinished. It survives its process: a region that
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.models import AttemptRow, RunRow
+
+FAILED_COUNTED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,17 @@ class RunRepository:
         with self._database.read() as session:
             row = session.scalar(sa.select(RunRow).order_by(RunRow.id.desc()).limit(1))
             return _run(row) if row else None
+
+    def failed_in_a_row(self) -> int:
+        """How many of the last finished runs failed, the last one first; stopped ones do not count either way."""
+        with self._database.read() as session:
+            states = session.scalars(
+                sa.select(RunRow.state)
+                .where(RunRow.finished.is_not(None), RunRow.state != "stopped")
+                .order_by(RunRow.id.desc())
+                .limit(FAILED_COUNTED)
+            )
+            return sum(1 for _ in itertools.takewhile(lambda state: state == "failed", states))
 
     def enter(self, run_id: int, state: str) -> None:
         with self._database.begin() as session:

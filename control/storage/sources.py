@@ -25,6 +25,7 @@ class SourceRecord:
     last_checked: str | None  # ours: when it was last looked at with success or without
     last_updated: str | None  # its own: `updated` of the accepted index
     error: str | None  # the sentence of the last refusal; None after a success
+    older_since: str | None = None  # what it says is older than what was accepted, since then
 
 
 class SourceRepository:
@@ -52,6 +53,7 @@ class SourceRepository:
         priority: int | None,
         fingerprints: Sequence[str],
         updated: str | None,
+        ca: str = "",
     ) -> SourceRecord:
         """Raises Conflict when the URL or the name is taken. No *priority* means one above the highest."""
         with self._database.begin() as session:
@@ -72,21 +74,34 @@ class SourceRepository:
                 last_checked=now_text(),
                 last_updated=updated,
                 error=None,
+                ca=ca or None,
+                older_since=None,
             )
             session.add(row)
             session.flush()
             return _record(row)
 
     def checked(self, source_id: str, *, updated: str | None, error: str | None) -> None:
-        """Note the outcome of a look at it; an *error* leaves what was accepted before as it is."""
+        """Note the outcome of a look at it: *updated* is the accepted index's own date, "" when it has none; None when
+        nothing was accepted. An *error* leaves what was accepted before as it is."""
         with self._database.begin() as session:
             row = session.get(SourceRow, int(source_id))
             if row is None:
                 return  # removed meanwhile
             row.last_checked = now_text()
             row.error = error
-            if updated is not None:
-                row.last_updated = updated
+            if updated is not None:  # it was accepted
+                row.last_updated = updated or row.last_updated
+                row.older_since = None
+
+    def older(self, source_id: str) -> str:
+        """It says less than before, once more; returns since when."""
+        with self._database.begin() as session:
+            row = session.get(SourceRow, int(source_id))
+            if row is None:
+                return now_text()
+            row.older_since = row.older_since or now_text()
+            return row.older_since
 
     def accepted(self, source_id: str) -> dict[str, str]:
         """content id -> `updated` (ISO 8601, UTC) of the newest accepted document; "" is the index."""
@@ -95,13 +110,13 @@ class SourceRepository:
             return {row.content_id: row.updated for row in rows}
 
     def accept(self, source_id: str, updated: Mapping[str, str]) -> None:
-        """From now on these are the newest accepted documents of the source."""
+        """From now on these are the newest accepted documents of the source. What is not among them keeps its date: a
+        list that goes and comes back must not come back older."""
         with self._database.begin() as session:
             if session.get(SourceRow, int(source_id)) is None:
                 return  # removed meanwhile
-            session.execute(sa.delete(SourceDocumentRow).where(SourceDocumentRow.source_id == int(source_id)))
             for content_id, when in updated.items():
-                session.add(
+                session.merge(
                     SourceDocumentRow(
                         source_id=int(source_id), content_id=content_id, updated=when, accepted=now_text()
                     )
@@ -147,5 +162,6 @@ def _record(row: SourceRow) -> SourceRecord:
         unsigned=row.unsigned,
         priority=row.priority,
         enabled=row.enabled,
+        ca=row.ca or "",
     )
-    return SourceRecord(source, tuple(row.fingerprints), row.last_checked, row.last_updated, row.error)
+    return SourceRecord(source, tuple(row.fingerprints), row.last_checked, row.last_updated, row.error, row.older_since)

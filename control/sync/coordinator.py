@@ -4,12 +4,16 @@ What it decides stands in the database before anything is fetched, and every ste
 killed and started again goes on with the unfinished run, without asking the sources again if they had been asked. The
 files themselves are works of the engine, so that they outlive this process and can be divided among several.
 
+A sync that began by itself keeps to the operator's window: at its end the downloads stop where they are, the run stays
+unfinished, and it goes on when the window opens. What an operator asks for begins, or goes on, at once.
+
 Invariants: one bad file stops no other and is named; a set is complete, and published, as soon as its own files are
 here. Left to others: metadata (refresh), bytes (download), room (space), what racks see (the ``publish`` callback).
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -18,15 +22,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from bootplane.control.banners import FILES_REFUSED, SYNC_ENGINE, SYNC_FAILED, Board
 from bootplane.control.events import Hub
-from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.images import ImageRepository
 from bootplane.control.storage.runs import Run, RunRepository
+from bootplane.control.storage.settings import SettingsRepository
 from bootplane.control.sync.decide import Fetch
 from bootplane.control.sync.download import Downloader
 from bootplane.control.sync.engine import SyncEngine, WorkStatus
 from bootplane.control.sync.housekeeping import Housekeeper
+from bootplane.control.sync.limits import SyncLimits
 from bootplane.control.sync.progress import Progress
 from bootplane.control.sync.refresh import Refresher
 from bootplane.control.sync.removal import Removal
@@ -34,11 +40,17 @@ from bootplane.control.sync.space import Room
 from bootplane.dataplane.store import InsufficientSpace
 
 POLL_S = 0.25
-SPACE_CHECK_S = 15.0
+SPACE_CHECK_S = 15.0  # a sync waits for room
+SPACE_LOOK_S = 60.0
+WINDOW_CHECK_S = 10.0  # how soon an opened or closed window is seen
+REFUSED_OFTEN = 2  # syncs in a row; then it is the file, and not the line
+SHOWN_FILES = 3
+BY_HAND = "sync_by_hand"  # setting: id of the run that an operator asked for
+REFUSED = "sync_refused"  # setting: digest -> in how many syncs in a row its file was not taken
+REFUSED_COUNTED = 1000
 NO_WORK_S = 5.0  # how soon a region that is due finds its first source and selection
 SETTLE_S = 15.0  # a running work ends within one read of its socket, or not at all
 CLOSE_S = 5.0
-REST_S = 300.0  # without automatic syncs: what may go is looked at in between
 _LOG = logging.getLogger("bootplane.sync")
 
 
@@ -47,6 +59,7 @@ class _Outcome:
     """What a run has met so far."""
 
     errors: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)  # digest -> why its file was not taken
     moved: bool = False  # a file was not where its list says: the stream may have moved on
     space: str | None = None  # the disk is full, in one sentence
     needed_bytes: int = 0
@@ -62,7 +75,9 @@ class Coordinator:
         images: ImageRepository,
         blobs: BlobRepository,
         runs: RunRepository,
-        banners: BannerRepository,
+        settings: SettingsRepository,
+        board: Board,
+        limits: SyncLimits,
         refresher: Refresher,
         housekeeper: Housekeeper,
         removal: Removal,
@@ -74,14 +89,16 @@ class Coordinator:
         publish: Callable[[], None],
         interval_s: float,
     ) -> None:
-        self._images, self._blobs, self._runs, self._banners = images, blobs, runs, banners
+        self._images, self._blobs, self._runs, self._board = images, blobs, runs, board
+        self._settings, self.limits = settings, limits
         self._refresher, self._housekeeper, self._room = refresher, housekeeper, room
         self._removal = removal
         self._engine, self._downloader, self._progress = engine, downloader, progress
         self._hub, self._publish = hub, publish
         self._interval_s = interval_s  # between two automatic syncs; 0: only when asked
         self._wake = threading.Condition()
-        self._asked = False
+        self._asked = self._asked_by_hand = False
+        self._by_hand = False  # the running sync was asked for by an operator: no window binds it
         self._stop_asked = False
         self._closing = False
         self._run: Run | None = runs.unfinished() or runs.last()
@@ -94,13 +111,26 @@ class Coordinator:
     def start(self) -> None:
         self._thread.start()
 
-    def request(self) -> None:
-        """Sync now; once more after the running one, which may have read its sources before this call."""
+    def request(self, *, by_hand: bool = True) -> None:
+        """Sync now; once more after the running one, which may have read its sources before this call. *by_hand*: an
+        operator wants it, whatever the window says."""
         with self._wake:
-            if not self._is_running():
-                self._open()
-            self._asked = True
+            if self._state == "paused" and by_hand:  # what it lacks is known: it goes on, and does not begin again
+                self._go_on_by_hand()
+            else:
+                if not self._is_running():
+                    self._open()
+                    self._asked_by_hand = False
+                self._asked = True
+                self._asked_by_hand |= by_hand
             self._wake.notify_all()
+
+    def set_limits(self, changes: Mapping[str, Any]) -> None:
+        """See SyncLimits.change; a running sync follows at once."""
+        self.limits.change(changes)
+        with self._wake:
+            self._wake.notify_all()
+        self._tell()
 
     def stop(self) -> None:
         """End the running sync; what has arrived is kept. Without one, nothing."""
@@ -133,6 +163,7 @@ class Coordinator:
         return {
             "state": self._state,
             **self._progress.document(),
+            **self.limits.document(),
             "started": run.started if run else None,
             "finished": run.finished if run else None,
             "error": run.error if run else None,
@@ -145,18 +176,21 @@ class Coordinator:
             self._engine.start(self._downloader)
         except Exception as error:  # whatever it is, the region serves what it has and says so
             _LOG.exception("the sync engine cannot start")
-            self._banners.raise_("sync-engine", f"The sync engine cannot start: {error}.", "See the region's log.")
+            self._board.show(SYNC_ENGINE, f"The sync engine cannot start: {error}.")
             return
-        self._banners.end("sync-engine")
+        self._board.end(SYNC_ENGINE)
         if self._is_running():
             _LOG.info("going on with the sync of %s, which was %s", self._run.started, self._state)  # type: ignore[union-attr]
             with self._wake:
                 was = self._state
                 self._run = self._runs.begin()
-            self._carry_out(self._run, resumed=was in ("downloading", "finishing"))
+                self._by_hand = self._settings.get(BY_HAND) == str(self._run.id)
+            self._carry_out(self._run, resumed=was in ("downloading", "finishing", "paused"))
         while not self._closing:
             try:
+                self._room.look()
                 self._removal.step_if_due()
+                self._room.look()
                 if self._is_due():
                     with self._wake:
                         run = self._run if self._is_running() else self._open()
@@ -174,10 +208,16 @@ class Coordinator:
     def _open(self) -> Run:
         """Begin a run; the caller holds the lock."""
         self._progress.begin([])
-        self._stop_asked = False
+        self._stop_asked = self._by_hand = False
         self._run = self._runs.begin()
         self._state = self._run.state
         return self._run
+
+    def _go_on_by_hand(self) -> None:
+        """No window binds the running sync from now on, nor after a restart; the caller holds the lock."""
+        assert self._run is not None
+        self._by_hand = True
+        self._settings.put({BY_HAND: str(self._run.id)})
 
     def _is_due(self) -> bool:
         """Wait a while for something to do; True when a sync is to begin."""
@@ -188,9 +228,16 @@ class Coordinator:
                 return False
             if self._asked:
                 self._asked = False
+                if not self._is_running():
+                    self._open()
+                if self._asked_by_hand:
+                    self._go_on_by_hand()
+                self._asked_by_hand = False
                 return True
             if self._is_running():  # asked for and stopped before it began
                 return True
+        if not self.limits.is_open():
+            return False
         if self._room.waits():
             return self._room.has_come()
         return self._interval_s > 0 and self.rest_s() <= 0 and self._refresher.has_work()
@@ -201,9 +248,11 @@ class Coordinator:
         if self._room.waits():
             return SPACE_CHECK_S
         if self._interval_s <= 0:
-            return REST_S
+            return SPACE_LOOK_S
         if self.rest_s() > 0:
-            return min(self.rest_s(), 60.0)
+            return min(self.rest_s(), SPACE_LOOK_S)
+        if not self.limits.is_open():
+            return WINDOW_CHECK_S
         return 0.0 if self._refresher.has_work() else NO_WORK_S
 
     def rest_s(self) -> float:
@@ -236,6 +285,7 @@ class Coordinator:
                 refreshed = self._refresher.refresh()
                 self._hub.publish("sources", {})
             outcome.errors = [*refreshed.errors]
+            outcome.refused = {}
             outcome.moved = False
             if self._must_end(outcome):
                 return
@@ -254,20 +304,46 @@ class Coordinator:
             outcome.space = f"{error.path}: expected {error.needed} bytes free for this sync, got {error.free}"
             outcome.needed_bytes = error.needed
             return
-        pending = self._enqueue(run, turn, wanted)
-        self._downloader.open_gate(self._room.reservations)
-        while pending and not outcome.space and not self._must_end(outcome):
-            with self._wake:
-                self._wake.wait(POLL_S)
-            self._collect(pending, outcome)
-            self._tell()
-        if pending:
-            self._settle(pending, outcome)
+        self._fetch(run, str(turn), wanted, outcome)
         if not outcome.space and not self._must_end(outcome):
             self._enter(run, "finishing")
             self._commit(outcome, last=True)
 
-    def _enqueue(self, run: Run, turn: int, wanted: Iterable[Fetch]) -> dict[str, Fetch]:
+    def _fetch(self, run: Run, turn: str, wanted: list[Fetch], outcome: _Outcome) -> None:
+        """Until every file has come or was refused; where the window ends, the rest waits for the next one."""
+        pauses = 0
+        while wanted and not outcome.space and not self._must_end(outcome):
+            if self._must_pause():
+                self._pause(run, outcome)
+                continue
+            pending = self._enqueue(run, f"{turn}.{pauses}" if pauses else turn, wanted)
+            self._downloader.open_gate(self._room.reservations)
+            while pending and not outcome.space and not self._must_end(outcome) and not self._must_pause():
+                with self._wake:
+                    self._wake.wait(POLL_S)
+                self._collect(pending, outcome)
+                self._tell()
+            if not pending:
+                return
+            self._settle(pending, outcome)
+            have = self._blobs.present()
+            wanted = [each for each in wanted if each.sha256 not in have and each.sha256 not in outcome.refused]
+            pauses += 1
+
+    def _must_pause(self) -> bool:
+        return not self._by_hand and not self.limits.is_open()
+
+    def _pause(self, run: Run, outcome: _Outcome) -> None:
+        """Until the window opens, or somebody asks for the sync or stops it."""
+        self._enter(run, "paused")
+        _LOG.info("sync: paused until the window %s opens; what has arrived is kept", self.limits.window)
+        while self._must_pause() and not self._must_end(outcome):
+            with self._wake:
+                self._wake.wait(WINDOW_CHECK_S)
+        if not self._must_end(outcome):
+            self._enter(run, "downloading")
+
+    def _enqueue(self, run: Run, turn: str, wanted: Iterable[Fetch]) -> dict[str, Fetch]:
         """Works of an earlier start of this run go on under their own ids; the rest gets new ones."""
         running = {work_id.split("-")[1]: work_id for work_id in self._engine.unfinished()}
         pending: dict[str, Fetch] = {}
@@ -304,6 +380,7 @@ class Coordinator:
             outcome.space, outcome.needed_bytes = error, int(said.get("needed", 0))
         else:
             outcome.errors.append(error)
+            outcome.refused[fetch.sha256] = error
             outcome.moved |= said.get("kind") == "NotFound"
         return False
 
@@ -323,6 +400,21 @@ class Coordinator:
         self._collect(pending, outcome)
         for each in pending.values():
             self._progress.end(each.sha256, "stopped")
+
+    def _say_refused(self, outcome: _Outcome) -> None:
+        """One banner for all files that were refused in several syncs in a row."""
+        before = json.loads(self._settings.get(REFUSED) or "{}")
+        now = {sha256: before.get(sha256, 0) + 1 for sha256 in list(outcome.refused)[:REFUSED_COUNTED]}
+        if now != before:
+            self._settings.put({REFUSED: json.dumps(now)})
+        often = [sha256 for sha256, count in now.items() if count >= REFUSED_OFTEN]
+        if not often:
+            self._board.end(FILES_REFUSED)
+            return
+        text = f"{len(often)} file{'s' if len(often) > 1 else ''} could not be had in the last syncs: "
+        text += "; ".join(outcome.refused[sha256] for sha256 in often[:SHOWN_FILES])
+        more = len(often) - SHOWN_FILES
+        self._board.show(FILES_REFUSED, text + (f"; and {more} more." if more > 0 else "."))
 
     def _commit(self, outcome: _Outcome, *, last: bool) -> None:
         """Unpack, complete what is whole, publish; at the end also let go what nobody needs."""
@@ -348,7 +440,8 @@ class Coordinator:
         self._tell()
 
     def _tell(self) -> None:
-        self._hub.publish("sync", self.document())
+        if self._hub.subscribers:  # the document of a large sync is long, and it moves four times a second
+            self._hub.publish("sync", self.document())
 
     def _finish(self, run: Run, outcome: _Outcome) -> None:
         error = None
@@ -361,9 +454,13 @@ class Coordinator:
         if state == "failed":
             more = len(outcome.errors) - 1
             error = outcome.errors[0] + (f" (and {more} more, see the files of the sync or the log)" if more else "")
-            self._banners.raise_("sync", f"The last sync failed: {error}.", "Mend it, then run `bootplane sync`.")
+            failed = self._runs.failed_in_a_row() + 1
+            since = "The last sync failed" if failed == 1 else f"The last {failed} syncs failed"
+            self._board.show(SYNC_FAILED, f"{since}: {error}.")
         elif state == "complete":
-            self._banners.end("sync")
+            self._board.end(SYNC_FAILED)
+        if state in ("failed", "complete"):
+            self._say_refused(outcome)
         for sentence in outcome.errors:
             _LOG.warning("sync: %s", sentence)
         with self._wake:
@@ -375,7 +472,6 @@ class Coordinator:
             self._wake.notify_all()
         _LOG.info("sync %s%s", state, f": {error}" if error else "")
         self._tell()
-        self._hub.publish("banner", {})
 
 
 def _age_s(run: Run | None) -> float:

@@ -3,6 +3,7 @@
 The choices say what sources offer and selections want; the stored sets say what is here or on its way. Rules:
 - the chosen version of a resource comes, unless a newer complete one is here (going back is an operator's word);
 - an incomplete set that is not chosen any more goes at once, nobody can have booted it;
+- while a source could not be read, one of lower priority replaces nothing that came from it;
 - a complete set stays while its resource is chosen or still selected, though upstream dropped it; otherwise it is
   marked, and goes after the grace time;
 - of two boot loaders for one kind of machine only the chosen one stays;
@@ -41,9 +42,14 @@ class Fetch:
 
 
 def decide(
-    choices: Sequence[Choice], plan: Plan, stored: Sequence[StoredSet], selections: Sequence[Selection]
+    choices: Sequence[Choice],
+    plan: Plan,
+    stored: Sequence[StoredSet],
+    selections: Sequence[Selection],
+    unread: Mapping[str, int] | None = None,
 ) -> Decision:
-    """See the module's text. A choice whose files contradict each other (plan.refused) is not taken; ours stays."""
+    """See the module's text. A choice whose files contradict each other (plan.refused) is not taken; ours stays.
+    *unread*: sources that could not be read, id -> priority."""
     refused: list[str] = []
     wanted: list[WantedSet] = []
     keep_ids: set[int] = set()
@@ -55,10 +61,20 @@ def decide(
     chosen_loaders = {
         _loader(choice.resource): choice.resource.name for choice in choices if choice.resource.is_bootloader
     }
+    unread = unread or {}
+    held = {
+        _place(each.resource_set.resource): unread[each.source_id]
+        for each in stored
+        if each.marked is None and each.source_id is not None and each.source_id in unread
+    }
     for choice in choices:
         name = choice.resource.name
         if name in uploads or choice.resource.os == CUSTOM_OS or choice.resource.label == UPLOADED_LABEL:
             refused.append(f"{name} {choice.version.name} is not taken: its name is that of an operator's upload")
+            continue
+        if held.get(_place(choice.resource), -1) > choice.source.priority:
+            keep_ids.update(each.id for each in by_name.get(name, ()))
+            chosen_loaders.pop(_loader(choice.resource), None)
             continue
         digests = {item.sha256 for item in choice.items}
         reason = next((each.sentence for each in plan.refused if each.digests & digests), None)
@@ -92,6 +108,17 @@ def decide(
         if replaced or not (resource.name in chosen_names or is_selected(resource, selections)):
             marked.append(each.id)
     return Decision(tuple(wanted), tuple(dropped), tuple(marked), tuple(refused))
+
+
+def changes(wanted: Iterable[WantedSet], stored: Iterable[StoredSet]) -> list[WantedSet]:
+    """Those of *wanted* that the database does not have just so: with nothing new upstream, none."""
+
+    def key(each: WantedSet | StoredSet) -> tuple[object, ...]:
+        of = each.resource_set
+        return of.resource, of.version, frozenset(of.files), each.source_id, frozenset(each.paths.items())
+
+    there = {key(each) for each in stored if each.marked is None}
+    return [each for each in wanted if key(each) not in there]
 
 
 def fetches(
@@ -140,6 +167,11 @@ def is_selected(resource: BootResource, selections: Iterable[Selection]) -> bool
         bootloader_type=resource.bootloader_type,
     )
     return any(wants(selection, product) for selection in selections)
+
+
+def _place(resource: BootResource) -> tuple[str, ...]:
+    """What only one resource may stand for."""
+    return _loader(resource) if resource.is_bootloader else (resource.name,)
 
 
 def _loader(resource: BootResource) -> tuple[str, str]:

@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bootplane.control.simplestreams.errors import SizeRefused, SourceError
+from bootplane.control.simplestreams.errors import SizeRefused, SourceError, Unreachable
 from bootplane.control.simplestreams.fetch import Fetcher
 from bootplane.control.simplestreams.paths import shown_url
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository
 from bootplane.control.storage.runs import RunRepository
 from bootplane.control.sync.engine import Job, Outcome
+from bootplane.control.sync.limits import Throttle
 from bootplane.control.sync.progress import Progress
 from bootplane.core.digest import chunk_root
 from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.store import Ingest, InsufficientSpace, Reservation, Store, StoreError
 
-BUFFER_BYTES = 256 << 10  # filled whole before it is counted: bounds how stale progress and a stop may be
-WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between tries that brought nothing; one that brought bytes begins again
+BUFFER_BYTES = 256 << 10
+PIECE_S = 0.25  # how stale progress and a stop may be, where the source sends at all
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between tries that brought little; one that brought more begins again
+LITTLE_BYTES = 64 << 10  # less than this in a try, or in STALL_S of waiting for the source, is no progress
+STALL_S = 60.0
+PATIENCE_S = 300.0  # a source that asks to be left alone for longer is left to the next sync
 _LOG = logging.getLogger("bootplane.sync")
 
 
@@ -50,16 +56,18 @@ class Downloader:
         progress: Progress,
         *,
         attempts: int,
-        waits_s: tuple[float, ...] = WAITS_S,
+        waits_s: tuple[float, ...] | None = None,
         fetcher: Callable[[], Fetcher] = Fetcher,
+        throttle: Throttle | None = None,
     ) -> None:
         self._store = store
         self._blobs = blobs
         self._runs = runs
         self._progress = progress
         self._attempts = attempts
-        self._waits_s = waits_s
+        self._waits_s = WAITS_S if waits_s is None else waits_s
         self._fetcher = fetcher
+        self._throttle = throttle or Throttle()
         self._gate = threading.Event()
         self._stopping = threading.Event()
         self._reservations: Mapping[str, Reservation] = {}
@@ -160,10 +168,11 @@ class Downloader:
             except SourceError as error:
                 if not error.retryable:
                     raise
-                idle_tries = 0 if brought[0] else idle_tries
-                if idle_tries >= len(self._waits_s):
+                idle_tries = 0 if brought[0] >= LITTLE_BYTES else idle_tries
+                retry_after_s = getattr(error, "retry_after_s", 0.0)
+                if idle_tries >= len(self._waits_s) or retry_after_s > PATIENCE_S:
                     raise
-                wait_s = max(self._waits_s[idle_tries], getattr(error, "retry_after_s", 0.0))
+                wait_s = max(self._waits_s[idle_tries], retry_after_s)
                 idle_tries += 1
                 _LOG.info("fetch: %s; trying again in %.1f s", error, wait_s)
                 if self._stopping.wait(wait_s):
@@ -188,16 +197,30 @@ class Downloader:
 
     def _receive(self, fetcher: Fetcher, ingest: Ingest, url: str, etag: str, brought: list[int]) -> str:
         view = memoryview(bytearray(BUFFER_BYTES))
+        waited_s, came = 0.0, 0  # since the source was last found to be fast enough
         with fetcher.stream(url, start=ingest.offset, etag=etag) as body:
             if body.total is not None and body.total != ingest.size:
                 raise SizeRefused(f"{shown_url(url)}: size: expected {ingest.size} bytes, got {body.total}")
             if body.start != ingest.offset:
                 ingest.restart()
                 self._progress.at(ingest.sha256, 0)
-            while count := body.readinto(view):
-                ingest.write(view[:count])
-                brought[0] += count
-                self._progress.received(ingest.sha256, count)
+            while True:
+                allowed = self._throttle.take(len(view), self._stopping)
                 if self._stopping.is_set():
                     raise Stopped
-            return body.etag
+                began = time.monotonic()
+                count = body.fill(view[:allowed], PIECE_S)
+                waited_s += time.monotonic() - began
+                self._throttle.give_back(allowed - count)
+                if not count:
+                    return body.etag
+                ingest.write(view[:count])
+                brought[0] += count
+                came += count
+                self._progress.received(ingest.sha256, count)
+                if waited_s >= STALL_S:
+                    if came < LITTLE_BYTES:
+                        raise Unreachable(
+                            f"{shown_url(url)}: expected at least {LITTLE_BYTES} bytes in {STALL_S:.0f} s, got {came}"
+                        )
+                    waited_s, came = 0.0, 0

@@ -1,29 +1,31 @@
-"""Looking at boot sources: read, judge against what was accepted before, remember.
+"""Looking at boot sources: read, judge against what was accepted before, remember, and say what is wrong.
 
 The rule of going back: a source whose index or product list is *older* than what was accepted from it (mirrors behind
 a balancer step back by minutes; an attacker replays) is not believed: ours is kept, and the next period tries again.
-After a day of that, it is said. A source that cannot be read costs its own news only.
+After a day of that, it is said. An index that has not moved for long is taken, and said: whoever holds one back hides
+security updates. A source that cannot be read costs its own news only.
 
-Invariant: a look that fails, for whatever reason, changes nothing but the source's ``error``.
+Invariant: a look that fails, for whatever reason, changes nothing but the source's ``error`` and banners.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from bootplane.control.banners import SOURCE_AWAY, SOURCE_FROZEN, SOURCE_OLDER, SOURCE_REFUSED, Board
 from bootplane.control.domain.images import BootSource
 from bootplane.control.errors import Refused
-from bootplane.control.simplestreams.errors import SourceError
+from bootplane.control.simplestreams.errors import AccessRefused, NotFound, SourceError, Unreachable
 from bootplane.control.simplestreams.fetch import Fetcher
 from bootplane.control.simplestreams.paths import shown_url
 from bootplane.control.simplestreams.reader import SourceReading, read_source
 from bootplane.control.storage.sources import SourceRepository
 
 OLDER_PATIENCE_S = 24 * 3600.0
+FROZEN_AFTER_S = 45 * 24 * 3600.0
 INDEX = ""  # the index's key among accepted documents
 
 
@@ -43,16 +45,24 @@ class Looked:
 class SourceKeeper:
     """Reads sources and keeps the last reading of each in memory, so that nothing new costs one request."""
 
-    def __init__(self, sources: SourceRepository, fetcher: Callable[[], Fetcher] = Fetcher) -> None:
+    def __init__(
+        self,
+        sources: SourceRepository,
+        fetcher: Callable[[BootSource], Fetcher] = lambda source: Fetcher(),
+        *,
+        board: Board | None = None,
+        frozen_after_s: float = FROZEN_AFTER_S,
+    ) -> None:
         self._sources = sources
         self._fetcher = fetcher
+        self._board = board
+        self._frozen_after_s = frozen_after_s  # 0: an index may be as old as it likes
         self._readings: dict[str, SourceReading] = {}
-        self._older_since: dict[str, float] = {}
         self._lock = threading.Lock()  # one look at a time: an operator's check may meet a sync's refresh
 
     def read(self, source: BootSource) -> SourceReading:
         """A first look at a source that is not stored. Raises Refused."""
-        with self._fetcher() as fetcher:
+        with self._fetcher(source) as fetcher:
             return read_source(source, fetcher)
 
     def remember(self, source: BootSource, reading: SourceReading) -> None:
@@ -60,37 +70,71 @@ class SourceKeeper:
         self._sources.accept(source.id, _stamps(reading))
         self._sources.offer(source.id, {(product.os, product.release) for product in reading.products})
         self._readings[source.id] = reading
-        self._older_since.pop(source.id, None)
+        self._say(source, reading, None)
 
     def look(self, source: BootSource, *, patient: bool, accept_older: bool = False) -> Looked:
         """Read a stored source now and note the outcome. *patient*: an older index is no error for a day."""
         with self._lock:
             previous = self._readings.get(source.id)
             try:
-                with self._fetcher() as fetcher:
+                with self._fetcher(source) as fetcher:
                     reading = read_source(source, fetcher, previous)
                 if not accept_older:
                     _refuse_older(source, reading, self._sources.accepted(source.id))
             except OlderThanAccepted as error:
-                since = self._older_since.setdefault(source.id, time.monotonic())
-                if patient and time.monotonic() - since < OLDER_PATIENCE_S:
+                is_long = _age_s(self._sources.older(source.id)) >= OLDER_PATIENCE_S
+                if is_long:
+                    self._say(source, None, error)
+                if patient and not is_long:
                     self._sources.checked(source.id, updated=None, error=None)
                     return Looked(source, previous, None)
                 self._sources.checked(source.id, updated=None, error=str(error))
                 return Looked(source, None, error)
             except Refused as error:
                 self._sources.checked(source.id, updated=None, error=str(error))
+                self._say(source, None, error)
                 return Looked(source, None, error)
             if previous is None or reading.changed:
-                self.remember(source, reading)
+                self._sources.accept(source.id, _stamps(reading))
             self._readings[source.id] = reading
-            updated = reading.updated.isoformat() if reading.updated else None
+            updated = reading.updated.isoformat() if reading.updated else ""
             self._sources.checked(source.id, updated=updated, error=None)
+            self._say(source, reading, None)
             return Looked(source, reading, None)
+
+    def last(self, source_id: str) -> SourceReading | None:
+        """The last reading of it in this process."""
+        return self._readings.get(source_id)
 
     def forget(self, source_id: str) -> None:
         self._readings.pop(source_id, None)
-        self._older_since.pop(source_id, None)
+        if self._board is not None:
+            for kind in (SOURCE_AWAY, SOURCE_REFUSED, SOURCE_OLDER, SOURCE_FROZEN):
+                self._board.end(kind, source_id)
+
+    def _say(self, source: BootSource, reading: SourceReading | None, error: Refused | None) -> None:
+        """The banners of one look."""
+        if self._board is None:
+            return
+        shown = None
+        if error is not None:
+            is_away = isinstance(error, Unreachable | NotFound | AccessRefused)
+            shown = SOURCE_OLDER if isinstance(error, OlderThanAccepted) else SOURCE_AWAY if is_away else SOURCE_REFUSED
+            self._board.show(shown, f"Boot source {source.name}: {error}.", source.id)
+        for kind in (SOURCE_AWAY, SOURCE_REFUSED, SOURCE_OLDER):
+            if kind is not shown:
+                self._board.end(kind, source.id)
+        if reading is None:
+            return
+        age_s = (datetime.now(UTC) - reading.updated).total_seconds() if reading.updated else 0.0
+        if not 0 < self._frozen_after_s < age_s:
+            self._board.end(SOURCE_FROZEN, source.id)
+            return
+        text = (
+            f"Boot source {source.name}: expected an index that moved in the last {self._frozen_after_s / 86400:g} "
+            f"days, got one of {reading.updated:%Y-%m-%d}."
+        )
+        self._board.show(SOURCE_FROZEN, text, source.id)
 
 
 def _stamps(reading: SourceReading) -> dict[str, str]:
@@ -101,13 +145,23 @@ def _stamps(reading: SourceReading) -> dict[str, str]:
 
 
 def _refuse_older(source: BootSource, reading: SourceReading, accepted: dict[str, str]) -> None:
-    for content_id, stamp in _stamps(reading).items():
+    stamps: dict[str, str | None] = {
+        INDEX: None,
+        **{each.content_id: None for each in reading.lists},
+        **_stamps(reading),
+    }
+    for content_id, stamp in stamps.items():
         before = accepted.get(content_id)
-        if before is not None and _time(stamp) < _time(before):
+        if before is not None and (stamp is None or _time(stamp) < _time(before)):
             what = f"product list {content_id}" if content_id else "index"
             raise OlderThanAccepted(
-                f"{shown_url(source.url)}: {what}: expected updated {before} or newer, as accepted before, got {stamp}"
+                f"{shown_url(source.url)}: {what}: expected updated {before} or newer, as accepted before, "
+                f"got {stamp or 'none'}"
             )
+
+
+def _age_s(since: str) -> float:
+    return (datetime.now(UTC) - _time(since)).total_seconds()
 
 
 def _time(stamp: str) -> datetime:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bootplane.control.banners import DISK_FULL, LOW_SPACE, Board
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.sync.decide import Fetch
 from bootplane.dataplane.store import InsufficientSpace, Reservation, Store
-
-DISK_FULL, LOW_SPACE = "disk-full", "low-space"  # banners
 
 
 class Room:
@@ -21,13 +20,14 @@ class Room:
     def __init__(self, store: Store, banners: BannerRepository, low_space_bytes: int) -> None:
         self._store = store
         self._banners = banners
+        self._board = Board(banners)
         self._low_space_bytes = low_space_bytes
         self.reservations: dict[str, Reservation] = {}
         self.needed_bytes: int | None = None  # free bytes that a stopped sync waits for
 
     def waits(self) -> bool:
         """Whether a sync stopped for lack of room, in this process or an earlier one."""
-        if self.needed_bytes is None and any(banner.id == DISK_FULL for banner in self._banners.list()):
+        if self.needed_bytes is None and any(banner.id == DISK_FULL.id for banner in self._banners.list()):
             self.needed_bytes = 0
         return self.needed_bytes is not None
 
@@ -47,7 +47,7 @@ class Room:
         except InsufficientSpace:
             self.release()
             raise
-        self._warn_early(self._store.free_bytes())
+        self.look()
 
     def release(self) -> None:
         while self.reservations:
@@ -56,20 +56,20 @@ class Room:
     def lacked(self, sentence: str, needed_bytes: int) -> None:
         """The sync stops: say so, and remember how much it waits for."""
         self.needed_bytes = needed_bytes
-        self._banners.raise_(
-            DISK_FULL, f"The sync stopped: {sentence}.", "Free disk space or remove selections; it goes on by itself."
-        )
+        self._board.show(DISK_FULL, f"The sync stopped: {sentence}.")
 
     def sufficed(self) -> None:
         self.needed_bytes = None
-        self._banners.end(DISK_FULL)
+        self._board.end(DISK_FULL)
 
-    def _warn_early(self, free_bytes: int) -> None:
+    def look(self) -> None:
+        """Warn while there still is room; take the warning back when there is enough."""
+        free_bytes = self._store.free_bytes()
         if free_bytes >= self._low_space_bytes:
-            self._banners.end(LOW_SPACE)
+            self._board.end(LOW_SPACE)
             return
         text = (
-            f"{self._store.directory}: expected at least {self._low_space_bytes} bytes free after the running sync, "
-            f"got {max(free_bytes, 0)}."
+            f"{self._store.directory}: expected at least {self._low_space_bytes} bytes free, what a running sync needs "
+            f"left out, got {max(free_bytes, 0)}."
         )
-        self._banners.raise_(LOW_SPACE, text, "Free some disk space or remove selections.")
+        self._board.show(LOW_SPACE, text)

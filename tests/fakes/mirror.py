@@ -7,10 +7,12 @@ loopback with ranges and validators as a good mirror does; ``faults`` maps a pat
 from __future__ import annotations
 
 import hashlib
+import socket
+import struct
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -31,6 +33,7 @@ from bootplane.control.mirror_publish import (
 
 UBUNTU_LIST = "streams/v1/com.ubuntu.maas:stable:v3:download"
 LOADER_LIST = "streams/v1/com.ubuntu.maas:stable:1:bootloader-download"
+ARCHES = ("amd64", "arm64", "armhf", "ppc64el", "s390x")
 CENTOS_LIST = "streams/v1/com.ubuntu.maas:stable:centos-bases-download"
 
 
@@ -116,6 +119,10 @@ class Fault:
     ignore_range: bool = False
     no_validators: bool = False
     times: int | None = None
+    is_endless: bool = False  # a chunked body that never ends
+    drip_s: float = 0.0  # between two bytes of the body
+    is_reset: bool = False  # the connection is reset before any answer
+    first: Callable[[], object] | None = None  # done before this answer: the mirror changes just now
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,6 +134,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.note(path, self)
         fault = self.server.fault_at(path)
         file = self.server.root / path
+        if fault.first is not None:
+            fault.first()
+        if fault.is_reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return None
+        if fault.is_endless:
+            return self._send_for_ever(path)
         if fault.status or fault.body is not None:
             return self._send(fault.status or 200, fault.body or b"", fault, {})
         if not file.is_file():
@@ -159,7 +175,24 @@ class _Handler(BaseHTTPRequestHandler):
         if status != 304:
             with self.server.lock:  # before the write: whoever has the last byte may look at the sum at once
                 self.server.sent[unquote(urlsplit(self.path).path).lstrip("/")] += len(body)
+            if fault.drip_s:
+                for at in range(len(body)):
+                    self.wfile.write(body[at : at + 1])
+                    if self.server.closing.wait(fault.drip_s):
+                        return
+                return
             self.wfile.write(body)
+
+    def _send_for_ever(self, path: str) -> None:
+        """A body of chunks until the client has had enough."""
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        piece = b"[" * (64 << 10)
+        while not self.server.closing.is_set():
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            with self.server.lock:
+                self.server.sent[path] += len(piece)
 
     def log_message(self, *args: object) -> None:
         pass
@@ -178,7 +211,8 @@ class MirrorServer(ThreadingHTTPServer):
         self.targets: list[str] = []
         self.sent: Counter[str] = Counter()
         self.connections = 0
-        self.faults: dict[str, Fault] = {}
+        self.faults: dict[str, Fault | list[Fault]] = {}  # a list: one for each request, then none
+        self.closing = threading.Event()
         self.lock = threading.Lock()
 
     @property
@@ -203,6 +237,8 @@ class MirrorServer(ThreadingHTTPServer):
     def fault_at(self, path: str) -> Fault:
         with self.lock:
             fault = self.faults.get(path)
+            if isinstance(fault, list):
+                return fault.pop(0) if fault else Fault()
             if fault is None or fault.times == 0:
                 return Fault()
             if fault.times is not None:
@@ -219,6 +255,7 @@ def serve(root: Path) -> Iterator[MirrorServer]:
         try:
             yield server
         finally:
+            server.closing.set()
             server.shutdown()
             thread.join()
 
@@ -232,3 +269,35 @@ def revoke(signer: Signer) -> None:
     certificate = signer.home / "openpgp-revocs.d" / f"{signer.fingerprint}.rev"
     text = certificate.read_text().replace("\n:-----BEGIN", "\n-----BEGIN")  # gpg guards it with a colon
     signer.gpg("--import", stdin=text.encode())
+
+
+def many_products(
+    inputs: Path, products: int = 200, serials: Sequence[str] = ("20250709", "20250812")
+) -> Iterator[PublishProduct]:
+    """*products* images in two serials each, as a whole stream has them: five architectures, a ga and a hwe kernel for
+    each release, which share the squashfs; every fourth hwe kernel is the ga kernel's bytes under its own path, and
+    every fifth release has the same kernels in both serials."""
+    for serial in serials:
+        for number in range(products):
+            release, arch, is_hwe = f"r{number // 10:03}", ARCHES[number % 10 // 2], number % 2 == 1
+            kernel = f"{release}-{arch}" + ("-hwe" if is_hwe and number % 8 != 1 else "")
+            if number // 10 % 5:
+                kernel += f"-{serial}"
+            yield image(
+                serial=serial,
+                release=release,
+                version=f"{number // 10}.04",
+                title=f"{number // 10}.04 LTS",
+                codename=f"Release {release}",
+                arch=arch,
+                subarch=f"{'hwe' if is_hwe else 'ga'}-{number // 10}.04",
+                kernel=_once(inputs, f"kernel-{kernel}", 12_000),
+                initrd=_once(inputs, f"initrd-{kernel}", 40_000),
+                squashfs=_once(inputs, f"squashfs-{release}-{arch}-{serial}", 120_000),
+                manifest=_once(inputs, f"manifest-{release}-{arch}", 2_000),
+            )
+
+
+def _once(folder: Path, name: str, size: int) -> Path:
+    path = folder / name
+    return path if path.exists() else make_file(folder, name, size)

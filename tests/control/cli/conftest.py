@@ -27,6 +27,9 @@ SYNC = {
     "bytes_done": 2048,
     "rate": 0,
     "eta_s": None,
+    "limit_bytes_s": None,
+    "window": None,
+    "window_open": True,
     "started": "2026-11-21T10:00:00Z",
     "finished": "2026-11-21T10:00:09Z",
     "error": None,
@@ -42,6 +45,9 @@ SOURCE = {
     "last_checked": "2026-11-21T10:00:00Z",
     "last_updated": "2026-11-20T10:00:00Z",
     "error": None,
+    "own_ca": False,
+    "warnings": [],
+    "passed_over": [],
 }
 SELECTION = {"id": 7, "os": "ubuntu", "release": "noble", "arches": ["amd64"], "subarches": ["*"], "labels": ["*"]}
 IMAGE = {
@@ -56,6 +62,7 @@ IMAGE = {
     "version": "20261120",
     "complete": True,
     "size": 2048,
+    "source": "images",
     "files": [
         {
             "name": "boot-kernel",

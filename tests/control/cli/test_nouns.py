@@ -372,7 +372,7 @@ def test_status_names_banners_first(bootplane, region) -> None:
     ]
     region.answers["GET /status"] = status
     lines = bootplane("status").stdout.splitlines()
-    assert lines[0] == "! /srv: 3 bytes missing. (since 2026-11-21T10:00:00Z) Make room."
+    assert lines[0] == "! /srv: 3 bytes missing. [disk] (since 2026-11-21T10:00:00Z) Make room."
     assert lines[1].startswith("region")
     assert "store       /srv/image-storage: 3 files, 5.0 MiB, 9.0 GiB free" in lines
 

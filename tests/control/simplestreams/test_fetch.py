@@ -376,7 +376,7 @@ def test_a_document_that_drips_is_given_up(
     mirror: MirrorServer, fetcher: Fetcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "DOCUMENT_DEADLINE_S", -1.0)
-    with pytest.raises(Unreachable, match="expected the document within -1 s, got 65536 bytes of it"):
+    with pytest.raises(Unreachable, match=r"expected the document within -1 s, got \d+ bytes of it"):
         fetcher.get(mirror.url + "file", SIZE)
 
 

@@ -10,7 +10,7 @@ import pytest
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.database import Database
 from bootplane.control.sync.decide import Fetch
-from bootplane.control.sync.space import DISK_FULL, LOW_SPACE, Room
+from bootplane.control.sync.space import Room
 from bootplane.dataplane.store import InsufficientSpace, Store
 
 A, B = Fetch("aa" * 32, 1000, "a", ()), Fetch("bb" * 32, 500, "b", ())
@@ -60,7 +60,7 @@ def test_too_little_room_reserves_nothing_and_names_the_sum(
 def test_a_low_disk_is_said_before_it_is_full_and_unsaid_after(store: Store, banners: BannerRepository) -> None:
     Room(store, banners, 1 << 60).reserve([A])
     [banner] = banners.list()
-    assert banner.id == LOW_SPACE and str(store.directory) in banner.text
+    assert banner.id == "low-space" and str(store.directory) in banner.text
     Room(store, banners, 0).reserve([B])
     assert banners.list() == []
 
@@ -71,7 +71,7 @@ def test_a_sync_that_waits_for_room_goes_on_when_it_has_come_over_a_restart_too(
     room = Room(store, banners, 0)
     assert not room.waits()
     room.lacked("store: expected 5000 bytes free, got 1", 5000)
-    assert banners.list()[0].id == DISK_FULL
+    assert banners.list()[0].id == "disk-full"
     monkeypatch.setattr(store, "free_bytes", lambda: 4999)
     assert room.waits() and not room.has_come()
     monkeypatch.setattr(store, "free_bytes", lambda: 5001)

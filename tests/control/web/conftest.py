@@ -42,6 +42,9 @@ class FakeService:
                 "bytes_done": 114 << 20,
                 "rate": 1 << 20,
                 "eta_s": 386,
+                "limit_bytes_s": None,
+                "window": None,
+                "window_open": True,
                 "started": "2026-11-20T10:00:00Z",
                 "finished": None,
                 "error": None,
@@ -51,6 +54,7 @@ class FakeService:
                     "id": 1, "name": "images", "url": "http://mirror.test/stable/", "priority": 1, "enabled": True,
                     "unsigned": False, "fingerprints": ["D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81"],
                     "last_checked": "2026-11-20T10:00:00Z", "last_updated": "2026-11-19T10:00:00Z", "error": None,
+                    "own_ca": False, "warnings": [], "passed_over": [],
                 }
             ],
             "selections": [
@@ -72,6 +76,7 @@ class FakeService:
                     "name": "ubuntu/noble/amd64/ga-24.04", "os": "ubuntu", "release": "noble", "title": "24.04 LTS",
                     "arch": "amd64", "subarch": "ga-24.04", "kflavor": "generic", "label": "candidate", "version": "1",
                     "complete": True, "size": 500 << 20, "rtype": "synced", "base_image": "", "versions": [],
+                    "source": "images",
                     "files": [
                         {
                             "name": "squashfs", "ftype": "squashfs", "sha256": "ab" * 32, "size": 400 << 20,
