@@ -7,7 +7,7 @@
 # make fuzz   fuzzes the parsers and machines of core (FUZZ_ARGS="--seconds 600 --keep http_head")
 # make bench  the figures, beside nginx, varnish, tftpd-hpa, dnsmasq, atftpd (root; BENCH_ARGS="--only tftp", --ci)
 # The rest: build, lint, sanitize, sanitize-full (minutes), fuzz-smoke, bench-smoke, bench-herd (root), bench-api,
-#           bench-restart, clean.
+#           bench-restart, bench-sync, clean.
 
 VENV   := .venv
 PYTHON := $(VENV)/bin/python
@@ -19,7 +19,7 @@ FUZZ_ARGS ?= --seconds 60 --seed 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test vm vm-storm soak build check lint sanitize sanitize-full bench bench-smoke bench-herd bench-api
-.PHONY: bench-restart fuzz fuzz-smoke clean
+.PHONY: bench-restart bench-sync fuzz fuzz-smoke clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -92,6 +92,10 @@ bench-herd:
 bench-api:
 	@.ci/setup load
 	@.ci/timed "bench, API" $(PYTHON) -m bench.api
+
+bench-sync:
+	@.ci/setup bench
+	@.ci/timed "bench, sync" $(PYTHON) -m bench.sync
 
 bench-restart:
 	@.ci/setup bench

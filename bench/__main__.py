@@ -32,8 +32,7 @@ from bench.wire import Case, Site, driven, measure, site
 CACHE_BYTES = 4 << 30
 SAMPLES = 3  # of what is counted
 TIMES = ("s", "ms")
-GROUPS = ("http", "tftp", "fill", "ingest", "restart", "herd")
-NOT_BUILT = ("sync that finds nothing new (200 products)", "sync of a mirror")
+GROUPS = ("http", "tftp", "fill", "ingest", "restart", "herd", "sync")
 PYTEST = ("-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "--benchmark-disable-gc")
 
 
@@ -139,6 +138,7 @@ ITEMS = (
     _elsewhere("fill", "fill, verified", "fill", *PYTEST, "bench/test_fill.py"),
     _elsewhere("ingest", "region ingest: the verifier", "digest", *PYTEST, "bench/test_digest.py"),
     _elsewhere("restart", "restart with a full cache", "restart", "-m", "bench.restart"),
+    _elsewhere("sync", "sync of a mirror, and one that finds nothing new", "sync", "-m", "bench.sync"),
     _elsewhere("herd", "cold herd", "herd", "-m", "bench.herd"),
 )
 
@@ -234,9 +234,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{table(lines)}")
     for note in notes:
         print(note)
-    if not options.only:
-        for name in NOT_BUILT:
-            print(f"not built yet: {name}")
     print("\n".join(history.told(stored, lines)[1]))
     keep = {} if stored is None or stored.path == history.BASELINE else dict(stored.lines)
     for text in bench.failed:
