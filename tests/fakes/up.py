@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,11 +76,14 @@ def up(
     *options: str,
     products: Callable[[Path], list[PublishProduct]] = small_products,
     selections: Sequence[Sequence[str]] = (UBUNTU,),
+    signer: Signer | None = None,
 ) -> Iterator[Site]:
-    """A site in *folder*, which is made; `up` gets *options*. It ends with status 0, or the test has failed."""
+    """A site in *folder*, which is made; `up` gets *options*. It ends with status 0, or the test has failed. Who gives
+    the *signer* can publish anew in ``folder / "mirror"``."""
     folder.mkdir(parents=True, exist_ok=True)
     keyring = folder / "keyring.gpg"
-    with Signer.generate(folder / "gnupg", algorithm="ed25519") as signer:
+    signing = nullcontext(signer) if signer else Signer.generate(folder / "gnupg", algorithm="ed25519")
+    with signing as signer:
         publish(folder / "mirror", products(folder / "inputs"), signer)
         keyring.write_bytes(signer.public())
     places = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", ANY)]
