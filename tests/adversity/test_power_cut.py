@@ -12,8 +12,6 @@ import hashlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,9 @@ import pytest
 from bootplane.core.blob import Blob
 from bootplane.core.lru import Cache, CacheFull
 from bootplane.core.status import CoreError, DigestMismatch
-from tests.fakes.filesystems import KINDS, MIB, Disk, attached, charge_of, mounted, on_disk, or_skip
+from tests.fakes.filesystems import KINDS, MIB, attached, charge_of, mounted, on_disk, or_skip
 from tests.fakes.http_client import CHUNK, chunk_list, cold, nothing_left
+from tests.fakes.power import Cuts
 
 LIMIT = 24 * MIB
 ABSENT, PRESENT = 0, 2
@@ -104,40 +103,6 @@ class Work:
         else:
             fill(self.cache, blob, data, chunk)
         self.cache.reap()
-
-
-class Cuts:
-    """Takes clones of a disk; each with what is known of the moment."""
-
-    def __init__(self, disk: Disk) -> None:
-        self.disk = disk
-        self.taken: list[tuple[Path, str]] = []
-        self._lock = threading.Lock()
-
-    def cut(self, moment: str) -> None:
-        with self._lock:
-            copy = self.disk.image.with_name(f"cut-{len(self.taken)}")
-            self.taken.append((copy, moment))
-        self.disk.snapshot(copy)
-
-    @contextlib.contextmanager
-    def while_it(self, moment: str, most: int, chance: random.Random) -> Iterator[None]:
-        """Up to *most* clones while the body runs."""
-        stop = threading.Event()
-
-        def run() -> None:
-            for _ in range(most):
-                if stop.wait(chance.uniform(0, 0.02)):
-                    return
-                self.cut(moment)
-
-        with ThreadPoolExecutor(1) as pool:
-            cutting = pool.submit(run)
-            try:
-                yield
-            finally:
-                stop.set()
-            cutting.result()
 
 
 def live_through(cuts: Cuts, contents: dict[str, bytes], seed: int, instants: int) -> None:
