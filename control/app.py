@@ -339,7 +339,7 @@ class Region:
         return app
 
     def _metrics(self) -> Any:
-        exposition = metrics.exposition(self.bulk.counters, self.service.status, self.timeline)
+        exposition = metrics.exposition(self.bulk.counters, self.service.status, self.timeline, self.uploads.figures)
 
         def answer(request: Request) -> Response:
             if request.client is None or not request.client.host.startswith(LOOPBACK):

@@ -17,12 +17,17 @@ SYNC_STATES = ("idle", "refreshing", "downloading", "paused", "finishing", "stop
 
 
 class RegionCollector(Collector):
-    """*counters*: of the bulk reactor. *status*: RegionService.status."""
+    """*counters*: of the bulk reactor. *status*: RegionService.status. *uploads*: Uploads.figures."""
 
     def __init__(
-        self, counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]], timeline: Timeline
+        self,
+        counters: Callable[[], dict[str, int]],
+        status: Callable[[], dict[str, Any]],
+        timeline: Timeline,
+        uploads: Callable[[], dict[str, int]],
     ) -> None:
         self._counters = counters
+        self._uploads = uploads
         self._status = status
         self._timeline = timeline
 
@@ -32,6 +37,12 @@ class RegionCollector(Collector):
             if not counter.name.startswith(("tftp_", "records")):  # a region has no TFTP, and tells nobody of racks
                 yield CounterMetricFamily(f"bootplane_{counter.name}", counter.help, value=values.get(counter.name, 0))
         yield from self._boot_events()
+        uploads = self._uploads()
+        yield GaugeMetricFamily("bootplane_uploads", "Uploads that are not complete.", value=uploads["uploads"])
+        text = "Files of uploads that come in just now."
+        yield GaugeMetricFamily("bootplane_upload_receiving", text, value=uploads["receiving"])
+        text = "Bytes of uploads taken."
+        yield CounterMetricFamily("bootplane_upload_bytes", text, value=uploads["bytes"])
         status = self._status()
         gauges = {
             "store_blobs": ("Complete files in the store.", status["store"]["blobs"]),
@@ -77,8 +88,11 @@ class RegionCollector(Collector):
 
 
 def exposition(
-    counters: Callable[[], dict[str, int]], status: Callable[[], dict[str, Any]], timeline: Timeline
+    counters: Callable[[], dict[str, int]],
+    status: Callable[[], dict[str, Any]],
+    timeline: Timeline,
+    uploads: Callable[[], dict[str, int]],
 ) -> Callable[[], bytes]:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(RegionCollector(counters, status, timeline))
+    registry.register(RegionCollector(counters, status, timeline, uploads))
     return lambda: generate_latest(registry)

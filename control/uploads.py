@@ -80,12 +80,13 @@ class Uploads:
         self._selections, self._offered, self._publish, self._hub = selections, offered, publish, hub
         self._banners = banners
         self._kept_s = kept_s
-        self._lock = threading.Lock()  # of the three below
+        self._lock = threading.Lock()  # of the dicts below, and taken_bytes
         self._receiving: dict[str, Receiving] = {}  # digest -> who brings it
         self._rooms: dict[str, Reservation] = {}  # upload id -> room for what it lacks
         self._used: dict[str, float] = {}  # upload id -> when its room was last wanted, monotonic
         self._deciding = threading.Lock()  # one announcement or completion at a time
         self._ending = False
+        self.taken_bytes = 0  # of all uploads since the start
         self._job = Job("uploads", self._turn, failed_s=TURN_S)
 
     # -- announcements
@@ -145,6 +146,12 @@ class Uploads:
 
     def default_base(self) -> str:
         return upload_rules.default_base(self._resources(), self._selections.list())
+
+    def figures(self) -> dict[str, int]:
+        """For the metrics: unfinished uploads, files that come in just now, bytes taken since the start."""
+        unfinished = sum(each.state != COMPLETE for each in self._rows.list())
+        with self._lock:
+            return {"uploads": unfinished, "receiving": len(self._receiving), "bytes": self.taken_bytes}
 
     def digests(self) -> set[str]:
         """Of files that must stay though no image names them yet."""
@@ -232,6 +239,10 @@ class Uploads:
     def _arrived(self, sha256: str, size: int, root: str) -> None:
         self._blobs.record([BlobRecord(sha256, size, root)])
 
+    def _took(self, nbytes: int) -> None:
+        with self._lock:
+            self.taken_bytes += nbytes
+
     def _tell(self, upload_id: str) -> None:
         self._hub.publish("uploads", {"id": upload_id})
 
@@ -309,6 +320,7 @@ class Uploads:
                         upload.id, upload.resource.name, upload.touched,
                     )  # fmt: skip
                 self._forget(upload)
+        self._say_lost()
         return TURN_S
 
     def _forget(self, upload: Upload) -> None:
@@ -317,10 +329,8 @@ class Uploads:
         self._drop_room(upload.id)
         wanted = self.digests() | {f.sha256 for each in self._images.sets() for f in each.resource_set.files}
         for file in upload.files:
-            with self._lock:
-                is_busy = file.sha256 in self._receiving
-            if not is_busy and file.sha256 not in wanted:
-                self._store.discard_partial(file.sha256)
+            if file.sha256 not in wanted:
+                self._store.discard_idle_partial(file.sha256)
         self._tell(upload.id)
 
     def _say_lost(self) -> None:
@@ -350,12 +360,14 @@ class Uploads:
     def _is_here(self, file: ResourceFile) -> bool:
         if not self._store.has(file.sha256, file.size):
             return False
-        if self._blobs.get(file.sha256) is None:  # its row was lost with a crash, or is a removed one's
+        if self._blobs.get(file.sha256) is None:
+            if self._blobs.is_removed(file.sha256):  # its file is being taken away just now
+                return False
             self._arrived(file.sha256, file.size, chunk_root(self._store.chunk_list(file.sha256)))
         return True
 
     def _bytes_here(self, file: ResourceFile) -> int:
-        if self._store.has(file.sha256, file.size):
+        if self._is_here(file):
             return file.size
         try:
             return min(self._store.partial_path(file.sha256).stat().st_size, file.size)
@@ -444,8 +456,10 @@ class Receiving:
             for part in parts:
                 self._judge(part)
                 ingest.write(part)
+        nbytes = sum(map(len, parts))
+        self._desk._took(nbytes)
         with self._rate_lock:
-            self._rate.add(sum(map(len, parts)))
+            self._rate.add(nbytes)
         now = time.monotonic()
         if now - self._told >= TELL_S:
             self._told = now

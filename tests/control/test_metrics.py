@@ -89,3 +89,20 @@ def test_boot_events_move_their_series(tmp_path: Path) -> None:
         "bootplane_boot_events_refused_total": 1,
         "bootplane_boot_events_lost_total": 4,
     }
+
+
+def test_an_upload_moves_its_series(tmp_path: Path) -> None:
+    data = b"\x1f\x8b" + bytes(998)
+    with running(tmp_path / "d") as (region, client):
+        files = [{"ftype": "root-tgz", "sha256": "ab" * 32, "size": len(data)}]
+        upload = client.post("/api/v1/uploads", json={"name": "web", "arch": "amd64", "files": files}).json()
+        receiving = region.uploads.open(upload["id"], "root-tgz", 0, len(data))
+        receiving.write([data[:400], data[400:600]])
+        seen = values(client)
+        receiving.abandon()
+        assert {name: value for name, value in seen.items() if "upload" in name} == {
+            "bootplane_uploads": 1,
+            "bootplane_upload_receiving": 1,
+            "bootplane_upload_bytes_total": 600,
+        }
+        assert values(client)["bootplane_upload_receiving"] == 0
