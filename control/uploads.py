@@ -91,6 +91,11 @@ class Uploads:
 
     # -- announcements
 
+    def check(self, name: str, arch: str, title: str, base_image: str | None) -> dict[str, Any]:
+        """What an upload of this name would become: the refusals of begin(), before anybody hashes a large file."""
+        resource = upload_rules.resource_of(name, arch, title, base_image, self.reserved(), self.default_base())
+        return {"image": resource.name, "title": resource.title, "base_image": resource.base_image}
+
     def begin(
         self, name: str, arch: str, title: str, base_image: str | None, wanted: Sequence[upload_rules.Wanted]
     ) -> dict[str, Any]:

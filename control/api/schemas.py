@@ -170,11 +170,20 @@ class UploadFileIn(_In):
     size: Annotated[int, Field(strict=True, ge=1, le=1 << 50)]
 
 
-class UploadIn(_In):
+class UploadCheckIn(_In):
     name: Annotated[str, Field(min_length=1, max_length=130)]
     arch: Annotated[str, Field(min_length=1, max_length=97)]
     title: Annotated[str, Field(max_length=256)] = ""
     base_image: Annotated[str | None, Field(max_length=128)] = None
+
+
+class UploadChecked(_Out):
+    image: str
+    title: str
+    base_image: str
+
+
+class UploadIn(UploadCheckIn):
     files: Annotated[list[UploadFileIn], Field(min_length=1, max_length=16)]
 
 

@@ -147,6 +147,10 @@ def router(uploads: Uploads, images: ImageService, sessions: Sessions, intake: I
         wanted = [Wanted(file.ftype, file.sha256, file.size) for file in body.files]
         return uploads.begin(body.name, body.arch, body.title, body.base_image, wanted)
 
+    @api.post("/uploads/check", response_model=schemas.UploadChecked)
+    def check_upload(body: schemas.UploadCheckIn) -> Any:
+        return uploads.check(body.name, body.arch, body.title, body.base_image)
+
     @api.get("/uploads/{key}", response_model=schemas.Upload)
     def show_upload(key: str) -> Any:
         return uploads.get(key)

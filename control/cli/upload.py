@@ -144,11 +144,13 @@ def _bring(
     sources: Sequence[Source],
     view: View,
 ) -> dict[str, Any]:
-    """Hash, announce, send what lacks, until the region says complete. Returns its last word."""
+    """Ask, hash, announce, send what lacks, until the region says complete. Returns its last word."""
+    body: dict[str, Any] = {"name": name, "arch": arch, "title": title, "base_image": base_image}
+    region.post("/uploads/check", body)  # a name that is refused, or a region that is not there, is told at once
     announced = []
     for source in sources:
         announced.append({"ftype": source.ftype, "sha256": _sha256(source, view), "size": source.size})
-    body = {"name": name, "arch": arch, "title": title, "base_image": base_image, "files": announced}
+    body["files"] = announced
     by_type = {source.ftype: source for source in sources}
     patience = _Patience(view)
     refused = 0

@@ -98,9 +98,10 @@ class UploadRepository:
             session.execute(sa.delete(UploadRow).where(UploadRow.id == upload_id))
 
     def digests(self) -> set[str]:
-        """Of every file of every upload, in whatever state."""
+        """Of every file of every upload that no image names yet."""
+        query = sa.select(UploadFileRow.sha256).join(UploadRow, UploadRow.id == UploadFileRow.upload_id)
         with self._database.read() as session:
-            return set(session.scalars(sa.select(UploadFileRow.sha256)))
+            return set(session.scalars(query.where(UploadRow.state != COMPLETE)))
 
     def _set(self, upload_id: str, **values: str | None) -> None:
         with self._database.begin() as session:

@@ -166,6 +166,7 @@ def test_a_body_larger_than_any_other_of_the_api_passes_here_and_nowhere_else(
     [
         ("GET", "/uploads"),
         ("POST", "/uploads"),
+        ("POST", "/uploads/check"),
         ("GET", "/uploads/ab"),
         ("PUT", "/uploads/ab/files/root-tgz"),
         ("DELETE", "/uploads/ab"),
@@ -519,6 +520,24 @@ def test_the_announcement_is_checked_field_by_field(client: TestClient, tgz: byt
     assert client.get("/api/v1/uploads").json() == {"items": [], "next": None}
     upload = begun(client, good)
     assert "expected one of root-tgz" in problem(put(client, upload, "squashfs", tgz), 404)
+
+
+def test_a_name_is_checked_before_anything_is_hashed(client: TestClient) -> None:
+    asked = {"name": "web", "arch": "amd64", "base_image": "ol/9"}
+    answer = client.post("/api/v1/uploads/check", json=asked)
+    found = schemas.UploadChecked.model_validate(answer.json()).model_dump()
+    assert found == {"image": "custom/web/amd64/generic", "title": "web", "base_image": "ol/9"}
+    assert "name of an operating" in problem(client.post("/api/v1/uploads/check", json=asked | {"name": "esxi"}), 409)
+    assert client.get("/api/v1/uploads").json()["items"] == []
+
+
+def test_a_deleted_image_goes_from_the_disk_after_the_grace_time_without_any_sync(tmp_path: Path, tgz: bytes) -> None:
+    with running(tmp_path / "quick", removal_grace=0) as (region, client):
+        uploaded(client, tgz)
+        client.delete("/api/v1/images/web")
+        region.removal.step()
+        region.removal.step()
+        assert list(region.store.complete()) == [] and names(region) == {}
 
 
 def test_the_page_shows_uploads_and_custom_images(region: Region, client: TestClient, tgz: bytes) -> None:
