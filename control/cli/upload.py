@@ -160,11 +160,11 @@ def _bring(
             document: dict[str, Any] = region.post("/uploads", body, client.SLOW_TIMEOUT_S)
             patience.heard()
             lacking = [each for each in document["files"] if each["done"] < each["size"]]
-            if document["state"] != "receiving" or not lacking:
+            if document["state"] != "receiving":
                 return document
             view.show(document)
             wanted = next((each for each in lacking if each["state"] == "waiting"), None)
-            if wanted is None:
+            if wanted is None:  # somebody else sends it, or has just sent the last of it
                 raise _WaitError
             document = _send(region, document, wanted, by_type[wanted["ftype"]], view)
             if document["state"] != "receiving":
