@@ -393,7 +393,7 @@ def _described(file: Path, manifest: dict[str, Any], rows: int) -> Backup:
         region=manifest["region"],
         version=manifest["version"],
         schema=manifest["schema"],
-        created=manifest["created"],
+        created=str(manifest["created"])[:19] + "Z",
         members=tuple(manifest["members"]),
         rows=rows,
         bytes=file.stat().st_size,

@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from typing import Any
 from bootplane.control import datadir, placing
 from bootplane.control.domain.images import (
     ARCHIVE,
+    CUSTOM_OS,
     MANIFESTS,
     ROOT_ARCHIVES,
     BootResource,
@@ -169,7 +170,7 @@ def _matches(stored: StoredSet, patterns: Sequence[str]) -> bool:
 
 def product_of(stored: StoredSet, store: Store, taken: dict[str, str]) -> PublishProduct:
     """A complete set as one version of a product. *taken*: paths in use -> digest; those of this set are added."""
-    resource = stored.resource_set.resource
+    resource = _known_abroad(stored.resource_set.resource)
     items: dict[str, PublishItem] = {}
     ftypes = {file.ftype for file in stored.resource_set.files}
     for file in stored.resource_set.files:
@@ -187,6 +188,14 @@ def product_of(stored: StoredSet, store: Store, taken: dict[str, str]) -> Publis
         items[name] = PublishItem(name, file.ftype, path, store.path_of(file.sha256), tags)
     content_id, product_id = _ids(resource, is_root=bool(ftypes & ROOT_ARCHIVES))
     return PublishProduct(content_id, product_id, stored.resource_set.version, _tags(resource), tuple(items.values()))
+
+
+def _known_abroad(resource: BootResource) -> BootResource:
+    """The resource as other regions are told of it. An upload is a source's image there, and a region takes none under
+    the names that are its own operator's: os custom becomes upstream, label uploaded becomes custom."""
+    if not resource.is_uploaded:
+        return resource
+    return replace(resource, os="upstream" if resource.os == CUSTOM_OS else resource.os, label="custom")
 
 
 def _item_name(file: ResourceFile) -> str:

@@ -1,7 +1,7 @@
 """Progress of long work that a command does itself: how much of how much, rate, time left.
 
-On a terminal one line that is written again, at most four times a second; elsewhere a line at each tenth, which a log
-can bear. It goes to standard error: a pipe carries the result alone.
+On a terminal one line that is written again, at most four times a second; elsewhere a line at each tenth, at most one
+a second, which a log can bear. It goes to standard error: a pipe carries the result alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Self, TextIO
 from bootplane.control.cli import figures, output
 
 EACH_S = 0.25
+LINE_S = 1.0  # work that is over sooner needs no progress in a log
 WINDOW_S = 20.0  # the rate is that of the last while: a slow beginning is forgotten
 
 
@@ -54,7 +55,8 @@ class Meter:
                 self._shown_at = now
                 self._stream.write(f"\r\x1b[K{self.line(now)}")
                 self._stream.flush()
-        elif 10 * self._done // self._total > self._tenth:
+        elif 10 * self._done // self._total > self._tenth and now - self._shown_at >= LINE_S:
+            self._shown_at = now
             self._tenth = 10 * self._done // self._total
             self._stream.write(self.line(now) + "\n")
             self._stream.flush()

@@ -123,6 +123,21 @@ def switches(site: Region, tmp_path: Path) -> None:
     assert sorted(p.name for p in tree.glob("snapshot-*")) == sorted({second.snapshot, third.snapshot})
 
 
+def test_who_has_opened_current_reads_one_whole_snapshot(tmp_path: Path, signer: Signer) -> None:
+    with filled(tmp_path / "site", signer) as (site, _):
+        export(site, tmp_path / "out")
+        names = names_of(site)
+        root = os.open(tmp_path / "out" / TREE / CURRENT, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            drop(site, "centos/8/amd64/generic")
+            export(site, tmp_path / "out")
+            for name, sha256 in names.items():
+                with open(os.open(name, os.O_RDONLY, dir_fd=root), "rb") as file:
+                    assert sha256_hex(file.read()) == sha256
+        finally:
+            os.close(root)
+
+
 def drop(site: Region, name: str) -> None:
     site.images.remove(each.id for each in site.images.sets() if each.resource_set.resource.name == name)
     site.publish()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,10 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
+from bootplane.control import datadir
 from bootplane.control.cli.main import app
+from bootplane.control.domain.images import BootResource, ResourceFile
+from bootplane.control.errors import StartError
 from bootplane.control.holdings import holdings
 from bootplane.control.placing import How, PlaceError
 from bootplane.control.simplestreams.signer import PublishError, Signer
@@ -30,10 +35,12 @@ from bootplane.control.source_publish import (
     publish_region,
     signer_for,
 )
+from bootplane.control.storage.blobs import BlobRecord
 from bootplane.core.digest import sha256_hex
+from tests.fakes.filesystems import mounted, or_skip
 from tests.fakes.filled import fill, filled
 from tests.fakes.mirror import serve
-from tests.fakes.regions import running
+from tests.fakes.regions import running, synced
 
 
 @pytest.fixture(scope="module")
@@ -311,3 +318,89 @@ def test_a_directory_without_a_region_is_said_plainly(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["source", "publish", str(tmp_path / "m"), "--data", str(tmp_path / "none")])
     assert done.exit_code == 1
     assert "expected the data directory of a region, got one without region.sqlite" in done.stderr
+
+
+def test_a_reader_finds_a_whole_mirror_at_any_moment(data: Path, tmp_path: Path, signer: Signer) -> None:
+    folder = tmp_path / "out"
+    publish(data, folder, signer)
+    stop, seen, wrong = threading.Event(), [], []
+
+    def read() -> None:
+        """As a slow client does: the index, its lists, every file they name."""
+        while not stop.is_set():
+            try:
+                index = json.loads((folder / "streams/v1/index.json").read_bytes())
+                for entry in index["index"].values():
+                    listed = json.loads((folder / entry["path"]).read_bytes())
+                    for product in listed["products"].values():
+                        for version in product["versions"].values():
+                            for item in version["items"].values():
+                                if sha256_hex((folder / item["path"]).read_bytes()) != item["sha256"]:
+                                    wrong.append(item["path"])
+                seen.append(len(index["index"]))
+            except (OSError, ValueError) as error:
+                wrong.append(repr(error))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for turn in range(12):
+            publish(data, folder, signer, patterns=["ubuntu/*"] if turn % 2 else [], how=(How.COPY, How.LINK)[turn % 2])
+    finally:
+        stop.set()
+        reader.join()
+    assert wrong == [] and set(seen) == {2, 3}
+
+
+def test_a_copy_that_does_not_fit_is_refused_before_it_begins(
+    data: Path, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = os.statvfs_result((*(found := os.statvfs(tmp_path))[:4], 0, *found[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _path: full)
+    with pytest.raises(PlaceError, match=r"out: expected \d+ bytes free for copies, got 0"):
+        publish(data, tmp_path / "out", signer, how=How.COPY)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {STATE, LOCK}
+
+
+def test_a_second_publication_at_the_same_time_is_refused(data: Path, tmp_path: Path, signer: Signer) -> None:
+    publish(data, tmp_path / "out", signer)
+    lock = datadir.Lock(tmp_path / "out" / LOCK, "publication")
+    with pytest.raises(StartError, match="expected to be the only publication here"):
+        publish(data, tmp_path / "out", signer)
+    lock.release()
+    publish(data, tmp_path / "out", signer)
+
+
+def test_a_custom_image_goes_along(tmp_path: Path, signer: Signer) -> None:
+    content = b"a root archive of our own" * 1000
+    with filled(tmp_path / "a", signer) as (region, _):
+        with region.store.begin(sha256_hex(content), len(content)) as ingest:
+            ingest.write(content)
+            made = ingest.commit()
+        region.blobs.record([BlobRecord(made.sha256, made.size, made.root)])
+        resource = BootResource("custom", "amd64", "web", "generic", "uploaded", title="Ours", rtype="uploaded")
+        region.images.add_uploaded(resource, [ResourceFile("root-tgz", "root-tgz", made.sha256, made.size)], "20261122")
+        publish(region.settings.data, tmp_path / "out", signer)
+    with running(tmp_path / "b") as (region, client):
+        keyring = base64.b64encode(signer.public()).decode()
+        source = {"url": (tmp_path / "out").as_uri() + "/", "keyring": keyring}
+        assert client.post("/api/v1/sources", json=source).status_code == 201
+        body = {"os": "upstream", "release": "web", "arches": ["amd64"]}
+        assert client.post("/api/v1/selections", json=body).status_code == 201
+        done = synced(region, client)
+        assert done["state"] == "complete", done["error"]
+        names = region.publisher.current.contents.names
+        assert names["upstream/amd64/generic/web/custom/root-tgz"] == made.sha256
+
+
+@pytest.mark.parametrize("kind", ["btrfs", "xfs", "ext4"])
+def test_the_cheapest_way_is_taken_by_what_the_file_system_can(kind: str, tmp_path: Path, signer: Signer) -> None:
+    (tmp_path / "disk").mkdir()
+    with or_skip(mounted(kind, tmp_path / "disk")) as disk:
+        with filled(disk / "region", signer):
+            pass
+        done = publish(disk / "region" / "data", disk / "out", signer)
+        assert (done.how, done.copied_bytes) == ("link" if kind == "ext4" else "reflink", 0)
+        assert publish(disk / "region" / "data", disk / "out", signer).removed == 0
+        over_there = publish(disk / "region" / "data", tmp_path / "out", signer)  # another file system
+        assert over_there.how == "copy" and over_there.copied_bytes >= over_there.bytes

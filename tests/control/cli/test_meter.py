@@ -34,6 +34,15 @@ def test_a_log_gets_a_line_at_each_tenth_with_rate_and_time_left() -> None:
     assert lines[-1] == "copying: 100.0 MiB of 100.0 MiB (100%), 2.0 MiB/s"
 
 
+def test_work_that_is_soon_over_leaves_a_log_alone() -> None:
+    stream, clock = io.StringIO(), Clock()
+    with Meter("copying", 100, stream=stream, clock=clock) as meter:
+        for _ in range(100):
+            clock.now += 0.005
+            meter(1)
+    assert stream.getvalue() == ""
+
+
 def test_the_rate_is_that_of_the_last_while() -> None:
     stream, clock = io.StringIO(), Clock()
     meter = Meter("copying", 100 * MIB, stream=stream, clock=clock)
