@@ -200,6 +200,23 @@ def mounted(kind: str, directory: Path, size: int = IMAGE_BYTES) -> Iterator[Pat
         yield disk.point
 
 
+@contextlib.contextmanager
+def in_memory(point: Path, size: int) -> Iterator[Path]:
+    """A tmpfs of *size* bytes at *point*, a new directory: a disk that is soon full. Raises CannotMountError."""
+    if os.geteuid() != 0:
+        raise CannotMountError("only root can mount")
+    _mounts_of_our_own()
+    point.mkdir()
+    try:
+        _run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point))
+        try:
+            yield point
+        finally:
+            _unmount(point)
+    finally:
+        point.rmdir()
+
+
 T = TypeVar("T")
 
 
