@@ -261,6 +261,7 @@ class Region:
         if published is not before:
             _LOG.info("catalogue version %d: %d names, %d files", published.version, len(new.names), len(new.blobs))
             self.hub.publish("images", {"version": published.version})
+            self.custody.changed()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Store and database in step, catalogue published, then the threads."""

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from bootplane.control.errors import StartError
 from bootplane.control.events import Hub
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository
@@ -103,6 +104,10 @@ class Custody:
         if self._is_open:
             self._settings.put({OPEN_SINCE: ""})
 
+    def changed(self) -> None:
+        """A new catalogue has been published."""
+        self._owner.count()
+
     def may_delete(self) -> bool:
         """Whether what nothing names may go. A strange store is settled here: once everything found was hashed, and a
         sync since has ended well with images to show. Banners that are no longer true end."""
@@ -115,7 +120,10 @@ class Custody:
             if not any(each.complete and each.marked is None for each in self._images.sets()):
                 return False
             self._strange = ""
-            self._owner.settle()
+            try:
+                self._owner.settle()
+            except StartError as error:  # the next start finds it strange again, and settles it again
+                _LOG.warning("%s", error)
         self._banners.end(STRANGE)
         self._hub.publish("banner", {})
         _LOG.info("%s: this region's again, a sync has said what is wanted", self._store.directory)

@@ -1,10 +1,10 @@
 """Whose store this is: the owner file in it, held against what the database says of itself.
 
-    image-storage/.owner    {"format", "store", "region", "database", "starts", "claimed", "strange"}
+    image-storage/.owner    {"format", "store", "region", "database", "count", "claimed", "strange"}
 
 A store outlives databases: one is lost, another is restored from last week's backup, a disk is put into another host.
-What a database does not know must not be deleted on its word then. Each start of a region counts up ``starts``, in the
-database first and in the file after it, so a database that is behind its store has been set back.
+What a database does not know must not be deleted on its word then. Each start of a region and each new catalogue counts
+one up in the database, on stable storage, and in the file after it: a database that is behind its store was set back.
 
 Invariants: judge() is pure, and whatever it cannot explain is STRANGE: nothing of the store is deleted, and nothing is
 believed that was not hashed. The file is written whole or not at all. A store that is STRANGE stays so over restarts
@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import enum
 import json
+import logging
 import secrets
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,7 +32,8 @@ from bootplane.dataplane.durable import write_durably
 FORMAT = 1
 NAME = ".owner"
 ID_BYTES = 8
-DATABASE_ID, STORE_ID, STORE_STARTS = "database_id", "store_id", "store_starts"  # settings
+_LOG = logging.getLogger("bootplane.store")
+DATABASE_ID, STORE_ID, STORE_COUNT = "database_id", "store_id", "store_count"  # settings
 
 
 class Verdict(enum.Enum):
@@ -46,7 +49,7 @@ class Owner:
     store: str
     region: str
     database: str
-    starts: int
+    count: int
     claimed: str  # when this region first had it
     strange: str = ""  # since when, and why; "": it is not
     format: int = FORMAT
@@ -58,7 +61,7 @@ class Claim:
 
     database: str
     store: str  # "": it never had one with an owner file
-    starts: int
+    count: int
     knows_blobs: bool
 
 
@@ -88,9 +91,9 @@ def judge(owner: Owner | None, is_readable: bool, claim: Claim, *, has_files: bo
         )
     if owner.database != claim.database:
         return Judgement(Verdict.STRANGE, f"it was last used with database {owner.database}, not {claim.database}")
-    if owner.starts > claim.starts:
-        behind = owner.starts - claim.starts
-        return Judgement(Verdict.STRANGE, f"the database is {behind} starts behind it: it was set back, by a backup?")
+    if owner.count > claim.count:
+        behind = owner.count - claim.count
+        return Judgement(Verdict.STRANGE, f"the database is {behind} changes behind it: it was set back, by a backup?")
     return Judgement(Verdict.OURS)
 
 
@@ -101,13 +104,14 @@ class OwnerFile:
         self.path = directory / NAME
         self._settings = settings
         self._make_durable = make_durable  # what the database has committed
+        self._lock = threading.Lock()
         self._owner: Owner | None = None
 
     def claim_of(self, *, knows_blobs: bool) -> Claim:
         """What the database says; it gets an identity of its own at the first call."""
         database = self._settings.get_or_put(DATABASE_ID, secrets.token_hex(ID_BYTES))
-        starts = int(self._settings.get(STORE_STARTS) or 0)
-        return Claim(database, self._settings.get(STORE_ID) or "", starts, knows_blobs)
+        count = int(self._settings.get(STORE_COUNT) or 0)
+        return Claim(database, self._settings.get(STORE_ID) or "", count, knows_blobs)
 
     def read(self) -> tuple[Owner | None, bool]:
         """(the file, whether it can be understood). Raises StartError for one of a newer bootplane."""
@@ -120,7 +124,7 @@ class OwnerFile:
                 )
             fields = {name: document[name] for name in Owner.__dataclass_fields__}
             owner = Owner(**fields)
-            wrong = [name for name in ("starts", "format") if not isinstance(getattr(owner, name), int)]
+            wrong = [name for name in ("count", "format") if not isinstance(getattr(owner, name), int)]
             return (None, False) if wrong else (owner, True)
         except FileNotFoundError:
             return None, True
@@ -130,8 +134,8 @@ class OwnerFile:
             raise StartError(f"{self.path}: cannot be read: {error.strerror}") from None
 
     def take(self, owner: Owner | None, claim: Claim, region: str, strange: str) -> Owner:
-        """Makes the store this region's, one start later. The database is first: one that is ahead lost nothing."""
-        starts = max(claim.starts, owner.starts if owner else 0) + 1
+        """Makes the store this region's, one count later. The database is first: one that is ahead lost nothing."""
+        count = max(claim.count, owner.count if owner else 0) + 1
         store = owner.store if owner else secrets.token_hex(ID_BYTES)
         is_same = owner is not None and (owner.region, owner.database) == (region, claim.database)
         claimed = owner.claimed if owner is not None and is_same else now_text()
@@ -139,17 +143,33 @@ class OwnerFile:
             was = owner or Owner(store, region, claim.database, 0, claimed)
             self._owner = replace(was, strange=strange)
             self._write()
-        self._settings.put({STORE_ID: store, STORE_STARTS: str(starts)})
-        self._make_durable()
-        self._owner = Owner(store, region, claim.database, starts, claimed, strange)
+        self._put({STORE_ID: store, STORE_COUNT: str(count)})
+        self._owner = Owner(store, region, claim.database, count, claimed, strange)
         self._write()
         return self._owner
 
+    def count(self) -> None:
+        """What the database knows of the store has changed. A full disk is only told: a database that is ahead of its
+        store is no harm."""
+        with self._lock:
+            assert self._owner is not None
+            self._owner = replace(self._owner, count=self._owner.count + 1)
+            self._put({STORE_COUNT: str(self._owner.count)})
+            try:
+                self._write()
+            except StartError as error:
+                _LOG.warning("%s", error)
+
     def settle(self) -> None:
         """The store is no longer strange."""
-        assert self._owner is not None
-        self._owner = replace(self._owner, strange="")
-        self._write()
+        with self._lock:
+            assert self._owner is not None
+            self._owner = replace(self._owner, strange="")
+            self._write()
+
+    def _put(self, values: dict[str, str]) -> None:
+        self._settings.put(values)
+        self._make_durable()
 
     def _write(self) -> None:
         assert self._owner is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from bootplane.control.errors import StartError
 from bootplane.control.storage.database import Database
 from bootplane.control.storage.settings import SettingsRepository
+from bootplane.control.sync import owner as owner_module
 from bootplane.control.sync.owner import Claim, Owner, OwnerFile, Verdict, judge
 
 FILE = Owner("store-1", "region-1", "db-1", 7, "2026-11-01T00:00:00")
@@ -30,7 +33,7 @@ OURS = Claim("db-1", "store-1", 7, knows_blobs=True)
         (FILE, Claim("db-2", "", 0, knows_blobs=False), True, "strange", "the database is new"),
         (FILE, Claim("db-2", "store-2", 9, knows_blobs=True), True, "strange", "expected store store-2, got store-1"),
         (FILE, Claim("db-2", "store-1", 9, knows_blobs=True), True, "strange", "database db-1, not db-2"),
-        (FILE, Claim("db-1", "store-1", 4, knows_blobs=True), True, "strange", "3 starts behind"),
+        (FILE, Claim("db-1", "store-1", 4, knows_blobs=True), True, "strange", "3 changes behind"),
     ],
 )
 def test_what_a_file_and_a_database_mean_together(
@@ -63,10 +66,31 @@ def test_each_start_counts_in_both_halves_and_the_identities_stay(tmp_path: Path
         file = file_of(tmp_path, database)
         owner, _ = file.read()
         claim = file.claim_of(knows_blobs=True)
-        assert claim.starts == start - 1 and (owner.starts if owner else 0) == start - 1
+        assert claim.count == start - 1 and (owner.count if owner else 0) == start - 1
         seen.append(file.take(owner, claim, "region-1", ""))
     assert len({(each.store, each.database, each.claimed, each.region) for each in seen}) == 1
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".owner"]
+
+
+def test_each_catalogue_counts_too_and_a_full_disk_is_only_told(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = file_of(tmp_path, database)
+    file.take(None, file.claim_of(knows_blobs=False), "region-1", "")
+    file.count()
+    owner, _ = file.read()
+    assert owner is not None and owner.count == 2 == file.claim_of(knows_blobs=True).count
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(owner_module, "write_durably", full)
+    file.count()
+    assert "cannot be written: No space left on device" in caplog.text
+    again, _ = file.read()
+    claim = file.claim_of(knows_blobs=True)
+    assert again == owner and claim.count == 3
+    assert judge(again, True, claim, has_files=True).verdict is Verdict.OURS
 
 
 def test_a_newer_format_is_refused_in_one_sentence(tmp_path: Path, database: Database) -> None:
@@ -99,4 +123,4 @@ def test_a_killed_take_forgets_neither_that_the_store_is_strange_nor_whose_it_wa
     with pytest.raises(KeyboardInterrupt):
         file.take(owner, Claim("db-1", "store-1", 2, knows_blobs=True), "region-1", "set back")
     again, is_readable = file_of(tmp_path, database).read()
-    assert is_readable and again is not None and (again.strange, again.starts) == ("set back", owner.starts)
+    assert is_readable and again is not None and (again.strange, again.count) == ("set back", owner.count)
