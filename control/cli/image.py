@@ -115,7 +115,7 @@ def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
             ("version", f"{image['version']} ({'complete' if image['complete'] else 'incomplete'})"),
             ("size", figures.size(image["size"])),
             *((("older", ", ".join(older)),) if (older := _older(image)) else ()),
-            ("source", image.get("source") or "-"),
+            ("source", "uploaded" if image.get("rtype") == "uploaded" else image.get("source") or "-"),
         ),
     )
     for file in image["files"]:

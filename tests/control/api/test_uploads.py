@@ -556,3 +556,37 @@ def test_the_documents_are_those_of_the_openapi(client: TestClient) -> None:
     put_ = paths["/api/v1/uploads/{key}/files/{file}"]["put"]
     assert put_["requestBody"]["content"] == {"application/octet-stream": {}}
     assert {each["name"] for each in put_["parameters"]} >= {"Content-Range", "key", "file"}
+
+
+@pytest.mark.parametrize("step", ["blobs.record", "images.add_uploaded", "uploads._rows.complete", "uploads._publish"])
+def test_a_region_that_dies_at_any_step_of_the_end_makes_one_image_of_it(
+    tmp_path: Path, tgz: bytes, other_tgz: bytes, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Died(Exception):
+        pass
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Died
+
+    with running(tmp_path / "data") as (region, client):
+        first = uploaded(client, other_tgz)
+        upload = begun(client, announced(("root-tgz", tgz)))
+        *path, last = step.split(".")
+        holder: Any = region
+        for word in path:
+            holder = getattr(holder, word)
+        with monkeypatch.context() as patched:
+            patched.setattr(holder, last, die)
+            with pytest.raises(Died):
+                put(client, upload, "root-tgz", tgz)
+    with running(tmp_path / "data") as (region, client):
+        assert client.get(f"/api/v1/uploads/{upload['id']}").json()["state"] == "complete"
+        again = begun(client, announced(("root-tgz", tgz)))
+        assert (again["state"], again["version"]) == ("complete", first["version"] + ".1")
+        versions = client.get("/api/v1/images/web").json()["versions"]
+        assert [(each["version"], each["marked"] is None) for each in versions] == [
+            (first["version"], False),
+            (again["version"], True),
+        ]
+        assert names(region)[TREE] == sha(tgz) and bulk(region, sha(tgz)) == tgz
+        assert region.store.partials() == []
