@@ -42,6 +42,8 @@ from bootplane.dataplane.store import InsufficientSpace
 POLL_S = 0.25
 SPACE_CHECK_S = 15.0  # a sync waits for room
 SPACE_LOOK_S = 60.0
+SWEEP_S = 5.0  # between two looks at all works of a sync, whoever has them
+REST_FOR_COST = 4  # of a sync of many small files no more than a fifth of a processor goes into looking at it
 WINDOW_CHECK_S = 10.0  # how soon an opened or closed window is seen
 REFUSED_OFTEN = 2  # syncs in a row; then it is the file, and not the line
 SHOWN_FILES = 3
@@ -318,11 +320,18 @@ class Coordinator:
                 continue
             pending = self._enqueue(run, f"{turn}.{pauses}" if pauses else turn, wanted)
             self._downloader.open_gate(self._room.reservations)
+            ended: set[str] = set()
+            swept, cost_s = time.monotonic(), 0.0
             while pending and not outcome.space and not self._must_end(outcome) and not self._must_pause():
                 with self._wake:
-                    self._wake.wait(POLL_S)
-                self._collect(pending, outcome)
+                    self._wake.wait(max(POLL_S, cost_s * REST_FOR_COST))
+                began = time.monotonic()
+                ended = (ended | self._downloader.ended()) & pending.keys()
+                if began - swept >= SWEEP_S:  # works that other processes have ended
+                    ended, swept = set(pending), began
+                self._collect(pending, outcome, ended)
                 self._tell()
+                cost_s = time.monotonic() - began
             if not pending:
                 return
             self._settle(pending, outcome)
@@ -356,10 +365,11 @@ class Coordinator:
             self._engine.cancel(running.values())
         return pending
 
-    def _collect(self, pending: dict[str, Fetch], outcome: _Outcome) -> None:
-        """Take ended works out of *pending*; when some brought files, sets may be whole now."""
+    def _collect(self, pending: dict[str, Fetch], outcome: _Outcome, among: Iterable[str] | None = None) -> None:
+        """Take ended works out of *pending*, those *among* it that are asked for; None: all. When some brought files,
+        sets may be whole now."""
         brought = False
-        for work_id, status in self._engine.status(pending).items():
+        for work_id, status in self._engine.status(pending if among is None else among).items():
             if status.is_over:
                 brought |= self._judge(status, pending.pop(work_id), outcome)
         if brought:

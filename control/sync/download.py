@@ -73,12 +73,19 @@ class Downloader:
         self._reservations: Mapping[str, Reservation] = {}
         self._lock = threading.Lock()
         self._busy = 0
+        self._ended: set[str] = set()
 
     @property
     def is_busy(self) -> bool:
         """Whether some work has not ended: after ``stop``, one that waits for a source that says nothing."""
         with self._lock:
             return self._busy > 0
+
+    def ended(self) -> set[str]:
+        """Works of this process that have ended since the last call; the engine may take a moment to know it."""
+        with self._lock:
+            ended, self._ended = self._ended, set()
+        return ended
 
     def open_gate(self, reservations: Mapping[str, Reservation]) -> None:
         """Room has been reserved: works may begin."""
@@ -103,6 +110,7 @@ class Downloader:
         finally:
             with self._lock:
                 self._busy -= 1
+                self._ended.add(work_id)
 
     def _outcome(self, work_id: str, job: Job) -> Outcome:
         sha256 = str(job["sha256"])

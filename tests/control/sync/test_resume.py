@@ -14,6 +14,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -143,10 +144,10 @@ class RegionProcess:
 
 
 @contextmanager
-def region(data: Path) -> Iterator[RegionProcess]:
+def region(data: Path, **environment: str) -> Iterator[RegionProcess]:
     command = [sys.executable, "-m", "bootplane.control.region", "--data", str(data)]
     command += ["--listen", "127.0.0.1:0", "--bulk", "127.0.0.1:0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment})
     assert process.stdout is not None
     try:
         assert select.select([process.stdout], [], [], WAIT_S)[0], "no word from the region"
@@ -207,6 +208,43 @@ def test_a_region_that_is_told_to_end_in_mid_sync_ends_at_once_and_goes_on_later
         assert second.ended_sync()["state"] == "complete"
     [[start, _], [resumed, _]] = mirror.bodies["noble/amd64/20250709/squashfs"]
     assert start == 0 and resumed >= SQUASHFS_BYTES // 2 - (1 << 20)
+
+
+def test_a_window_that_ends_pauses_a_sync_over_a_kill_and_the_next_one_finishes_it(
+    tmp_path: Path, mirror: Throttled, signer: Signer
+) -> None:
+    data = tmp_path / "data"
+    squashfs = "noble/amd64/20250709/squashfs"
+    now = datetime.now().astimezone()
+    shut = "-".join((now + timedelta(minutes=minutes)).strftime("%H:%M") for minutes in (240, 300))
+
+    def until(process: RegionProcess, state: str) -> dict[str, Any]:
+        tick = threading.Event()
+        for _ in range(int(WAIT_S / 0.1)):
+            sync: dict[str, Any] = process.call("GET", "/sync")
+            if sync["state"] == state:
+                return sync
+            tick.wait(0.1)
+        raise AssertionError(f"expected {state}, got {sync}")
+
+    with region(data, BOOTPLANE_SYNC_INTERVAL="0.5") as first:  # a sync by itself: nobody asks for one
+        keyring = base64.b64encode(signer.public()).decode()
+        first.call("POST", "/sources", {"url": mirror.url, "keyring": keyring})
+        first.call("POST", "/selections", {"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        assert mirror.halfway.wait(WAIT_S)
+        first.call("PATCH", "/sync", {"window": shut})
+        paused = until(first, "paused")
+        assert 0 < paused["bytes_done"] < paused["bytes_total"] and paused["window_open"] is False
+        first.process.kill()
+        first.process.wait()
+    kept = sum(path.stat().st_size for path in (data / "image-storage" / ".partial").iterdir())
+    with region(data, BOOTPLANE_SYNC_INTERVAL="0.5") as second:
+        until(second, "paused")
+        asked = len(mirror.bodies[squashfs])
+        second.call("PATCH", "/sync", {"window": None, "limit_bytes_s": 1 << 30})
+        assert until(second, "complete")["error"] is None
+        assert len(mirror.bodies[squashfs]) == asked + 1
+    assert mirror.bodies[squashfs][-1] == [kept, SQUASHFS_BYTES - kept]
 
 
 def test_a_source_that_falls_silent_does_not_hold_up_the_end(tmp_path: Path, mirror: Throttled, signer: Signer) -> None:
