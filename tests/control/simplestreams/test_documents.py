@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bootplane.control.domain.images import Product
+from bootplane.control.domain.images import KEPT_FTYPES, Product
 from bootplane.control.simplestreams import documents
 from bootplane.control.simplestreams.documents import parse_index, parse_products, parse_time
 from bootplane.control.simplestreams.errors import DocumentRefused, HostilePath, SourceError
@@ -247,3 +247,50 @@ def test_any_bytes_are_read_or_refused_in_one_sentence(data: bytes) -> None:
     with pytest.raises(SourceError) as caught:
         parse_index(data, URL)
     assert "\n" not in str(caught.value)
+
+
+WORD = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,12}", fullmatch=True)
+DIGEST = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+ITEM = st.fixed_dictionaries(
+    {
+        "ftype": st.sampled_from(sorted(KEPT_FTYPES)),
+        "path": st.lists(WORD, min_size=1, max_size=4).map("/".join),
+        "sha256": DIGEST,
+        "size": st.integers(0, 1 << 40),
+    },
+    optional={"kpackage": WORD, "src_version": WORD, "md5": WORD, "list": st.lists(WORD, max_size=2)},
+)
+ITEMS = st.dictionaries(WORD, ITEM, min_size=1, max_size=4)
+TAGS = {key: WORD for key in ("os", "arch", "label", "release", "subarch")}
+
+
+@given(
+    st.dictionaries(
+        WORD,
+        st.tuples(
+            st.fixed_dictionaries(TAGS, optional={"kflavor": WORD, "release_title": st.text(max_size=8)}),
+            st.dictionaries(WORD, ITEMS, min_size=1, max_size=3),
+        ),
+        max_size=4,
+    )
+)
+def test_what_is_written_plainly_is_read_as_it_was_written(
+    products: dict[str, tuple[dict[str, str], dict[str, dict[str, Any]]]],
+) -> None:
+    written = {
+        name: {**tags, "versions": {version: {"items": items} for version, items in versions.items()}}
+        for name, (tags, versions) in products.items()
+    }
+    found, warnings = read(written)
+    assert not warnings
+    assert [each.id for each in found] == list(written)
+    for each in found:
+        tags, versions = products[each.id]
+        assert {key: getattr(each, key) for key in TAGS} == {key: tags[key] for key in TAGS}
+        assert [version.name for version in each.versions] == sorted(versions, reverse=True)
+        for version in each.versions:
+            items = {i.name: (i.ftype, i.path, i.sha256, i.size) for i in version.items}
+            assert items == {
+                name: (i["ftype"], i["path"], i["sha256"], i["size"]) for name, i in versions[version.name].items()
+            }
+            assert all("list" not in i.tags for i in version.items)  # only strings and numbers flatten
