@@ -23,11 +23,13 @@ import http.client
 import ipaddress
 import os
 import re
+import socket
 import ssl
 import stat
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +50,7 @@ from bootplane.control.simplestreams.errors import (
 from bootplane.control.simplestreams.paths import check_url, shown_url
 
 TIMEOUT_S = 30.0  # of one connect or one read, not of a transfer
+HEAD_DEADLINE_S = 90.0  # of one answer's head, from the connect on
 DOCUMENT_DEADLINE_S = 300.0  # of one document, however slowly it drips
 REDIRECTS = 5
 RETRY_WAITS_S = (0.3, 1.0)  # between the tries of a document
@@ -357,8 +360,9 @@ class Fetcher:
             try:
                 connection = connection or self._connect(origin)
                 self.requests += 1
-                connection.request("GET", target, headers=send)
-                answer = connection.getresponse()
+                with _within(connection, HEAD_DEADLINE_S):
+                    connection.request("GET", target, headers=send)
+                    answer = connection.getresponse()
             except (OSError, http.client.HTTPException, UnicodeError) as error:
                 if connection:
                     connection.close()
@@ -408,6 +412,34 @@ class Fetcher:
         if urlsplit(proxy).scheme != "http":
             raise AccessRefused(f"{shown_url(parts.geturl())}: expected an http proxy, got {shown_url(proxy)}")
         return proxy
+
+
+@contextlib.contextmanager
+def _within(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
+    """Ends whatever the block waits for after *seconds*: a head that drips resets each read's own timeout. Raises
+    TimeoutError then."""
+    is_late = threading.Event()
+
+    def cut() -> None:
+        is_late.set()
+        sock = connection.sock
+        if sock is not None:
+            with contextlib.suppress(OSError, ValueError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if is_late.is_set():
+            raise TimeoutError from None
+        raise
+    finally:
+        timer.cancel()
+    if is_late.is_set():  # http.client takes the end of a connection for the end of a head
+        raise TimeoutError
 
 
 def _bypass(host: str, proxies: dict[str, str]) -> bool:

@@ -380,6 +380,26 @@ def test_a_document_that_drips_is_given_up(
         fetcher.get(mirror.url + "file", SIZE)
 
 
+def test_a_head_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes long before the read's own timeout; all of them never do."""
+    monkeypatch.setattr(fetch, "HEAD_DEADLINE_S", 0.2)
+    closing = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError), listener.accept()[0] as client:
+            client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not closing.wait(0.01):
+                client.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, Fetcher(retry_waits_s=()) as fetcher:
+        thread = threading.Thread(target=drip, args=(listener,))
+        thread.start()
+        with pytest.raises(Unreachable, match="expected an answer, got none in time"):
+            fetcher.get(f"http://127.0.0.1:{listener.getsockname()[1]}/x", 10)
+        closing.set()
+        thread.join()
+
+
 def test_a_file_source_gives_regular_readable_files_only(tmp_path: Path, fetcher: Fetcher) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name, error in [("nothing", NotFound), ("file/below", NotFound), ("fifo", AccessRefused), ("", AccessRefused)]:
