@@ -19,7 +19,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -107,16 +107,19 @@ def write_lists(
     files: Mapping[str, tuple[str, int]],
     signer: Signer | None,
     updated: datetime,
+    *,
+    list_name: Callable[[str], str] = str,
 ) -> list[Path]:
     """The product lists and then the index over *files* (item path -> sha256, size), which stand under *root* already.
 
-    Returns every document written, the index that readers begin with last. Raises PublishError.
+    *list_name*: content id -> what its list is called; by itself as images.maas.io does it. Returns every document
+    written, the index that readers begin with last. Raises PublishError.
     """
     lists = _product_lists(list(products), files, updated)
     written: list[Path] = []
     for content_id, document in lists.items():
-        written += _write_document(root / STREAMS / f"{content_id}.json", document, document, signer)
-    plain, clear = (_index(lists, updated, suffix) for suffix in (".json", ".sjson"))
+        written += _write_document(root / STREAMS / f"{list_name(content_id)}.json", document, document, signer)
+    plain, clear = (_index(lists, updated, suffix, list_name) for suffix in (".json", ".sjson"))
     return written + _write_document(root / STREAMS / "index.json", plain, clear, signer)
 
 
@@ -197,14 +200,16 @@ def _product_lists(
     return lists
 
 
-def _index(lists: Mapping[str, dict[str, Any]], updated: datetime, suffix: str) -> dict[str, Any]:
+def _index(
+    lists: Mapping[str, dict[str, Any]], updated: datetime, suffix: str, list_name: Callable[[str], str]
+) -> dict[str, Any]:
     return {
         "format": "index:1.0",
         "index": {
             content_id: {
                 "datatype": document["datatype"],
                 "format": document["format"],
-                "path": f"{STREAMS}/{content_id}{suffix}",
+                "path": f"{STREAMS}/{list_name(content_id)}{suffix}",
                 "products": sorted(document["products"]),
                 "updated": document["updated"],
             }

@@ -136,7 +136,7 @@ def publish_region(
         for attempt in range(1, READS + 1):
             products = _products(held, patterns, state)
             try:
-                placed = _lay_out(held.store, folder, products, state, how, meter)
+                placed = _lay_out(held.store, folder, products, state, how, meter, now())
                 break
             except Vanished:
                 if attempt == READS:
@@ -284,6 +284,7 @@ def _lay_out(
     state: _State,
     how: How | None,
     meter: Callable[[str, int], Callable[[int], None]],
+    now: float,
 ) -> _Placed:
     """Files under their names, the index untouched."""
     wanted: dict[str, tuple[str, int]] = {}
@@ -298,6 +299,10 @@ def _lay_out(
     copied = sum(size for _, size in todo.values()) if how is How.COPY else 0
     placing.require_room(folder, copied)
     progress = meter("laying files out", copied)
+    for left in folder.rglob(".*.part"):  # of a publication that was killed
+        left.unlink(missing_ok=True)
+    state.stale |= {path: now for path in todo if path not in state.files}
+    _write_state(folder, state)  # whatever becomes of this one, the next knows that they are ours
     for path, (sha256, _) in todo.items():
         placing.place(store.path_of(sha256), folder / path, how, sha256, progress)
     return _Placed(wanted, copied, how)
@@ -339,7 +344,8 @@ def _announce(
     )
     _write_state(folder, coming)  # before the index: whatever happens next, what lies here is known to be ours
     _write(folder / KEYRING, signer.public())
-    written = [str(path.relative_to(folder)) for path in write_lists(folder, products, placed.files, signer, updated)]
+    lists = write_lists(folder, products, placed.files, signer, updated, list_name=_portable)
+    written = [str(path.relative_to(folder)) for path in lists]
     coming.documents = written
     for path in written:
         coming.stale.pop(path, None)
@@ -367,6 +373,11 @@ def _announce(
         updated=updated.isoformat(),
         names=tuple(sorted(f"{product.id} {product.version}" for product in products)),
     )
+
+
+def _portable(content_id: str) -> str:
+    """A file name that every file system takes: mirrors travel on disks that are formatted as FAT."""
+    return content_id.replace(":", ".")
 
 
 # -- the folder's memory

@@ -19,7 +19,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from bootplane.control import datadir
+from bootplane.control import datadir, source_publish
 from bootplane.control.cli.main import app
 from bootplane.control.domain.images import BootResource, ResourceFile
 from bootplane.control.errors import StartError
@@ -197,7 +197,8 @@ def test_each_way_lays_the_same_bytes_out(how: How, data: Path, tmp_path: Path, 
     index = json.loads((tmp_path / "out/streams/v1/index.json").read_text())
     assert len(index["index"]) == 3 and done.how == how
     for content_id in index["index"]:
-        listed = json.loads((tmp_path / "out/streams/v1" / f"{content_id}.json").read_text())
+        listed = json.loads((tmp_path / "out" / index["index"][content_id]["path"]).read_text())
+        assert listed["content_id"] == content_id
         for product in listed["products"].values():
             for version in product["versions"].values():
                 for item in version["items"].values():
@@ -283,7 +284,7 @@ def test_other_bytes_under_a_published_path_get_a_path_of_their_own(data: Path, 
     (folder / STATE).write_text(json.dumps(state))
     before = (folder / path).stat().st_mtime_ns
     publish(data, folder, signer, how=How.COPY)
-    listed = json.loads((folder / "streams/v1/com.ubuntu.maas:stable:v3:download.json").read_text())
+    listed = json.loads((folder / "streams/v1/com.ubuntu.maas.stable.v3.download.json").read_text())
     product = listed["products"]["com.ubuntu.maas.stable:v3:boot:24.04:amd64:ga-24.04"]
     item = product["versions"]["20250709"]["items"]["squashfs"]
     assert item["path"] == f"content/{item['sha256'][:16]}/squashfs"
@@ -360,6 +361,30 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_begins(
     with pytest.raises(PlaceError, match=r"out: expected \d+ bytes free for copies, got 0"):
         publish(data, tmp_path / "out", signer, how=How.COPY)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {STATE, LOCK}
+
+
+def test_no_name_needs_more_than_a_disk_formatted_as_fat_can_hold(data: Path, tmp_path: Path, signer: Signer) -> None:
+    publish(data, tmp_path / "out", signer)
+    names = [path.name for path in (tmp_path / "out").rglob("*")]
+    assert [name for name in names if set(name) & set('<>:"|?*\\') or name.endswith((".", " "))] == []
+
+
+def test_what_a_killed_publication_left_goes_with_a_later_one(
+    data: Path, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    publish(data, folder, signer, patterns=["ubuntu/*"])
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(source_publish, "_announce", killed)
+        publish(data, folder, signer)
+    (folder / "centos" / ".root-tgz.part").write_text("half")
+    assert (folder / "centos/8/amd64/20211104_01/root-tgz").exists()
+    publish(data, folder, signer, patterns=["ubuntu/*"], grace_s=0)
+    assert not (folder / "centos").exists()
 
 
 def test_a_second_publication_at_the_same_time_is_refused(data: Path, tmp_path: Path, signer: Signer) -> None:
