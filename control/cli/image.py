@@ -52,6 +52,52 @@ def show(
     _print_image(document, region.items("/racks")["items"])
 
 
+@app.command("uploads")
+def uploads(
+    cancel: Annotated[
+        str | None, typer.Option("--cancel", metavar="ID", help="Forget this one, and what came.", show_default=False)
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Uploads that are not complete: how far they are, and when they expire."""
+    region = client.connect(data)
+    if cancel is not None:
+        gone = region.delete(f"/uploads/{client.quoted(cancel)}")
+        output.done(gone, json, f"The upload of {gone['image']} is forgotten, and what had arrived of it.")
+        return
+    document = region.items("/uploads")
+    if json:
+        output.print_json(document)
+        return
+    output.print_table(
+        ("ID", "IMAGE", "SIZE", "DONE", "RATE", "LEFT", "EXPIRES", "STATE"),
+        (
+            (
+                each["id"],
+                each["image"],
+                figures.size(each["size"]),
+                figures.size(each["done"]),
+                figures.rate(each["rate"]),
+                figures.duration(each["eta_s"]),
+                each["expires"],
+                output.state(_upload_state(each)),
+            )
+            for each in document["items"]
+        ),
+        right=("SIZE", "DONE", "RATE", "LEFT"),
+        empty="No upload is under way.",
+    )
+    for each in document["items"]:
+        if each["error"]:
+            output.say(each["error"])
+
+
+def _upload_state(upload: dict[str, Any]) -> str:
+    is_moving = any(file["state"] == "receiving" for file in upload["files"])
+    return "waiting" if upload["state"] == "receiving" and not is_moving else str(upload["state"])
+
+
 @app.command("delete")
 def delete(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of an uploaded image.", show_default=False)],

@@ -590,3 +590,19 @@ def test_a_region_that_dies_at_any_step_of_the_end_makes_one_image_of_it(
         ]
         assert names(region)[TREE] == sha(tgz) and bulk(region, sha(tgz)) == tgz
         assert region.store.partials() == []
+
+
+def test_a_region_on_postgresql_takes_replaces_and_deletes_the_same(
+    tmp_path: Path, postgres_url: str, tgz: bytes, other_tgz: bytes
+) -> None:
+    with running(tmp_path / "data", database=postgres_url) as (region, client):
+        first = uploaded(client, tgz)
+        assert uploaded(client, tgz)["version"] == first["version"]
+        second = uploaded(client, other_tgz)
+        assert names(region)[TREE] == sha(other_tgz)
+        third = begun(client, announced(("root-tgz", tgz + b"x")))
+        put(client, third, "root-tgz", tgz + b"x", 0, 5000)
+        assert client.delete("/api/v1/images/web").json()["items"][0]["versions"] == [second["version"]]
+        assert put(client, third, "root-tgz", tgz + b"x", 5000).json()["version"] == first["version"] + ".2"
+        region.removal.step()
+        assert bulk(region, sha(tgz)) == tgz  # marked, and within its grace time

@@ -147,3 +147,24 @@ def test_a_delete_names_what_went(bootplane, region) -> None:
     region.answers["DELETE /images/custom/web?arch=arm64"] = gone
     done = bootplane("image", "delete", "custom/web", "--arch", "arm64")
     assert done.exit_code == 0 and "custom/web/arm64/generic is deleted" in done.stdout
+
+
+def test_uploads_under_way_are_a_table_and_one_can_be_cancelled(bootplane, region, tgz: Path) -> None:
+    moving = told(tgz, "receiving", "receiving", 100, rate=1 << 20, eta_s=0.2)
+    failed = told(tgz, "failed", "waiting", 0, id="cd", error="sha256 differs")
+    region.answers["GET /uploads"] = {
+        "items": [moving, told(tgz, "receiving", "waiting", 7, id="ef"), failed],
+        "next": None,
+    }
+    done = bootplane("image", "uploads")
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [
+        ("ab", "custom/web/amd64/generic", "receiving"),
+        ("ef", "custom/web/amd64/generic", "waiting"),
+        ("cd", "custom/web/amd64/generic", "failed"),
+    ]
+    assert "1.0 MiB/s" in done.stdout and done.stderr == "sha256 differs\n"
+    region.answers["DELETE /uploads/ef"] = told(tgz, "receiving", "waiting", 7, id="ef")
+    assert "is forgotten" in bootplane("image", "uploads", "--cancel", "ef").stdout
+    region.answers["GET /uploads"] = {"items": [], "next": None}
+    assert bootplane("image", "uploads").stderr == "No upload is under way.\n"
