@@ -11,6 +11,7 @@ that it holds whatever becomes of the database. Folders of other names are nobod
 from __future__ import annotations
 
 import calendar
+import contextlib
 import logging
 import os
 import re
@@ -68,12 +69,12 @@ class Aside:
 
     def kept(self) -> list[Kept]:
         """Everything that is here, the first to go first."""
-        found = [
-            Kept(Path(entry.path), entry.stat(follow_symlinks=False).st_size, until)
-            for folder, until in self._folders()
-            for entry in os.scandir(folder)
-            if entry.is_file(follow_symlinks=False)
-        ]
+        found = []
+        for folder, until in self._folders():
+            with contextlib.suppress(FileNotFoundError):  # it has just gone
+                for entry in os.scandir(folder):
+                    if entry.is_file(follow_symlinks=False):
+                        found.append(Kept(Path(entry.path), entry.stat(follow_symlinks=False).st_size, until))
         return sorted(found, key=lambda each: (each.until is None, each.until or 0.0, each.path))
 
     def prune(self) -> list[Kept]:

@@ -21,7 +21,9 @@ Left to others: what to fetch and one owner of the directory at a time (control)
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import logging
 import os
 import re
 import threading
@@ -42,6 +44,7 @@ KEEP_FREE_BYTES = 64 << 20  # never planned for: the database and the log live o
 FOREIGN = frozenset({"aquota.user", "aquota.group", "quota.user", "quota.group"})  # the file system's own plain files
 
 _HEX64 = re.compile(r"[0-9a-f]{64}\Z")
+log = logging.getLogger("bootplane.store")
 
 
 class StoreError(OSError):
@@ -238,13 +241,31 @@ class Store:
         return size
 
     def withdraw(self, sha256: str, keep_s: float | None) -> Kept | None:
-        """Takes a blob that is not what it was out of the store and puts it aside; None when it is not here."""
-        try:
-            kept = self.aside.put(self.path_of(sha256), keep_s)
-        except FileNotFoundError:
-            kept = None
+        """Takes a blob that is not what it was out of the store and puts it aside; None when it is not here, or the
+        disk has no room for a folder more: then it counts as found, and is looked at again."""
+        kept = None
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                kept = self.aside.put(self.path_of(sha256), keep_s)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                self.doubt(sha256)
         (self._chunks / sha256).unlink(missing_ok=True)
         return kept
+
+    def make_room(self, nbytes: int) -> int:
+        """Gives up blobs that were put aside because they are damaged, the oldest first, until *nbytes* are free of
+        them; returns how many bytes that were. Nothing else that was put aside goes before its time."""
+        freed = 0
+        for kept in self.aside.kept():
+            if freed >= nbytes:
+                break
+            if kept.until is not None and _HEX64.match(kept.path.name):
+                kept.path.unlink(missing_ok=True)
+                freed += kept.bytes
+                log.warning("removed before its time, for room: %s, %d bytes, damaged", kept.path, kept.bytes)
+        return freed
 
     def prune_lists(self) -> int:
         """Removes chunk lists that a crash has left without their file; how many. Only while nothing is written."""
@@ -265,8 +286,13 @@ class Store:
 
     def found(self) -> dict[str, int]:
         """Digest in the name -> bytes."""
+        found = {}
         with os.scandir(self._found) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if _HEX64.match(entry.name)}
+            for entry in entries:
+                if _HEX64.match(entry.name):
+                    with contextlib.suppress(FileNotFoundError):  # adopted meanwhile
+                        found[entry.name] = entry.stat(follow_symlinks=False).st_size
+        return found
 
     def found_path(self, sha256: str) -> Path:
         return self._found / _checked(sha256)

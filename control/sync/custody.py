@@ -19,6 +19,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from bootplane.control.errors import StartError
 from bootplane.control.events import Hub
 from bootplane.control.storage.banners import BannerRepository
@@ -101,8 +103,12 @@ class Custody:
 
     def leave(self) -> None:
         """Everything is written: the next start has no doubts."""
-        if self._is_open:
+        if not self._is_open:
+            return
+        try:
             self._settings.put({OPEN_SINCE: ""})
+        except SQLAlchemyError as error:
+            _LOG.warning("the end is no clean one, the database says: %s", getattr(error, "orig", None) or error)
 
     def changed(self) -> None:
         """A new catalogue has been published."""
@@ -185,10 +191,11 @@ class Custody:
         self._examined()
 
     def _withdraw(self, sha256: str, why: str) -> None:
-        """First nobody is given it any more, then it leaves its place, then it is fetched again."""
+        """First it leaves its place, so that nothing can take it for right; then nobody is given it any more, and it is
+        fetched again. Killed in between, its row lacks a file, which is found at the next look."""
+        kept = self._store.withdraw(sha256, None if self._strange else self._grace_s)
         lost = self._housekeeper.lost([sha256])
         self._publish()
-        kept = self._store.withdraw(sha256, None if self._strange else self._grace_s)
         where = f"; set aside as {kept.path}, kept {kept.term}" if kept else ""
         images = ", ".join(lost.sets) or "no image"
         _LOG.error("blob %s of %s: %s%s; fetching it again", sha256, images, why, where)

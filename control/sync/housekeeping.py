@@ -55,16 +55,14 @@ class Housekeeper:
         keep_s = None if is_strange else self._grace_s
         rows = self._blobs.present()
         here = self._store.inventory()
-        for name in here.strangers:
-            kept = self._store.aside.put(self._store.directory / name, keep_s)
-            _LOG.warning("set aside: %s, %d bytes: not a file of this store; kept %s", kept.path, kept.bytes, kept.term)
+        set_aside = sum(self._set_aside(name, keep_s) for name in here.strangers)
         if here.spared:
             _LOG.info("%s: left alone: %s", self._store.directory, ", ".join(here.spared[:LINES]))
         missing = [sha256 for sha256, row in rows.items() if here.blobs.get(sha256) != row.size]
         cut = [sha256 for sha256 in missing if sha256 in here.blobs]
         for sha256 in cut:
             kept_file = self._store.withdraw(sha256, keep_s)
-            term = f"set aside, kept {kept_file.term}" if kept_file else "gone"
+            term = f"set aside, kept {kept_file.term}" if kept_file else "it cannot be set aside now"
             expected, got = rows[sha256].size, here.blobs[sha256]
             _LOG.error("blob %s: expected %d bytes, got %d; %s; fetching it again", sha256, expected, got, term)
         self._tell_missing([sha256 for sha256 in missing if sha256 not in here.blobs], rows)
@@ -82,7 +80,7 @@ class Housekeeper:
         self._blobs.record(adopted, is_checked=False)
         self._store.prune_lists()
         return Reconciled(
-            tuple(record.sha256 for record in adopted), tuple(missing), tuple(doubted), len(here.strangers) + len(cut)
+            tuple(record.sha256 for record in adopted), tuple(missing), tuple(doubted), set_aside + len(cut)
         )
 
     def lost(self, digests: Collection[str]) -> Lost:
@@ -102,6 +100,16 @@ class Housekeeper:
             tuple(_name(each) for each in affected),
             tuple(_name(each) for each in affected if each.source_id is None),
         )
+
+    def _set_aside(self, name: str, keep_s: float | None) -> bool:
+        path = self._store.directory / name
+        try:
+            kept = self._store.aside.put(path, keep_s)
+        except OSError as error:  # it does no harm where it is, and the region must start on a full disk, too
+            _LOG.warning("%s: not a file of this store, and cannot be set aside: %s", path, error.strerror)
+            return False
+        _LOG.warning("set aside: %s, %d bytes: not a file of this store; kept %s", kept.path, kept.bytes, kept.term)
+        return True
 
     def _tell_missing(self, digests: list[str], rows: dict[str, BlobRecord]) -> None:
         for sha256 in digests[:LINES]:

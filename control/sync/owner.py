@@ -145,20 +145,19 @@ class OwnerFile:
             self._write()
         self._put({STORE_ID: store, STORE_COUNT: str(count)})
         self._owner = Owner(store, region, claim.database, count, claimed, strange)
-        self._write()
+        if is_same and not strange:
+            self._try_write()
+        else:
+            self._write()
         return self._owner
 
     def count(self) -> None:
-        """What the database knows of the store has changed. A full disk is only told: a database that is ahead of its
-        store is no harm."""
+        """What the database knows of the store has changed."""
         with self._lock:
             assert self._owner is not None
             self._owner = replace(self._owner, count=self._owner.count + 1)
             self._put({STORE_COUNT: str(self._owner.count)})
-            try:
-                self._write()
-            except StartError as error:
-                _LOG.warning("%s", error)
+            self._try_write()
 
     def settle(self) -> None:
         """The store is no longer strange."""
@@ -170,6 +169,13 @@ class OwnerFile:
     def _put(self, values: dict[str, str]) -> None:
         self._settings.put(values)
         self._make_durable()
+
+    def _try_write(self) -> None:
+        """A full disk is only told: a database that is ahead of its store does no harm."""
+        try:
+            self._write()
+        except StartError as error:
+            _LOG.warning("%s", error)
 
     def _write(self) -> None:
         assert self._owner is not None

@@ -39,6 +39,8 @@ class Room:
         lacking = {each.sha256: max(each.size - self._store.kept_bytes(each.sha256), 0) for each in wanted}
         total = sum(lacking.values())
         free = self._store.free_bytes()
+        if total > free and self._store.make_room(total - free):
+            free = self._store.free_bytes()
         try:
             if total > free:
                 raise InsufficientSpace(self._store.directory, total, max(free, 0))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import re
+import threading
 import time
 from pathlib import Path
 
@@ -30,6 +32,18 @@ def test_it_is_what_prometheus_reads_and_every_series_has_help(tmp_path: Path) -
         assert all(family.name.startswith("bootplane_") and family.documentation for family in families)
         assert len({family.name for family in families}) == len(families)
         assert values(client)["bootplane_sync_state/idle"] == 1
+
+
+def test_the_manual_lists_exactly_the_series_there_are(tmp_path: Path) -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "reference" / "region-metrics.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", manual, re.MULTILINE))
+    with running(tmp_path / "d") as (_region, client):
+        families = list(text_string_to_metric_families(client.get("/metrics").text))
+    named = {
+        family.name.removeprefix("bootplane_") + "_total" * (family.type == "counter"): family for family in families
+    }
+    assert rows.keys() == named.keys()
+    assert [name for name, family in named.items() if not rows[name].startswith(family.documentation)] == []
 
 
 def test_what_the_bulk_port_sends_is_counted(tmp_path: Path) -> None:
@@ -106,3 +120,27 @@ def test_an_upload_moves_its_series(tmp_path: Path) -> None:
             "bootplane_upload_bytes_total": 600,
         }
         assert values(client)["bootplane_upload_receiving"] == 0
+
+
+def test_the_audit_of_the_store_moves_its_series(tmp_path: Path) -> None:
+    """What is found is hashed and set aside, what nothing names is marked, what has rotted is found."""
+    with running(tmp_path / "d") as (region, _client):
+        put(region, b"r" * 3000)
+        rotten = region.store.path_of(next(iter(region.blobs.present())))
+    rotten.write_bytes(b"s" * 3000)
+    (rotten.parent / "stranger").write_bytes(b"t" * 500)
+    (rotten.parent / ("ab" * 32)).write_bytes(b"f" * 70)
+    with running(tmp_path / "d", audit_interval=1e-9) as (region, client):
+        put(region, b"right")
+        tick = threading.Event()
+        expected = {"rotten_total": 1, "aside_bytes": 3000 + 500 + 70, "found_blobs": 0}
+        for _ in range(600):
+            region.removal.step()
+            now = {name: values(client)[f"bootplane_store_{name}"] for name in expected}
+            if now == expected and values(client)["bootplane_store_checked_total"]:
+                break
+            tick.wait(0.05)
+        assert now == expected
+        seen = values(client)
+        assert seen["bootplane_store_checked_bytes_total"] >= 2 * 3000 and seen["bootplane_store_marked_bytes"] == 5
+        assert seen["bootplane_store_due_blobs"] == 1  # with an interval of nothing, at once again

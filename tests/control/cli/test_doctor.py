@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import random
 import resource
@@ -176,3 +177,19 @@ def test_doctor_with_a_running_region_shows_its_banners(bootplane, region, data)
     found = json.loads(result.stdout)["items"]
     assert result.exit_code == 0
     assert found[-1] == {"check": "region", "state": "warn", "found": "/srv is low", "remedy": "make room"}
+
+
+def test_doctor_names_what_was_set_aside_and_what_the_audit_found(bootplane, region, data) -> None:
+    def store() -> list[tuple[str, str]]:
+        items = json.loads(bootplane("doctor", "--json", *free_ports()).stdout)["items"]
+        return [(item["state"], item["found"]) for item in items if item["check"] == "store"]
+
+    assert store() == [("ok", "hashed: all since 2026-11-20T10:00:00Z")]
+    status = copy.deepcopy(region.answers["GET /status"])
+    status["store"]["aside"] |= {"files": 1, "bytes": 1 << 20, "until": None}
+    status["store"]["audit"]["rotten"] = 1
+    region.answers["GET /status"] = status
+    assert store() == [
+        ("warn", "hashed: all since 2026-11-20T10:00:00Z, 1 damaged since the start"),
+        ("warn", "set aside: 1 file, 1.0 MiB in /srv/image-storage/.aside, until you remove them"),
+    ]

@@ -377,6 +377,23 @@ def test_status_names_banners_first(bootplane, region) -> None:
     assert "store       /srv/image-storage: 3 files, 5.0 MiB, 9.0 GiB free" in lines
 
 
+def test_status_says_how_the_store_is_and_what_lies_aside(bootplane, region) -> None:
+    lines = bootplane("status").stdout.splitlines()
+    assert "hashed      all since 2026-11-20T10:00:00Z" in lines
+    assert not any(line.startswith(("set aside", "to go")) for line in lines)
+    status = copy.deepcopy(region.answers["GET /status"])
+    status["store"]["marked_bytes"] = 7 << 20
+    status["store"]["aside"] |= {"files": 2, "bytes": 5 << 20, "until": "2026-11-22T10:00:00Z"}
+    status["store"]["audit"] |= {"oldest": None, "due": 4, "found": 1, "found_bytes": 1 << 20, "rotten": 3}
+    region.answers["GET /status"] = status
+    lines = bootplane("status").stdout.splitlines()
+    hashed = "not every file yet, 4 due, 1 found file, 1.0 MiB, first, 3 damaged since the start"
+    assert f"hashed      {hashed}" in lines
+    assert "to go       7.0 MiB that nothing names any more" in lines
+    aside = "set aside   2 files, 5.0 MiB in /srv/image-storage/.aside, the first until 2026-11-22T10:00:00Z"
+    assert aside in lines
+
+
 def test_status_json_is_the_apis_document(bootplane, region) -> None:
     assert json.loads(bootplane("status", "--json").stdout) == region.answers["GET /status"]
 
