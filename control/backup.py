@@ -19,6 +19,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
 import tarfile
@@ -51,6 +52,7 @@ MANIFEST_BYTES = 1 << 20
 SMALL_BYTES = 4 << 20  # of a member that is no database
 CATALOGUE_LEAP = 1_000_000  # more versions than any region publishes between a backup and its restore
 COPY_BYTES = 1 << 20
+_DATABASE_LINE = re.compile(r"^\s*database\s*=", re.MULTILINE)
 
 Meter = Callable[[str, int, str], Callable[[int], None]]  # what is done, how much, of what
 
@@ -141,6 +143,7 @@ def restore(
         if database is not None:
             rows = _fill(folder / DATABASE, database, meter)
             (folder / DATABASE).unlink()
+        _unset_database(folder / config.TOML_NAME)
         for name in (*SECRETS, *PLAIN):
             if (folder / name).exists():
                 (folder / name).rename(data / name)
@@ -308,6 +311,15 @@ def _write(path: Path, source: Any, size: int) -> str:
         out.flush()
         os.fsync(out.fileno())
     return hasher.hexdigest()
+
+
+def _unset_database(path: Path) -> None:
+    """The settings of a region on PostgreSQL name its database: the rows are not there now."""
+    with contextlib.suppress(FileNotFoundError):
+        text = path.read_text(encoding="utf-8")
+        changed = _DATABASE_LINE.sub(r"# before the restore: \g<0>", text)
+        if changed != text:
+            path.write_text(changed, encoding="utf-8")
 
 
 def _revive(path: Path) -> int:

@@ -26,6 +26,7 @@ from bootplane.control.storage.settings import REGION_ID, SettingsRepository
 from bootplane.dataplane.store import Store
 
 SQLITE = "sqlite:///"
+READS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,16 @@ class Holdings:
         return SettingsRepository(self.database).get(REGION_ID) or "region"
 
     def read(self) -> Read:
-        return Read(
-            tuple(ImageRepository(self.database).sets()),
-            BlobRepository(self.database).present(),
-            BlobRepository(self.database).derived(),
-        )
+        """Sets, blobs and boot loader files that agree: no complete set whose file went while they were read."""
+        for _ in range(READS):
+            found = Read(
+                tuple(ImageRepository(self.database).sets()),
+                BlobRepository(self.database).present(),
+                BlobRepository(self.database).derived(),
+            )
+            if all(each.resource_set.is_complete(found.present) for each in found.sets if each.complete):
+                break
+        return found
 
 
 @contextmanager

@@ -50,6 +50,8 @@ def restore(file: File, data: Data = None, database: Database = None, json: Json
                 f"{', '.join(done.members)}."
             )
         )
+        if database is not None:
+            output.say("Start the region with the same --database.")
         output.say("Images that are in the store are taken up at the region's start; a sync fetches the others.")
 
 

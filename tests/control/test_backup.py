@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import shutil
@@ -178,6 +179,18 @@ def rows(url: str) -> dict[str, int]:
             }
     finally:
         database.close()
+
+
+def test_settings_that_name_a_database_name_it_no_more(site: Region, archive: Path, tmp_path: Path) -> None:
+    parts = members(archive)
+    toml = b'parallel_downloads = 3\ndatabase = "postgresql://old/one"\n'
+    listed = json.loads(parts["backup.json"])["members"]
+    listed["bootplane.toml"] = [hashlib.sha256(toml).hexdigest(), len(toml)]
+    file = write(tmp_path / "file", {**parts, "bootplane.toml": toml}, members=listed)
+    restore(file, tmp_path / "data")
+    with running(tmp_path / "data") as (region, _):
+        assert region.settings.database is None and region.region_id == site.region_id
+    assert "postgresql://old/one" in (tmp_path / "data" / "bootplane.toml").read_text()
 
 
 def test_a_name_that_is_taken_is_refused(site: Region, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
-from bootplane.control import datadir, source_publish
+from bootplane.control import datadir, placing, source_publish
 from bootplane.control.cli.main import app
 from bootplane.control.domain.images import BootResource, ResourceFile
 from bootplane.control.errors import StartError
@@ -361,6 +361,27 @@ def test_a_copy_that_does_not_fit_is_refused_before_it_begins(
     with pytest.raises(PlaceError, match=r"out: expected \d+ bytes free for copies, got 0"):
         publish(data, tmp_path / "out", signer, how=How.COPY)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {STATE, LOCK}
+
+
+def test_a_set_that_goes_meanwhile_is_left_out(tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with filled(tmp_path / "a", signer) as (region, _):
+        place = placing.place
+        calls: list[str] = []
+
+        def go_first(source: Path, *rest: Any) -> None:
+            if not calls:  # the region removes what it no longer needs, in the middle
+                gone = [s for s in region.images.sets() if s.resource_set.resource.os == "centos"]
+                region.images.remove(each.id for each in gone)
+                digests = [file.sha256 for each in gone for file in each.resource_set.files]
+                region.blobs.forget(digests)
+                for sha256 in digests:
+                    region.store.path_of(sha256).unlink()
+            calls.append(source.name)
+            place(source, *rest)
+
+        monkeypatch.setattr(placing, "place", go_first)
+        done = publish(region.settings.data, tmp_path / "out", signer)
+    assert done.sets == 8 and not [name for name in done.names if "centos" in name]
 
 
 def test_no_name_needs_more_than_a_disk_formatted_as_fat_can_hold(data: Path, tmp_path: Path, signer: Signer) -> None:
