@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from bootplane import __version__
 from bootplane.control import machines
+from bootplane.control.banners import SELECTION_UNOFFERED
 from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
 from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
 from bootplane.control.errors import CallerError, Conflict, NotFound
@@ -210,6 +211,8 @@ class RegionService:
     def remove_selection(self, selection_id: str) -> dict[str, Any]:
         """Its images go with the next sync, after the grace time."""
         selection = self._selections.remove(selection_id)
+        self._banners.end(SELECTION_UNOFFERED.of(selection.id))
+        self._coordinator.needs_less()
         self._hub.publish("sources", {})
         return _selection(selection)
 

@@ -127,6 +127,12 @@ class Coordinator:
                 self._asked_by_hand |= by_hand
             self._wake.notify_all()
 
+    def needs_less(self) -> None:
+        """Less is wanted than before: a sync that waits for room may fit now."""
+        with self._wake:
+            self._room.reckon_anew()
+            self._wake.notify_all()
+
     def set_limits(self, changes: Mapping[str, Any]) -> None:
         """See SyncLimits.change; a running sync follows at once."""
         self.limits.change(changes)
@@ -241,7 +247,7 @@ class Coordinator:
         if not self.limits.is_open():
             return False
         if self._room.waits():
-            return self._room.has_come()
+            return self._room.has_come() or (self._interval_s > 0 and self.rest_s() <= 0)
         return self._interval_s > 0 and self.rest_s() <= 0 and self._refresher.has_work()
 
     def _pause_s(self) -> float:

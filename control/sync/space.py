@@ -31,6 +31,11 @@ class Room:
             self.needed_bytes = 0
         return self.needed_bytes is not None
 
+    def reckon_anew(self) -> None:
+        """How much a stopped sync waits for is no longer known: the next look at it lets it try."""
+        if self.needed_bytes is not None:
+            self.needed_bytes = 0
+
     def has_come(self) -> bool:
         return self.needed_bytes is not None and self._store.free_bytes() > self.needed_bytes
 

@@ -117,3 +117,25 @@ def test_low_space_is_said_before_the_disk_is_full(site: Operator, disk: Path) -
     (disk / "ballast").unlink()
     site.sync()
     assert site.banners() == {}
+
+
+def test_a_selection_that_is_removed_is_room_too(site: Operator, disk: Path) -> None:
+    """What the banner says to do is enough: nobody has to ask for a sync afterwards."""
+    new_serial(site)
+    (arm,) = [site.json("select", "add", "ubuntu", "noble", "--arch", "arm64")]
+    leave_room(disk, 8 * MIB)  # enough for one architecture
+    site.refused("sync", "--wait")
+    assert list(site.banners()) == ["disk-full"]
+    site.json("select", "remove", str(arm["id"]))
+    until_complete(site)
+
+
+def test_a_selection_nobody_offers_has_a_banner_until_it_is_removed(site: Operator) -> None:
+    odd = site.json("select", "add", "plan9", "fourth", "--arch", "mips")
+    words = "Selection plan9 fourth for mips: expected a boot source that offers it, got none."
+    assert words[10:-1] in site.refused("sync", "--wait")
+    assert site.banners()[f"selection-unoffered-{odd['id']}"] == words
+    site.json("select", "remove", str(odd["id"]))
+    assert list(site.banners()) == ["sync"]
+    site.sync()
+    assert site.banners() == {}

@@ -199,3 +199,21 @@ def test_assets_are_a_closed_set_with_validators(stranger) -> None:
         assert (again.status_code, again.content) == (304, b"")
     for name in ("pages.py", "..%2Fpages.py", "%2Fetc%2Fpasswd", ""):
         assert stranger.get(f"/static/{name}").status_code == 404
+
+
+def test_limits_pauses_warnings_and_banners_are_on_the_page(browser, service) -> None:
+    service["sync"].update(state="paused", limit_bytes_s=25_000_000, window="22:00-06:00", window_open=False)
+    service["sources"][0].update(
+        warnings=["index.sjson: also signed by AB12, which is not in the keyring (a new key?)"],
+        passed_over=["ubuntu/noble/amd64/ga-24.04 20250709: 20250812 of mine comes first"],
+    )
+    service["banners"].append(
+        {"id": "source-away-1", "text": "No answer.", "since": "2026-11-21T10:00:00Z", "remedy": "Check the proxy."}
+    )
+    text = browser.get("/").text
+    for words in (
+        "paused", "22:00 to 06:00, closed now.", "also signed by AB12", "1 taken from a source of higher priority",
+        "20250812 of mine comes first", 'id="banner-source-away-1"', "No answer.", "Check the proxy.",
+        '<time datetime="2026-11-21T10:00:00Z">',
+    ):  # fmt: skip
+        assert words in text, words
