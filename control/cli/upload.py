@@ -171,8 +171,8 @@ def _bring(
                 return document
         except client.Problem as problem:
             kind = str(problem.document.get("type", "")).rpartition(":")[2]
-            if kind in ("wrong-offset", "busy"):
-                time.sleep(PAUSE_S / 5)  # somebody else's bytes, or ours that came further than we heard
+            if kind in ("wrong-offset", "busy"):  # ours that came further than we heard; a sync's, or somebody else's
+                time.sleep(PAUSE_S)
             elif kind == "refused" and refused == 0 and wanted is not None and wanted["done"]:
                 refused = 1  # what was kept from an earlier time may be what is wrong: once more, from its beginning
                 _refuse_changed(by_type[wanted["ftype"]])

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from bootplane.control.api import schemas
 from bootplane.control.api.limits import BODY_BYTES
 from bootplane.control.app import Region
+from bootplane.control.errors import Gone
 from bootplane.control.uploads import LOST
 from tests.control.api.test_routes import problem
 from tests.fakes import archives
@@ -409,6 +410,30 @@ def test_a_cancelled_upload_leaves_nothing(region: Region, client: TestClient, t
     assert region.store.partials() == [] and client.get("/api/v1/uploads").json()["items"] == []
     assert "expired or been cancelled" in problem(client.get(f"/api/v1/uploads/{upload['id']}"), 404)
     assert "expired or been cancelled" in problem(put(client, upload, "root-tgz", tgz, 5000), 404)
+
+
+def test_who_sends_to_a_cancelled_upload_is_told_and_what_came_is_gone(
+    region: Region, client: TestClient, tgz: bytes
+) -> None:
+    upload = begun(client, announced(("root-tgz", tgz)))
+    receiving = region.uploads.open(upload["id"], "root-tgz", 0, len(tgz))
+    receiving.write([tgz[:5000]])
+    client.delete(f"/api/v1/uploads/{upload['id']}")
+    with pytest.raises(Gone, match="it was cancelled"):
+        receiving.write([tgz[5000:]])
+    receiving.abandon()
+    assert region.store.partials() == [] and region.store._reserved == 0 and names(region) == {}
+    assert uploaded(client, tgz)["state"] == "complete"
+
+
+def test_content_that_a_sync_brings_is_waited_for(region: Region, client: TestClient, tgz: bytes) -> None:
+    upload = begun(client, announced(("root-tgz", tgz)))
+    with region.store.begin(sha(tgz), len(tgz)) as download:
+        answer = put(client, upload, "root-tgz", tgz)
+        assert "a sync brings this content" in problem(answer, 409) and answer.json()["type"] == "urn:bootplane:busy"
+        download.write(tgz)
+        download.commit()
+    assert begun(client, announced(("root-tgz", tgz)))["state"] == "complete"
 
 
 def test_an_upload_expires_a_day_after_its_last_sign_of_life(
