@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bootplane.control.cli import figures, output
-from bootplane.control.cli.failure import CliError
+from bootplane.control.cli.beside import one_sentence
 from bootplane.control.cli.meter import Meter
 from bootplane.control.cli.options import Data, Json
 from bootplane.control.cli.processes import data_directory
@@ -56,17 +56,14 @@ def restore(file: File, data: Data = None, database: Database = None, json: Json
 
 
 def _carried_out(work: Callable[[Callable[[str, int, str], Meter]], Backup], json: bool) -> Backup:
-    from bootplane.control.errors import BootplaneError
 
     with ExitStack() as stack:
 
         def meter(what: str, total: int, unit: str) -> Meter:
             return stack.enter_context(Meter(what, total, unit, quiet=json))
 
-        try:
+        with one_sentence():
             done = work(meter)
-        except BootplaneError as error:
-            raise CliError(f"{error}.") from None
     if json:
         output.print_json(asdict(done))
     return done

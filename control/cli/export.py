@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bootplane.control.cli import figures, output
-from bootplane.control.cli.failure import CliError
+from bootplane.control.cli.beside import one_sentence
 from bootplane.control.cli.meter import Meter
 from bootplane.control.cli.options import Data, Json
 from bootplane.control.cli.processes import data_directory
@@ -30,7 +30,6 @@ def export_tree(
     json: Json = False,
 ) -> None:
     """Lay every file machines fetch out as boot-resources/current, for TFTP and HTTP servers of others."""
-    from bootplane.control.errors import BootplaneError
     from bootplane.control.export_tree import export_tree as export
     from bootplane.control.holdings import holdings
     from bootplane.control.placing import How
@@ -42,10 +41,8 @@ def export_tree(
         def meter(what: str, total: int) -> Meter:
             return stack.enter_context(Meter(what, total, quiet=json))
 
-        try:
+        with one_sentence():
             done = export(stack.enter_context(holdings(directory, database)), folder, way, meter)
-        except BootplaneError as error:
-            raise CliError(f"{error}.") from None
     if json:
         output.print_json(asdict(done))
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bootplane.control.cli import figures, output
+from bootplane.control.cli.beside import one_sentence
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.meter import Meter
 from bootplane.control.cli.options import Data, Json
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from bootplane.control.legacy.migrate import Report
 
 VACUUM = "PostgreSQL keeps the room of removed objects until `VACUUM FULL pg_largeobject` has run on that database."
-KEPT = "The objects are still in the MAAS database: `--unlink` removes those that have come over."
+KEPT = (
+    "The objects are still in the MAAS database: `--unlink` removes those that have come over, and then "
+    "`VACUUM FULL pg_largeobject` returns their room to the disk."
+)
 
 
 def migrate_maas(
@@ -46,10 +50,8 @@ def migrate_maas(
     json: Json = False,
 ) -> None:
     """Take the images over from the database of a MAAS 3.4 or older; a killed one goes on where it stopped."""
-    from bootplane.control.errors import BootplaneError
     from bootplane.control.legacy import migrate
     from bootplane.control.legacy.maas import MaasDatabase
-    from bootplane.dataplane.store import StoreError
 
     directory = data_directory(data)
     with ExitStack() as stack:
@@ -57,15 +59,13 @@ def migrate_maas(
         def meter(what: str, total: int) -> Meter:
             return stack.enter_context(Meter(what, total, quiet=json))
 
-        try:
+        with one_sentence():
             maas = stack.enter_context(MaasDatabase(database))
             if dry_run:
                 report = migrate.describe(maas, *migrate.present_in(directory))
             else:
                 region = stack.enter_context(migrate.target(directory))
                 report = migrate.migrate(maas, region, leave_damaged=leave_damaged, unlink=unlink, meter=meter)
-        except (BootplaneError, StoreError) as error:
-            raise CliError(f"{error}.") from None
     if json:
         output.print_json(asdict(report))
     else:
@@ -90,7 +90,6 @@ def migrate_database(
     json: Json = False,
 ) -> None:
     """Move a stopped region from SQLite to PostgreSQL: every row, counted and compared."""
-    from bootplane.control.errors import BootplaneError
     from bootplane.control.migrate_database import migrate_database as move
 
     directory = data_directory(data)
@@ -99,10 +98,8 @@ def migrate_database(
         def meter(what: str, total: int, unit: str) -> Meter:
             return stack.enter_context(Meter(what, total, unit, quiet=json))
 
-        try:
+        with one_sentence():
             done = move(directory, to, meter)
-        except BootplaneError as error:
-            raise CliError(f"{error}.") from None
     if json:
         output.print_json(asdict(done))
         return

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from bootplane.control.cli import figures, output
+from bootplane.control.cli.beside import one_sentence
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.meter import Meter
 from bootplane.control.cli.options import Data, Json
@@ -49,7 +50,6 @@ def publish(
     json: Json = False,
 ) -> None:
     """Lay the region's complete images out as a signed mirror, for other regions, MAAS and sstream-mirror."""
-    from bootplane.control.errors import BootplaneError
     from bootplane.control.holdings import holdings
     from bootplane.control.placing import How
     from bootplane.control.source_publish import publish_region, signer_for
@@ -61,14 +61,12 @@ def publish(
         def meter(what: str, total: int) -> Meter:
             return stack.enter_context(Meter(what, total, quiet=json))
 
-        try:
+        with one_sentence():
             held = stack.enter_context(holdings(directory, database))
             signer = stack.enter_context(signer_for(directory, key))
             done = publish_region(
                 held, folder, signer, patterns=image or (), how=How(way) if way else None, grace_s=grace, meter=meter
             )
-        except BootplaneError as error:
-            raise CliError(f"{error}.") from None
     if json:
         output.print_json(asdict(done))
         return
