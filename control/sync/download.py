@@ -172,7 +172,8 @@ class Downloader:
                 # an old one. Twice is the source's word.
                 mismatches += 1
                 if mismatches > 1:
-                    raise ContentRefused(f"{shown_url(url)}: {error}") from None
+                    said = str(error).removeprefix(f"{job['path']}: ")  # the URL names it
+                    raise ContentRefused(f"{shown_url(url)}: {said}") from None
             except SourceError as error:
                 if not error.retryable:
                     raise
