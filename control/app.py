@@ -257,11 +257,12 @@ class Region:
             new = contents(self.images.sets(), self.blobs.derived(), present)
             self.bulk.publish((blob.sha256, blob.size) for blob in present.values())
             before = self.publisher.current
+            self.custody.before_publishing(has_names=bool(new.names))
             published = self.publisher.publish(new)
         if published is not before:
             _LOG.info("catalogue version %d: %d names, %d files", published.version, len(new.names), len(new.blobs))
             self.hub.publish("images", {"version": published.version})
-            self.custody.changed()
+            self.custody.published(published.version)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Store and database in step, catalogue published, then the threads."""

@@ -28,7 +28,7 @@ from bootplane.control.storage.blobs import BlobRecord, BlobRepository
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.images import ImageRepository
 from bootplane.control.storage.runs import RunRepository
-from bootplane.control.storage.settings import SettingsRepository
+from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SettingsRepository
 from bootplane.control.sync.audit import Auditor, Finding
 from bootplane.control.sync.housekeeping import Housekeeper, Reconciled
 from bootplane.control.sync.owner import OwnerFile, Verdict, judge
@@ -110,9 +110,17 @@ class Custody:
         except SQLAlchemyError as error:
             _LOG.warning("the end is no clean one, the database says: %s", getattr(error, "orig", None) or error)
 
-    def changed(self) -> None:
-        """A new catalogue has been published."""
-        self._owner.count()
+    def before_publishing(self, *, has_names: bool) -> None:
+        """The next version is higher than any that racks may have had of this store: they refuse an older one. Not for
+        an empty catalogue of a database that knows nothing: racks serve what they hold meanwhile."""
+        if has_names and int(self._settings.get(CATALOGUE_VERSION) or 0) < self._owner.catalogue:
+            floor = self._owner.catalogue + 1  # one more may have been published and not noted
+            self._settings.put({CATALOGUE_VERSION: str(floor), CATALOGUE_DIGEST: "of another database"})
+            _LOG.warning("the catalogue goes on after version %d, which racks may have of this store", floor)
+
+    def published(self, version: int) -> None:
+        """A new catalogue is out."""
+        self._owner.count(version)
 
     def may_delete(self) -> bool:
         """Whether what nothing names may go. A strange store is settled here: once everything found was hashed, and a

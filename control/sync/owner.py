@@ -1,6 +1,6 @@
 """Whose store this is: the owner file in it, held against what the database says of itself.
 
-    image-storage/.owner    {"format", "store", "region", "database", "count", "claimed", "strange"}
+    image-storage/.owner    {"format", "store", "region", "database", "count", "claimed", "strange", "catalogue"}
 
 A store outlives databases: one is lost, another is restored from last week's backup, a disk is put into another host.
 What a database does not know must not be deleted on its word then. Each start of a region and each new catalogue counts
@@ -52,6 +52,7 @@ class Owner:
     count: int
     claimed: str  # when this region first had it
     strange: str = ""  # since when, and why; "": it is not
+    catalogue: int = 0  # the highest version that was published: racks refuse an older one
     format: int = FORMAT
 
 
@@ -122,9 +123,8 @@ class OwnerFile:
                     f"{self.path}: expected a store of format {FORMAT}, got {document['format']}: a newer bootplane "
                     "has used it; start that one, or give this one another data directory"
                 )
-            fields = {name: document[name] for name in Owner.__dataclass_fields__}
-            owner = Owner(**fields)
-            wrong = [name for name in ("count", "format") if not isinstance(getattr(owner, name), int)]
+            owner = Owner(**{name: document[name] for name in Owner.__dataclass_fields__ if name in document})
+            wrong = [name for name in ("count", "format", "catalogue") if not isinstance(getattr(owner, name), int)]
             return (None, False) if wrong else (owner, True)
         except FileNotFoundError:
             return None, True
@@ -144,18 +144,25 @@ class OwnerFile:
             self._owner = replace(was, strange=strange)
             self._write()
         self._put({STORE_ID: store, STORE_COUNT: str(count)})
-        self._owner = Owner(store, region, claim.database, count, claimed, strange)
+        catalogue = owner.catalogue if owner else 0
+        self._owner = Owner(store, region, claim.database, count, claimed, strange, catalogue)
         if is_same and not strange:
             self._try_write()
         else:
             self._write()
         return self._owner
 
-    def count(self) -> None:
-        """What the database knows of the store has changed."""
+    @property
+    def catalogue(self) -> int:
+        """The highest version that was ever published of this store."""
+        return self._owner.catalogue if self._owner else 0
+
+    def count(self, catalogue: int) -> None:
+        """What the database knows of the store has changed: this version was published."""
         with self._lock:
             assert self._owner is not None
-            self._owner = replace(self._owner, count=self._owner.count + 1)
+            highest = max(self._owner.catalogue, catalogue)
+            self._owner = replace(self._owner, count=self._owner.count + 1, catalogue=highest)
             self._put({STORE_COUNT: str(self._owner.count)})
             self._try_write()
 

@@ -81,29 +81,33 @@ def up(
     """A site in *folder*, which is made; `up` gets *options*. It ends with status 0, or the test has failed. Who gives
     the *signer* can publish anew in ``folder / "mirror"``."""
     folder.mkdir(parents=True, exist_ok=True)
-    keyring = folder / "keyring.gpg"
     signing = nullcontext(signer) if signer else Signer.generate(folder / "gnupg", algorithm="ed25519")
     with signing as signer:
         publish(folder / "mirror", products(folder / "inputs"), signer)
-        keyring.write_bytes(signer.public())
+        (folder / "keyring.gpg").write_bytes(signer.public())
+    with serve(folder / "mirror") as mirror, started(folder, *options) as site:
+        site.run("source", "add", mirror.url, "--keyring", str(folder / "keyring.gpg"))
+        for selection in selections:
+            site.run("select", "add", *selection)
+        site.run("sync", "--wait")
+        yield site
+
+
+@contextmanager
+def started(folder: Path, *options: str) -> Iterator[Site]:
+    """`up` on what is in *folder*."""
     places = [part for name in ("listen", "bulk", "http", "tftp") for part in (f"--{name}", ANY)]
     argv = [sys.executable, "-m", "bootplane", "up", "--data", str(folder / "data"), *places, *options]
     log = folder / "log"
     with (
-        serve(folder / "mirror") as mirror,
-        log.open("w") as told,
+        log.open("a") as told,
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=told, text=True, cwd=ROOT) as process,
     ):
         try:
             assert process.stdout is not None
             word, *listed = process.stdout.readline().split() or [""]
             assert word == "ready", log.read_text()
-            site = Site(folder / "data", dict(place.split("=") for place in listed), log)
-            site.run("source", "add", mirror.url, "--keyring", str(keyring))
-            for selection in selections:
-                site.run("select", "add", *selection)
-            site.run("sync", "--wait")
-            yield site
+            yield Site(folder / "data", dict(place.split("=") for place in listed), log)
         finally:
             process.terminate()
             try:

@@ -8,11 +8,12 @@ from bootplane.control.domain.images import BootResource, ResourceFile, Resource
 from bootplane.control.errors import Conflict, NotFound
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository, DerivedFile
-from bootplane.control.storage.database import Database
+from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.images import ImageRepository, WantedSet
 from bootplane.control.storage.leases import LeaseRepository
 from bootplane.control.storage.runs import RunRepository
 from bootplane.control.storage.sources import SourceRepository
+from bootplane.control.storage.uploads import UploadRepository
 
 ROOT = "ab" * 32
 
@@ -116,6 +117,60 @@ def test_a_removed_blob_is_remembered_until_it_is_here_again(database: Database)
     blobs.record([BlobRecord(sha("a"), 10, ROOT)])
     assert blobs.present() == {sha("a"): BlobRecord(sha("a"), 10, ROOT)} and not blobs.is_removed(sha("a"))
     assert blobs.usage().bytes == 10
+
+
+def test_what_neither_sets_nor_the_catalogue_name_is_marked_and_what_they_do_is_not(database: Database) -> None:
+    blobs = BlobRepository(database)
+    blobs.record([BlobRecord(sha(name), 10, ROOT) for name in "abcd"])
+    assert blobs.mark({sha("a")}, {sha("b")}, 7) == (2, 0) and blobs.marked_bytes() == 20
+    assert [(each.sha256, each.size, each.unnamed_in) for each in blobs.unnamed()] == [
+        (digest, 10, 7) for digest in sorted([sha("c"), sha("d")])
+    ]
+    assert blobs.mark({sha("a"), sha("c")}, {sha("b")}, 8) == (0, 1)
+    assert [(each.sha256, each.unnamed_in) for each in blobs.unnamed()] == [(sha("d"), 7)]
+    assert blobs.take_away([sha("d")]) == [sha("d")] and blobs.marked_bytes() == 0 and blobs.unnamed() == []
+
+
+def test_what_a_set_an_archive_or_an_upload_names_is_not_taken_away(database: Database) -> None:
+    blobs, images, uploads = BlobRepository(database), ImageRepository(database), UploadRepository(database)
+    images.decide([wish(add_source(database), "1")], (), ())
+    named = images.sets()[0].resource_set.files[0].sha256
+    inner = [DerivedFile("inner", sha("inner"), 5)]
+    blobs.record_derived(named, inner, [BlobRecord(sha("inner"), 5, ROOT)])
+    resource = BootResource("custom", "amd64", "mine", "generic", "uploaded", rtype="uploaded")
+    files = [ResourceFile("root-tgz", "root-tgz", sha("coming"), 5)]
+    upload = uploads.add(resource, files)
+    blobs.record([BlobRecord(digest, 5, ROOT) for digest in (named, sha("coming"), sha("nobody's"))])
+    everything = [named, sha("inner"), sha("coming"), sha("nobody's")]
+    assert blobs.take_away(everything) == [sha("nobody's")]
+    uploads.complete(upload.id, "1")
+    assert blobs.take_away(everything) == [sha("coming")]
+
+
+def test_the_blob_to_look_at_is_the_one_in_doubt_and_then_the_one_seen_longest_ago(database: Database) -> None:
+    blobs = BlobRepository(database)
+    blobs.record([BlobRecord(sha("seen"), 1, ROOT)])
+    middle = now_text()
+    assert blobs.due(middle) == BlobRecord(sha("seen"), 1, ROOT)
+    blobs.record([BlobRecord(sha("doubt"), 1, ROOT)], is_checked=False)
+    assert blobs.due("") == BlobRecord(sha("doubt"), 1, ROOT)
+    assert (blobs.checks(middle).due, blobs.checks("").due, blobs.checks("").oldest) == (2, 1, None)
+    blobs.checked(sha("doubt"))
+    assert blobs.due("") is None and blobs.due(middle) == BlobRecord(sha("seen"), 1, ROOT)
+    told = blobs.checks(middle)
+    assert told.due == 1 and told.oldest is not None and told.oldest < middle < (told.newest or "")
+    assert blobs.doubt_since(middle) == 1 and blobs.checks("").due == 1
+    blobs.take_away([sha("seen"), sha("doubt")])
+    assert blobs.due(now_text()) is None and blobs.checks("").newest is None
+
+
+def test_a_hundred_thousand_digests_are_no_statement_too_long(database: Database) -> None:
+    blobs = BlobRepository(database)
+    blobs.record([BlobRecord(sha("a"), 1, ROOT)])
+    many = [f"{number:064x}" for number in range(100_000)]
+    assert blobs.take_away([*many, sha("a")]) == [sha("a")]
+    blobs.forget(many)
+    assert blobs.mark(many, (), 1) == (0, 0)
 
 
 def test_the_files_of_an_archive_are_replaced_together(database: Database) -> None:

@@ -25,7 +25,7 @@ def events(database: Database) -> TimelineRepository:
 def event(at: float, name: str, mac: str | None = None, **change: Any) -> BootEvent:
     """A transfer of the rack's, *at* seconds after noon; its number is its time."""
     facts: dict[str, Any] = {"address": PEER, "rack": "r1", "outcome": "complete", "start": START, "seq": int(at * 10)}
-    return BootEvent(at=NOON + at, kind="transfer", mac=mac, name=name, **(facts | change))
+    return BootEvent(at=NOON + at, mac=mac, name=name, **({"kind": "transfer"} | facts | change))
 
 
 def own(at: float, name: str, mac: str | None = None, **change: Any) -> BootEvent:
@@ -59,6 +59,23 @@ def test_what_a_rack_tells_twice_is_kept_once_and_its_restart_counts_anew(events
 
 def test_events_of_the_region_itself_are_never_taken_for_repetitions(events: TimelineRepository) -> None:
     assert events.add([own(1, "grub.cfg", A), own(1, "grub.cfg", A)]) == 2
+
+
+def test_steps_are_files_of_images_boots_and_reports_each_at_its_last_time(events: TimelineRepository) -> None:
+    image = "/images/0123456789abcdef/ubuntu/amd64/ga-24.04/noble/stable/squashfs"
+    events.add(
+        [event(1, image, A), event(2, image, A), event(3, "bootx64.efi", A), event(4, image, address="10.0.0.1")]
+    )
+    boots, nothing = own(5, "grub.cfg", A, kind="config", outcome="boots"), own(6, "grub.cfg", A, kind="config")
+    events.add([boots, nothing, own(7, "init", A, kind="report", outcome="SUCCESS"), own(8, "boot", A, kind="ticket")])
+    found = sorted(events.steps(NOON))
+    assert [(step.at - NOON, step.kind, step.mac, step.address, step.outcome) for step in found] == [
+        (2, "transfer", A, PEER, "complete"),
+        (4, "transfer", "", "10.0.0.1", "complete"),
+        (5, "config", A, PEER, "boots"),
+        (7, "report", A, PEER, "SUCCESS"),
+    ]
+    assert [step.name for step in found[:2]] == [image, image] and events.steps(NOON + 7.5) == []
 
 
 def test_nothing_to_keep_is_no_transaction(events: TimelineRepository) -> None:

@@ -77,15 +77,15 @@ def test_each_catalogue_counts_too_and_a_full_disk_is_only_told(
 ) -> None:
     file = file_of(tmp_path, database)
     file.take(None, file.claim_of(knows_blobs=False), "region-1", "")
-    file.count()
+    file.count(5)
     owner, _ = file.read()
-    assert owner is not None and owner.count == 2 == file.claim_of(knows_blobs=True).count
+    assert owner is not None and owner.catalogue == 5 and owner.count == 2 == file.claim_of(knows_blobs=True).count
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(owner_module, "write_durably", full)
-    file.count()
+    file.count(6)
     assert "cannot be written: No space left on device" in caplog.text
     again, _ = file.read()
     claim = file.claim_of(knows_blobs=True)

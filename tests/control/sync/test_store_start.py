@@ -86,6 +86,11 @@ def banners(client: TestClient) -> dict[str, str]:
     return {each["id"]: each["text"] for each in client.get("/api/v1/status").json()["banners"]}
 
 
+def catalogue(client: TestClient) -> dict[str, int]:
+    found: dict[str, int] = client.get("/api/v1/status").json()["catalogue"]
+    return found
+
+
 def test_of_a_thousand_files_one_is_cut_one_rotten_one_unknown_and_one_missing(
     tmp_path: Path, source: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -150,6 +155,7 @@ def test_a_lost_database_costs_no_file_and_no_second_download(
     data = tmp_path / "d"
     with filled(data, source, removal_grace=0) as (region, client):
         before = {sha256: region.store.path_of(sha256).read_bytes() for sha256, _ in region.store.complete()}
+        version = catalogue(client)["version"]
     store = data / "image-storage"
     rotten = next(sha256 for sha256, content in before.items() if len(content) > 50_000)
     spoil(store / rotten)
@@ -167,6 +173,7 @@ def test_a_lost_database_costs_no_file_and_no_second_download(
         region.coordinator.request()  # nothing is selected: nothing is named, and yet nothing goes
         assert region.coordinator.wait_ended(ENDS_S)
         assert set(region.blobs.present()) == before.keys() - {rotten}
+        assert catalogue(client) == {"version": 1, "names": 0}  # which racks refuse: they serve what they hold
 
     with filled(data, source, removal_grace=0) as (region, client):  # another start, and the operator's words again
         until(lambda: not region.custody.is_strange or not region.custody.may_delete(), "it to be settled")
@@ -178,6 +185,7 @@ def test_a_lost_database_costs_no_file_and_no_second_download(
             next(path for path in mirror.sent if sha256_hex((mirror.root / path).read_bytes()) == rotten)
         }
         assert len(region.store.aside.kept()) == 2  # what was put aside then stays
+        assert catalogue(client)["version"] > version  # racks refuse an older one
 
 
 def test_a_database_from_a_backup_is_behind_its_store_and_deletes_nothing(
