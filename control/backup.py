@@ -364,7 +364,7 @@ def fill_empty(source: Database, url: str, meter: Meter) -> dict[str, int]:
         try:
             _require_empty(target)
         except sa.exc.DBAPIError as error:
-            reason = str(error.orig).strip().splitlines()[-1]
+            reason = str(error.orig).strip().splitlines()[0]
             raise BackupError(f"database {shown(target)}: cannot be opened: {reason}") from None
         target.migrate()
         with source.engine.connect() as old, old.begin(), target.engine.begin() as new:

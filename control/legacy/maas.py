@@ -109,11 +109,14 @@ class MaasDatabase:
         self._url = re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
         try:
             self.name = _shown(self._url)
+        except psycopg.Error:  # its words would show the text, and a password in it
+            raise MaasError("MAAS database: expected postgresql://USER@HOST/NAME, got something else") from None
+        try:
             self._connection = psycopg.connect(
                 self._url, connect_timeout=CONNECT_S, autocommit=True, application_name="bootplane migrate-maas"
             )
         except psycopg.Error as error:
-            raise MaasError(f"MAAS database: cannot be opened: {_words(error)}") from None
+            raise MaasError(f"{self.name}: cannot be opened: {_words(error)}") from None
 
     def read(self) -> Inventory:
         try:
@@ -279,4 +282,4 @@ def _shown(url: str) -> str:
 
 def _words(error: psycopg.Error) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"password=\S+", "password=...", lines[-1].strip())
+    return lines[0].strip()

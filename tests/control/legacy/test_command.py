@@ -63,8 +63,15 @@ def test_the_document_is_the_report(maas: Maas, data: Path) -> None:
     assert (found["succeeded"], found["bytes_total"], len(found["rows"])) == (True, 35_000, 1)
 
 
-@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/maas", "no url at all"])
-def test_a_database_that_cannot_be_opened_is_one_sentence(url: str, data: Path) -> None:
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("postgresql://maas:geheim@127.0.0.1:1/maasdb", "MAAS database maasdb at 127.0.0.1:1: cannot be opened: "),
+        ("postgresql:/maas:geheim@h", "MAAS database: expected postgresql://USER@HOST/NAME, got something else."),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_sentence(url: str, words: str, data: Path) -> None:
     done = CliRunner().invoke(app, ["migrate-maas", "--database", url, "--data", str(data)])
     assert (done.exit_code, done.stdout) == (1, "")
-    assert done.stderr.startswith("bootplane: MAAS database: cannot be opened:") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"bootplane: {words}") and done.stderr.count("\n") == 1
+    assert "geheim" not in done.stderr
