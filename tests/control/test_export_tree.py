@@ -19,10 +19,12 @@ from bootplane.control.app import Region
 from bootplane.control.cli.main import app
 from bootplane.control.export_tree import CURRENT, TREE, Exported, export_tree
 from bootplane.control.holdings import holdings
+from bootplane.control.mirror_publish import PublishProduct, bootloader, image, pack
 from bootplane.control.placing import How, PlaceError
 from bootplane.control.simplestreams.signer import Signer
 from bootplane.core.digest import sha256_hex
-from tests.fakes.filled import filled
+from tests.fakes.filled import SELECTIONS, filled
+from tests.fakes.mirror import make_file
 from tests.fakes.regions import running
 
 AMD64 = "ubuntu/amd64/ga-24.04/noble/stable"
@@ -30,8 +32,20 @@ AMD64 = "ubuntu/amd64/ga-24.04/noble/stable"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Iterator[Region]:
-    with filled(tmp_path_factory.mktemp("site"), signer) as (region, _):
+    power = {"os": "ubuntu", "release": "noble", "arches": ["ppc64el"]}
+    with filled(tmp_path_factory.mktemp("site"), signer, more=of_power, selections=[*SELECTIONS, power]) as (region, _):
         yield region
+
+
+def of_power(inputs: Path) -> list[PublishProduct]:
+    """What an open-firmware machine boots."""
+    files = {name: make_file(inputs, f"ppc64el-{name}", 9000) for name in ("kernel", "initrd", "squashfs")}
+    archive = pack({"bootppc64.bin": make_file(inputs, "bootppc64", 4000)}, inputs / "grub2-ieee1275.tar.xz")
+    loader = bootloader(
+        os="grub-ieee1275", kind="open-firmware", arch="ppc64el", serial="20231004.0", arches="ppc64el,ppc64",
+        archives={"grub2-ieee1275": archive},
+    )  # fmt: skip
+    return [image(serial="20250709", arch="ppc64el", **files), loader]
 
 
 def export(site: Region, folder: Path, how: How = How.LINK) -> Exported:
@@ -66,10 +80,12 @@ def test_it_is_the_catalogue_name_for_name(how: How, site: Region, tmp_path: Pat
     "name",
     [
         # what firmware asks MAAS's racks for
-        "bootx64.efi", "grubx64.efi", "mmx64.efi", "bootaa64.efi", "grubaa64.efi", "lpxelinux.0", "pxelinux.0",
-        "ldlinux.c32", "libutil.c32", "libcom32.c32", "chain.c32", "images/bootx64.efi", "images/bootaa64.efi",
+        "bootx64.efi", "grubx64.efi", "mmx64.efi", "bootaa64.efi", "grubaa64.efi", "bootppc64.bin",
+        "lpxelinux.0", "pxelinux.0", "ldlinux.c32", "libutil.c32", "libcom32.c32",
+        "chain.c32", "images/bootx64.efi", "images/bootaa64.efi",
         # MAAS's tree
         "bootloader/uefi/amd64/bootx64.efi", "bootloader/uefi/amd64/grubx64.efi", "bootloader/uefi/arm64/bootaa64.efi",
+        "bootloader/open-firmware/ppc64el/bootppc64.bin",
         "bootloader/pxe/i386/lpxelinux.0", "bootloader/pxe/i386/ldlinux.c32", "syslinux/lpxelinux.0",
         "syslinux/ldlinux.c32", "bios/lpxelinux.0", "bios/ldlinux.c32",
         f"{AMD64}/boot-kernel", f"{AMD64}/boot-initrd", f"{AMD64}/squashfs", f"{AMD64}/squashfs.manifest",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from bootplane.control.app import Region
+from bootplane.control.mirror_publish import PublishProduct, publish
 from bootplane.control.simplestreams.signer import Signer
-from tests.fakes.mirror import publish_small, serve
+from tests.fakes.mirror import serve, small_products
 from tests.fakes.regions import running, synced
 
 SELECTIONS = (
@@ -21,19 +22,29 @@ SELECTIONS = (
 )
 
 
-def fill(region: Region, client: TestClient, url: str, keyring: bytes) -> None:
+def fill(
+    region: Region, client: TestClient, url: str, keyring: bytes, selections: Sequence[dict[str, Any]] = SELECTIONS
+) -> None:
     """Add the source, select all it has, and sync."""
     body = {"url": url, "keyring": base64.b64encode(keyring).decode(), "name": "mirror"}
     assert client.post("/api/v1/sources", json=body).status_code == 201
-    for selection in SELECTIONS:
+    for selection in selections:
         assert client.post("/api/v1/selections", json=selection).status_code == 201
     assert synced(region, client)["state"] == "complete"
 
 
 @contextmanager
-def filled(folder: Path, signer: Signer, **settings: Any) -> Iterator[tuple[Region, TestClient]]:
-    """A region in *folder*/data that runs and is complete; its boot source stands beside it."""
-    publish_small(folder / "source", signer)
+def filled(
+    folder: Path,
+    signer: Signer,
+    *,
+    more: Callable[[Path], Sequence[PublishProduct]] = lambda _inputs: (),
+    selections: Sequence[dict[str, Any]] = SELECTIONS,
+    **settings: Any,
+) -> Iterator[tuple[Region, TestClient]]:
+    """A region in *folder*/data that runs and is complete; its boot source, with *more* products, stands beside it."""
+    inputs = folder / "source.inputs"
+    publish(folder / "source", [*small_products(inputs), *more(inputs)], signer)
     with serve(folder / "source") as server, running(folder / "data", **settings) as (region, client):
-        fill(region, client, server.url, signer.public())
+        fill(region, client, server.url, signer.public(), selections)
         yield region, client
