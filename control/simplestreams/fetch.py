@@ -163,6 +163,9 @@ class _Pieces:
         self._answer = answer
 
     def readinto(self, buffer: memoryview, /) -> int:
+        """*buffer* is no longer than what is left of the body, where that is known."""
+        if not self._answer.chunked and self._answer.fp is not None:
+            return self._answer.fp.readinto1(buffer)
         piece = self._answer.read1(len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
