@@ -25,6 +25,9 @@ from bootplane.control.errors import StartError
 SYNC_DATABASE = "sync.sqlite"
 REGION_KEY, ADMIN_TOKEN, RACK_TOKEN = "region-key", "admin-token", "rack-token"
 RUN_JSON = "run.json"
+PROBE_BYTES = (
+    64 << 10
+)  # SQLite maps 32 KiB beside its database: without room for them the process dies by SIGBUS
 NEW_BYTES = 16 << 20  # databases and their journals, before any image
 
 
@@ -61,7 +64,7 @@ def prepare(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = directory / f".probe-{os.getpid()}"
         with probe.open("wb") as file:
-            file.write(b"x" * 4096)
+            file.write(b"x" * PROBE_BYTES)
             file.flush()
             os.fsync(file.fileno())
         probe.unlink()

@@ -103,12 +103,8 @@ class Custody:
 
     def leave(self) -> None:
         """Everything is written: the next start has no doubts."""
-        if not self._is_open:
-            return
-        try:
-            self._settings.put({OPEN_SINCE: ""})
-        except SQLAlchemyError as error:
-            _LOG.warning("the end is no clean one, the database says: %s", getattr(error, "orig", None) or error)
+        if self._is_open:
+            self._note_open("", "the end is no clean one")
 
     def before_publishing(self, *, has_names: bool) -> None:
         """The next version is higher than any that racks may have had of this store: they refuse an older one. Not for
@@ -223,8 +219,16 @@ class Custody:
             doubted = self._blobs.doubt_since(since)
             if doubted:
                 _LOG.info("the last end was no clean one: %d files written since %s are hashed again", doubted, since)
-        self._settings.put({OPEN_SINCE: self._taken_at})
-        self._is_open = True
+        self._is_open = self._note_open(self._taken_at, "after a bad end nobody would know since when to look")
+
+    def _note_open(self, since: str, otherwise: str) -> bool:
+        """A full disk is only told: a region starts on it all the same, to serve what it holds."""
+        try:
+            self._settings.put({OPEN_SINCE: since})
+        except SQLAlchemyError as error:
+            _LOG.warning("%s: the database says: %s", otherwise, getattr(error, "orig", None) or error)
+            return False
+        return True
 
     def _emptied(self) -> None:
         text = f"{self._store.directory} holds none of the files that the database knows."

@@ -19,10 +19,13 @@ import enum
 import json
 import logging
 import secrets
+import sqlite3
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from bootplane.control.errors import StartError
 from bootplane.control.storage.database import now_text
@@ -143,7 +146,8 @@ class OwnerFile:
             was = owner or Owner(store, region, claim.database, 0, claimed)
             self._owner = replace(was, strange=strange)
             self._write()
-        self._put({STORE_ID: store, STORE_COUNT: str(count)})
+        if not self._put({STORE_ID: store, STORE_COUNT: str(count)}, must=strange != "" or not is_same):
+            count = owner.count if owner else 0  # the file must not be ahead of what the database may have lost
         catalogue = owner.catalogue if owner else 0
         self._owner = Owner(store, region, claim.database, count, claimed, strange, catalogue)
         if is_same and not strange:
@@ -161,10 +165,10 @@ class OwnerFile:
         """What the database knows of the store has changed: this version was published."""
         with self._lock:
             assert self._owner is not None
-            highest = max(self._owner.catalogue, catalogue)
-            self._owner = replace(self._owner, count=self._owner.count + 1, catalogue=highest)
-            self._put({STORE_COUNT: str(self._owner.count)})
-            self._try_write()
+            highest, count = max(self._owner.catalogue, catalogue), self._owner.count + 1
+            if self._put({STORE_COUNT: str(count)}):
+                self._owner = replace(self._owner, count=count, catalogue=highest)
+                self._try_write()
 
     def settle(self) -> None:
         """The store is no longer strange."""
@@ -173,9 +177,17 @@ class OwnerFile:
             self._owner = replace(self._owner, strange="")
             self._write()
 
-    def _put(self, values: dict[str, str]) -> None:
-        self._settings.put(values)
-        self._make_durable()
+    def _put(self, values: dict[str, str], *, must: bool = False) -> bool:
+        """Whether the database has taken *values*, on stable storage. A full disk is only told, unless it *must*."""
+        try:
+            self._settings.put(values)
+            self._make_durable()
+        except (SQLAlchemyError, sqlite3.Error) as error:
+            if must:
+                raise
+            _LOG.warning("the store's count stays where it is, the database says: %s", getattr(error, "orig", error))
+            return False
+        return True
 
     def _try_write(self) -> None:
         """A full disk is only told: a database that is ahead of its store does no harm."""
