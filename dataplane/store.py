@@ -51,6 +51,10 @@ class StoreError(OSError):
     """The store's directory cannot do what is asked; the message is one sentence for the operator."""
 
 
+class InProgress(StoreError):
+    """Somebody writes this very blob."""
+
+
 class InsufficientSpace(StoreError):
     """The disk has too little room: *needed* and *free* are bytes below *path*."""
 
@@ -213,12 +217,12 @@ class Store:
         """Starts or resumes a file of which *sha256* and *size* are known; *name* is for messages.
 
         Re-hashes what a partial file holds already (Ingest.offset bytes: ask the source for the rest). Written bytes
-        are taken off *reservation*. Raises StoreError when this blob is on its way in already.
+        are taken off *reservation*. Raises InProgress when this blob is on its way in already.
         """
         path = self.partial_path(sha256)
         with self._lock:
             if sha256 in self._open:
-                raise StoreError(f"{path}: expected one writer at a time, got a second one")
+                raise InProgress(f"{path}: expected one writer at a time, got a second one")
             self._open.add(sha256)
         try:
             return Ingest(self, path, sha256, size, name or sha256, reservation)

@@ -26,10 +26,11 @@ from bootplane.control.sync.limits import Throttle
 from bootplane.control.sync.progress import Progress
 from bootplane.core.digest import chunk_root
 from bootplane.core.status import DigestMismatch
-from bootplane.dataplane.store import Ingest, InsufficientSpace, Reservation, Store, StoreError
+from bootplane.dataplane.store import Ingest, InProgress, InsufficientSpace, Reservation, Store, StoreError
 
 BUFFER_BYTES = 256 << 10
 PIECE_S = 0.25  # how stale progress and a stop may be, where the source sends at all
+ELSEWHERE_S = 1.0  # between looks at a file that somebody else brings
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # between tries that brought little; one that brought more begins again
 LITTLE_BYTES = 64 << 10  # less than this in a try, or in STALL_S of waiting for the source, is no progress
 STALL_S = 60.0
@@ -142,11 +143,7 @@ class Downloader:
 
     def _fetch_from_any(self, job: Job) -> None:
         """From the first of its places that has it right. Raises the last place's SourceError."""
-        sha256, size = str(job["sha256"]), int(job["size"])
-        if self._store.verify_found(sha256, size) or self._store.has(
-            sha256, size
-        ):  # its row was lost with a crash between rename and commit
-            self._blobs.record([BlobRecord(sha256, size, chunk_root(self._store.chunk_list(sha256)))])
+        if self._is_here(job):
             return
         *others, last = (str(url) for url in job["urls"])
         with self._fetcher() as fetcher:
@@ -157,16 +154,34 @@ class Downloader:
                     _LOG.warning("%s; trying the next source that has this file", error)
             self._fetch(fetcher, job, last)
 
+    def _is_here(self, job: Job) -> bool:
+        """Whether nothing need be fetched: it was found, somebody else has brought it, or its row was lost with a crash
+        between rename and commit."""
+        sha256, size = str(job["sha256"]), int(job["size"])
+        if not self._store.verify_found(sha256, size) and not self._store.has(sha256, size):
+            return False
+        self._blobs.record([BlobRecord(sha256, size, chunk_root(self._store.chunk_list(sha256)))])
+        return True
+
     def _fetch(self, fetcher: Fetcher, job: Job, url: str) -> None:
         """Try until it is here. Raises SourceError when a try is final or the patience is used up."""
         idle_tries = 0
         mismatches = 0
+        waits = False
         etag = ""
         while True:
             brought = [0]
             try:
                 etag = self._try(fetcher, job, url, etag, brought)
                 return
+            except InProgress as error:  # an operator uploads the same bytes: they come, or their rest is fetched then
+                if not waits:
+                    _LOG.info("fetch: %s; waiting for it", error)
+                waits = True
+                if self._stopping.wait(ELSEWHERE_S):
+                    raise Stopped from None
+                if self._is_here(job):
+                    return
             except DigestMismatch as error:
                 # Once more from the start: what was kept may have been of another file, or a cache on the way had
                 # an old one. Twice is the source's word.

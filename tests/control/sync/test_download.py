@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.database import Database
 from bootplane.control.storage.runs import RunRepository
+from bootplane.control.sync import download
 from bootplane.control.sync.download import Downloader
 from bootplane.control.sync.progress import Progress
 from bootplane.core.digest import sha256_hex
@@ -109,6 +111,31 @@ def test_a_wrong_partial_file_is_thrown_away_and_fetched_whole(bench: Bench) -> 
     bench.store.partial_path(SHA).write_bytes(b"something else")
     assert bench.fetch() == {"ok": True}
     assert [head.get("Range") for head in bench.server.heads] == ["bytes=14-", None]
+
+
+def test_what_somebody_else_brings_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "ELSEWHERE_S", 0.01)
+    upload = bench.store.begin(SHA, len(DATA))
+    with ThreadPoolExecutor(1) as pool:
+        sync = pool.submit(bench.fetch)
+        upload.write(DATA)
+        assert not wait([sync], 0.1).done
+        upload.commit()
+        assert sync.result(20) == {"ok": True}
+    assert bench.server.requests == [] and SHA in bench.blobs.present()
+
+
+def test_what_somebody_else_gives_up_is_fetched_from_where_it_stands(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ELSEWHERE_S", 0.01)
+    upload = bench.store.begin(SHA, len(DATA))
+    with ThreadPoolExecutor(1) as pool:
+        sync = pool.submit(bench.fetch)
+        upload.write(DATA[:1_500_000])
+        upload.suspend()
+        assert sync.result(20) == {"ok": True}
+    assert bench.server.sent["file"] == len(DATA) - 1_500_000
 
 
 def test_work_that_kills_its_process_again_and_again_ends_as_an_error(bench: Bench) -> None:
