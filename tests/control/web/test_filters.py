@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from bootplane.control.web.filters import everything, moment
+from bootplane.control.web.filters import commands, everything, moment
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -28,3 +28,17 @@ def test_a_moment_is_utc_short_today_and_with_its_date_before(time: str | None, 
 
 def test_a_star_is_all_and_a_list_is_its_members() -> None:
     assert (everything(["*"]), everything(["amd64", "arm64"]), everything([])) == ("all", "amd64, arm64", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "page"),
+    [
+        ("Run `bootplane sync <x>` & wait.", "Run <code>bootplane sync &lt;x&gt;</code> &amp; wait."),
+        ("`a` or `b`", "<code>a</code> or <code>b</code>"),
+        ("one ` alone", "one ` alone"),
+        ("`a` and ` alone", "<code>a</code> and ` alone"),
+        (None, ""),
+    ],
+)
+def test_a_command_in_a_sentence_is_code_and_everything_is_escaped(text: str | None, page: str) -> None:
+    assert commands(text) == page
