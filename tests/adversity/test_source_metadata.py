@@ -402,6 +402,16 @@ def test_an_older_list_under_a_newer_index_is_kept_out_too(mended: Site) -> None
     assert "product list com.ubuntu.maas:stable:v3:download: expected updated" in sentence
 
 
+def test_an_index_that_lost_its_date_is_not_newer(mended: Site) -> None:
+    site = mended.operator
+    before = site.state()
+    index_without("updated")(mended)
+    sentence = site.refused("source", "check", "mirror")
+    assert "index: expected updated " in sentence and sentence.endswith("as accepted before, got none")
+    site.sync()
+    assert site.state() == before
+
+
 def test_text_around_a_signed_index_is_left_out(mended: Site) -> None:
     site = mended.operator
     before = site.state()

@@ -32,6 +32,9 @@ def test_two_hundred_products_are_fetched_once_and_then_cost_one_request(tmp_pat
         fetched = [path for path in site.mirror.requests if not path.startswith("streams/")]
         assert len(fetched) == len(sizes) == len(set(fetched))
 
+        written: list[object] = []
+        patch.setattr(site.region.images, "decide", lambda *decision: written.append(decision))
         site.forget()
         site.sync()
+        assert written == []  # what stands in the database already is not written again
         assert site.mirror.requests == [INDEX] and site.item_bytes() == 0
