@@ -102,11 +102,12 @@ def test_a_planted_mistake_is_reported(mistake: Mistake, tmp_path: pathlib.Path)
     )
 
 
+# Calls of two threads race when one takes the GIL while the other is in memset: a hundred may be over before that.
 CHILDS = {
     "address": "memset(malloc(8), 1, 9)",
     "thread": """
 buffer, start = malloc(8), threading.Barrier(2)
-write = lambda: (start.wait(), [memset(buffer, 1, 8) for _ in range(100)])
+write = lambda: (start.wait(), [memset(buffer, 1, 8) for _ in range(20_000)])
 threads = [threading.Thread(target=write) for _ in range(2)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
