@@ -312,7 +312,11 @@ class Coordinator:
             outcome.space = f"{error.path}: expected {error.needed} bytes free for this sync, got {error.free}"
             outcome.needed_bytes = error.needed
             return
-        self._fetch(run, str(turn), wanted, outcome)
+        self._engine.hurry(True)
+        try:
+            self._fetch(run, str(turn), wanted, outcome)
+        finally:
+            self._engine.hurry(False)
         if not outcome.space and not self._must_end(outcome):
             self._enter(run, "finishing")
             self._commit(outcome, last=True)

@@ -27,6 +27,7 @@ QUEUE = "fetch"
 WORK_VERSION = "fetch-1"  # change it only together with a migration of waiting work
 BEAT_S = 1.0
 POLL_S = 0.5  # how soon a free slot finds queued work; half as long costs an idle region 1 % of a CPU more
+BUSY_POLL_S = 0.1  # while a sync fetches: with four slots, 40 small files a second instead of 8
 
 _LOG = logging.getLogger("bootplane.sync")
 _STATES: dict[str, Any] = {
@@ -56,6 +57,7 @@ class DbosEngine:
         self._thread: threading.Thread | None = None
         self._good_since: float | None = None  # monotonic; since when every beat has succeeded
         self._run: Any = None
+        self._queue: Any = None
 
     def start(self, work: WorkFunction) -> None:
         dbos = _quiet_dbos()
@@ -88,7 +90,7 @@ class DbosEngine:
         self._leases.beat(self.executor_id)
         self._good_since = time.monotonic()
         dbos.DBOS.launch()
-        dbos.DBOS.register_queue(
+        self._queue = dbos.DBOS.register_queue(
             QUEUE, worker_concurrency=self._parallel, polling_interval_sec=POLL_S, on_conflict="always_update"
         )
         if self._alone:
@@ -124,6 +126,9 @@ class DbosEngine:
         for status in self.status(work_ids).values():
             if not status.is_over:
                 dbos.DBOS.cancel_workflow(status.work_id)
+
+    def hurry(self, is_busy: bool) -> None:
+        self._queue.set_polling_interval_sec(BUSY_POLL_S if is_busy else POLL_S)
 
     def take_over(self) -> int:
         dbos = _quiet_dbos()

@@ -48,6 +48,9 @@ class SyncEngine(Protocol):
     def cancel(self, work_ids: Iterable[str]) -> None:
         """Works that have not begun never will; running ones are asked elsewhere (by their job) to end."""
 
+    def hurry(self, is_busy: bool) -> None:
+        """Many works are about to be asked for, or no longer: how soon a free place finds the next one."""
+
     def take_over(self) -> int:
         """Make works of executors that died ours to do; returns how many. start() and the beat call it."""
 

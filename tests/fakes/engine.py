@@ -11,7 +11,7 @@ from bootplane.control.sync.engine import Job, Outcome, WorkFunction, WorkStatus
 
 
 class ThreadEngine:
-    """``enqueued`` lists every id in the order of asking, new or not."""
+    """``enqueued`` lists every id in the order of asking, new or not; ``hurried`` what hurry() was told."""
 
     def __init__(self, parallel: int = 4) -> None:
         self._pool = ThreadPoolExecutor(parallel)
@@ -19,6 +19,7 @@ class ThreadEngine:
         self._futures: dict[str, Future[Outcome]] = {}
         self._lock = threading.Lock()
         self.enqueued: list[str] = []
+        self.hurried: list[bool] = []
         self.jobs: dict[str, dict[str, Any]] = {}
 
     def start(self, work: WorkFunction) -> None:
@@ -44,6 +45,9 @@ class ThreadEngine:
         with self._lock:
             for work_id in work_ids:
                 self._futures[work_id].cancel()
+
+    def hurry(self, is_busy: bool) -> None:
+        self.hurried.append(is_busy)
 
     def take_over(self) -> int:
         return 0

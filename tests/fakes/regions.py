@@ -20,7 +20,8 @@ ENDS_S = 60.0
 def running(data: Path, **settings: Any) -> Iterator[tuple[Region, TestClient]]:
     """The region and a client that carries its admin token."""
     options: dict[str, Any] = {"listen": "127.0.0.1:0", "bulk": "127.0.0.1:0", "sync_interval": 0, "low_space": 0}
-    region = Region(config.load(data, **(options | settings)), engine=ThreadEngine())
+    engine = settings.pop("engine", None) or ThreadEngine()
+    region = Region(config.load(data, **(options | settings)), engine=engine)
     with TestClient(region.app, headers={"Authorization": f"Bearer {region.admin_token}"}) as client:
         yield region, client
 

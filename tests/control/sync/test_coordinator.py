@@ -14,6 +14,7 @@ from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
 from bootplane.control.sync import download
 from bootplane.dataplane.store import InsufficientSpace
+from tests.fakes.engine import ThreadEngine
 from tests.fakes.mirror import (
     Fault,
     MirrorServer,
@@ -255,6 +256,16 @@ def test_a_sync_asked_for_twice_while_one_runs_is_one_more_sync(region: Region, 
     assert region.coordinator.wait_ended(ENDS_S)
     run = region.runs.last()
     assert run is not None and run.id <= 2 and run.state == "complete"
+
+
+def test_the_engine_hurries_while_files_are_fetched_and_no_longer(tmp_path: Path, source: dict[str, Any]) -> None:
+    engine = ThreadEngine()
+    with running(tmp_path / "data", engine=engine) as (region, client):
+        client.post("/api/v1/sources", json=source)
+        client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        assert engine.hurried == []
+        assert synced(region, client)["state"] == "complete"
+    assert engine.hurried == [True, False]
 
 
 def test_selections_without_a_source_are_an_error_that_says_so(tmp_path: Path) -> None:

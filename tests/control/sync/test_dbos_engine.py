@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from bootplane.control.storage.database import Database
 from bootplane.control.storage.leases import LeaseRepository
-from bootplane.control.sync.dbos_engine import DbosEngine
+from bootplane.control.sync.dbos_engine import BUSY_POLL_S, POLL_S, DbosEngine
 
 WAIT_S = 60.0
 
@@ -83,6 +84,20 @@ def test_a_work_that_is_asked_for_twice_is_done_once_and_its_outcome_is_kept(
         engine.close()
 
 
+def test_in_a_hurry_it_looks_for_work_more_often(tmp_path: Path, database: Database) -> None:
+    engine = engine_of(tmp_path, database)
+    engine.start(Work())
+    try:
+        found = []
+        for is_busy in (True, False):
+            engine.hurry(is_busy)
+            with sqlite3.connect(tmp_path / "sync.sqlite") as connection:
+                found += connection.execute("select polling_interval_sec from queues where name = 'fetch'").fetchall()
+        assert found == [(BUSY_POLL_S,), (POLL_S,)]
+    finally:
+        engine.close()
+
+
 def test_a_queued_work_can_be_cancelled_and_a_running_one_finishes(tmp_path: Path, database: Database) -> None:
     work = Work("fetch-a-1", "fetch-b-1")
     engine = engine_of(tmp_path, database)
@@ -106,7 +121,7 @@ CHILD = """
 import sys, threading
 from bootplane.control.storage.database import Database
 from bootplane.control.storage.leases import LeaseRepository
-from bootplane.control.sync.dbos_engine import DbosEngine
+from bootplane.control.sync.dbos_engine import BUSY_POLL_S, POLL_S, DbosEngine
 
 directory = sys.argv[1]
 begun = threading.Semaphore(0)
