@@ -30,6 +30,7 @@ class FakeService:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.store: dict[str, Any] = {}  # what the status of the store says in place of the below
         self.documents: dict[str, Any] = {
             "sync": {
                 "state": "downloading",
@@ -116,7 +117,8 @@ class FakeService:
                     "checked_bytes": 500 << 20,
                     "rotten": 0,
                 },
-            },
+            }
+            | self.store,
             "catalogue": {"version": 7, "names": 143},
             "sync": self["sync"],
             "sources": len(self["sources"]),

@@ -89,6 +89,23 @@ def test_the_images_page_shows_digests_wire_names_and_that_a_candidate_is_not_te
         assert expected in text, expected
 
 
+def test_the_store_says_how_it_is_hashed_and_what_lies_aside(browser, service) -> None:
+    text = browser.get("/parts/store").text
+    assert "all since" in text and not any(word in text for word in ("set aside", "to go", "damaged", "found"))
+    store = service.status()["store"]
+    service.store = {
+        "marked_bytes": 7 << 20,
+        "aside": store["aside"] | {"files": 2, "bytes": 5 << 20},
+        "audit": store["audit"] | {"oldest": None, "due": 4, "found": 1, "rotten": 3},
+    }
+    text = " ".join(browser.get("/parts/store").text.split())
+    for expected in (
+        "7.0 MiB that nothing names any more", "not all, 4 due, 1 found to be looked at, 3 damaged",
+        "2 files, 5.0 MiB in", "/srv/image-storage/.aside",
+    ):  # fmt: skip
+        assert expected in text, expected
+
+
 def test_refused_chunks_are_said_of_their_rack_and_a_rack_may_tell_less(browser, service) -> None:
     assert "Refused" not in browser.get("/").text
     service.documents["racks"][0]["cache"]["refused_chunks"] = 1
