@@ -1,4 +1,4 @@
-"""Every banner there can be: its identifier, what it means, what to do. docs/reference/banners.md says the same.
+"""Banners about sources and syncs: identifier, and what to do. docs/reference/banners.md has these and those of others.
 
 A banner is a condition and not an event: it is raised when the condition is found, keeps its ``since`` while it lasts,
 and ends by itself when it is found gone. Identifiers never change; one that is about a thing ends in the thing's id
