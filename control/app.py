@@ -158,6 +158,7 @@ class Region:
             grace_s=settings.removal_grace_s,
             audit_interval_s=settings.audit_interval_s,
         )
+        self.racks.refused = self.custody.doubt
         self.removal = Removal(
             self.store,
             self.blobs,

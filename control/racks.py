@@ -14,7 +14,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -55,6 +55,7 @@ class RackBook:
         self._kept_at: dict[str, float] = {}
         self._heard: dict[str, tuple[float, str, CacheReport | None]] = {}  # rack id -> monotonic s, time, report
         self._setting = threading.Lock()  # of the next two; held across a read or a write of the database
+        self.refused: Callable[[set[str]], None] = lambda digests: None  # told of blobs of which racks got wrong bytes
         self._limits: dict[str, Limits] = {}
         self._limits_due = 0.0
 
@@ -144,6 +145,7 @@ class RackBook:
         with self._lock:
             before = self._racks.get(rack.id, rack)
             self._racks[rack.id] = new
+            refused = _news(self._heard.get(rack.id), explained)
             now = time.monotonic()
             self._heard[rack.id] = now, new.last_seen or "", explained
             changed = _told(before) != _told(new) or before.last_seen is None
@@ -152,7 +154,15 @@ class RackBook:
                 self._kept_at[rack.id] = now
         if keep:
             self._repository.seen(new)
+        if refused:
+            self.refused(refused)
         return changed
+
+
+def _news(before: tuple[float, str, CacheReport | None] | None, report: CacheReport | None) -> set[str]:
+    """Blobs of refusals that the beat before did not tell."""
+    told = before[2].refusals if before and before[2] else ()
+    return {each.blob for each in report.refusals if each not in told} if report else set()
 
 
 def _digest(secret: str) -> str:

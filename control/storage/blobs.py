@@ -161,6 +161,16 @@ class BlobRepository:
         with self._database.begin() as session:
             session.execute(sa.update(BlobRow).where(BlobRow.sha256 == sha256).values(checked=now_text()))
 
+    def doubt(self, digests: Sequence[str]) -> int:
+        """Those of them that are here are to be looked at soon; how many."""
+        count = 0
+        with self._database.begin() as session:
+            for batch in _batches(digests):
+                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch), BlobRow.removed.is_(None))
+                done = session.execute(query.values(checked=None))
+                count += int(done.rowcount)  # type: ignore[attr-defined]
+        return count
+
     def doubt_since(self, created: str) -> int:
         """Those that came at or after the time *created* are to be looked at soon; how many."""
         with self._database.begin() as session:

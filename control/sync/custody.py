@@ -118,6 +118,16 @@ class Custody:
         """A new catalogue is out."""
         self._owner.count(version)
 
+    def doubt(self, digests: set[str]) -> None:
+        """Racks got other bytes of these than were promised: they are looked at before their week is over."""
+        try:
+            count = self._blobs.doubt(sorted(digests))
+        except SQLAlchemyError as error:
+            _LOG.warning("what racks refused is not looked at, the database says: %s", getattr(error, "orig", error))
+            return
+        if count:
+            _LOG.warning("racks refused chunks of %d files, which are hashed again", count)
+
     def may_delete(self) -> bool:
         """Whether what nothing names may go. A strange store is settled here: once everything found was hashed, and a
         sync since has ended well with images to show. Banners that are no longer true end."""

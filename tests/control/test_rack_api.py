@@ -243,6 +243,21 @@ def explaining(token: racktoken.RackToken) -> dict[str, Any]:
     return {"rack": token.rack_id, "cache": cache, "cache_report": report, "upstream_bytes": 34, "events": events}
 
 
+def test_what_a_rack_refused_is_told_once(token: racktoken.RackToken, pair: tuple[Region, TestClient]) -> None:
+    book, told = RackBook(RackRepository(pair[0].database)), list[set[str]]()
+    rack = book.authenticate(f"Bearer {token.secret}")
+    assert rack is not None
+    book.refused = told.append
+    beat = explaining(token)
+    book.beat(rack, beat | {"events": []})
+    book.beat(rack, beat)
+    book.beat(rack, beat)
+    assert told == [{"b" * 64}]
+    more = {**REFUSED, "blob": "e" * 64, "at": 1763719202.0, "chunk": 0}
+    book.beat(rack, beat | {"events": [*beat["events"], more]})
+    assert told == [{"b" * 64}, {"e" * 64}]
+
+
 def test_what_a_rack_says_of_its_cache_is_shown_by_id_and_by_name(
     pair: tuple[Region, TestClient], rack: TestClient, token: racktoken.RackToken
 ) -> None:

@@ -288,6 +288,21 @@ def rows(region: Region) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in connection.execute(sa.text("select * from blobs"))]
 
 
+def test_what_a_rack_refused_is_looked_at_and_mended_long_before_its_week(
+    tmp_path: Path, source: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "NOTHING_S", 0.05)
+    with filled(tmp_path / "d", source) as (region, client):
+        rotten = files_of(client)["squashfs"]
+        path = region.store.path_of(rotten)
+        spoil(path)
+        region.custody.doubt({rotten, "ab" * 32})
+        until(lambda: region.custody.auditor.stats.rotten == 1, "the damage to be found")
+        until(lambda: path.exists() and sha256_hex(path.read_bytes()) == rotten, "it to be fetched again")
+        until(lambda: region.blobs.get(rotten), "its row")
+        assert region.blobs.checks("").due == 0
+
+
 def test_two_regions_on_one_store_are_refused_in_one_sentence(tmp_path: Path) -> None:
     expected = "image-storage: expected to be the only region here, got one already: pid"
     with running(tmp_path / "one") as (region, _client):
