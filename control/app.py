@@ -150,9 +150,8 @@ class Region:
             blobs=self.blobs,
             images=self.images,
             runs=self.runs,
-            banners=self.banners,
+            board=board,
             housekeeper=self.housekeeper,
-            hub=self.hub,
             publish=self.publish,
             request_sync=lambda: self.coordinator.request() if refresher.has_work() else None,
             grace_s=settings.removal_grace_s,
@@ -226,7 +225,7 @@ class Region:
             offered=self.sources.offered,
             publish=self.publish,
             hub=self.hub,
-            banners=self.banners,
+            board=board,
         )
         self.intake = Intake(self.uploads)
         self.removal.arriving = self.uploads.digests

@@ -1,4 +1,4 @@
-"""Banners about sources and syncs: identifier, and what to do. docs/reference/banners.md has these and those of others.
+"""Every banner there can be: its identifier, and what to do. docs/reference/banners.md says what each means.
 
 A banner is a condition and not an event: it is raised when the condition is found, keeps its ``since`` while it lasts,
 and ends by itself when it is found gone. Identifiers never change; one that is about a thing ends in the thing's id
@@ -14,10 +14,11 @@ from bootplane.control.storage.banners import BannerRepository
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One condition. *id* is the whole identifier, or what stands before the thing's id."""
+    """One condition. *id* is the whole identifier, or what stands before the thing's id; *remedy* may depend on more
+    than the kind, and is given with the text then."""
 
     id: str
-    remedy: str
+    remedy: str = ""
 
     def of(self, subject: str = "") -> str:
         return f"{self.id}-{subject}" if subject else self.id
@@ -48,6 +49,18 @@ SELECTION_UNOFFERED = Kind(
     "selection-unoffered",
     "Check its words with `bootplane select list`, or remove it; images of it that are here stay while it is there.",
 )
+STORE_OWNER = Kind("store-owner", "Add boot sources and selections again and sync, or stop and restore the database.")
+STORE_DAMAGED = Kind(
+    "store-damaged", "Look at the disk: its log, smartctl. What is damaged is fetched again by itself."
+)
+STORE_EMPTIED = Kind(
+    "store-emptied", "Is its disk mounted? If it is, nothing is to be done: what is wanted is fetched again."
+)
+UPLOADS_LOST = Kind("uploads-lost", "Upload them again with `bootplane image upload`.")
+MAAS_MIGRATION = Kind(
+    "maas-migration",
+    "Stop the region and run `bootplane migrate-maas --database URL` again; it goes on where it stopped.",
+)
 
 KINDS = (
     SYNC_ENGINE,
@@ -60,6 +73,11 @@ KINDS = (
     SOURCE_OLDER,
     SOURCE_FROZEN,
     SELECTION_UNOFFERED,
+    STORE_OWNER,
+    STORE_DAMAGED,
+    STORE_EMPTIED,
+    UPLOADS_LOST,
+    MAAS_MIGRATION,
 )
 
 
@@ -69,11 +87,15 @@ class Board:
     def __init__(self, banners: BannerRepository) -> None:
         self._banners = banners
 
-    def show(self, kind: Kind, text: str, subject: str = "") -> None:
-        self._banners.raise_(kind.of(subject), text, kind.remedy)
+    def show(self, kind: Kind, text: str, subject: str = "", remedy: str = "") -> None:
+        self._banners.raise_(kind.of(subject), text, remedy or kind.remedy)
 
     def end(self, kind: Kind, subject: str = "") -> None:
         self._banners.end(kind.of(subject))
+
+    def since(self, kind: Kind) -> str | None:
+        """When it began; None: it is not shown."""
+        return next((banner.since for banner in self._banners.list() if banner.id == kind.id), None)
 
     def only(self, kind: Kind, texts: dict[str, str]) -> None:
         """Of *kind* exactly these: subject -> text."""

@@ -25,6 +25,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bootplane.control import upload_magic, upload_rules
+from bootplane.control.banners import UPLOADS_LOST, Board
 from bootplane.control.domain.images import BootResource, ResourceFile
 from bootplane.control.errors import (
     Busy,
@@ -38,7 +39,6 @@ from bootplane.control.errors import (
     WrongOffset,
 )
 from bootplane.control.events import Hub
-from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository
 from bootplane.control.storage.images import ImageRepository
 from bootplane.control.storage.selections import SelectionRepository
@@ -54,7 +54,6 @@ ROOM_KEPT_S = 120.0  # how long room stays reserved for an upload whose client h
 TURN_S = 30.0
 AT_ONCE = 16  # files received at a time
 OPEN_UPLOADS = 256  # announced and not complete
-LOST = "uploads-lost"  # banner
 TELL_S = 0.5  # between two events about one upload's progress
 _LOG = logging.getLogger("bootplane.uploads")
 
@@ -73,12 +72,12 @@ class Uploads:
         offered: Callable[[], set[tuple[str, str]]],
         publish: Callable[[], None],
         hub: Hub,
-        banners: BannerRepository,
+        board: Board,
         kept_s: float = KEPT_S,
     ) -> None:
         self._store, self._rows, self._blobs, self._images = store, rows, blobs, images
         self._selections, self._offered, self._publish, self._hub = selections, offered, publish, hub
-        self._banners = banners
+        self._board = board
         self._kept_s = kept_s
         self._lock = threading.Lock()  # of the dicts below, and taken_bytes
         self._receiving: dict[str, Receiving] = {}  # digest -> who brings it
@@ -349,10 +348,10 @@ class Uploads:
             if each.resource_set.resource.is_uploaded and not each.complete
         ]
         if not names:
-            self._banners.end(LOST)
+            self._board.end(UPLOADS_LOST)
             return
         text = f"Files of uploaded images are missing or damaged on the disk: {', '.join(names)}."
-        self._banners.raise_(LOST, text, "Upload them again with `bootplane image upload`.")
+        self._board.show(UPLOADS_LOST, text)
 
     # -- how far
 

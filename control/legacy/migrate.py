@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bootplane.control import config, datadir
+from bootplane.control.banners import Board
 from bootplane.control.errors import Conflict, StartError
 from bootplane.control.legacy import state
 from bootplane.control.legacy.maas import CHUNK_BYTES, SPACE_QUERY, Content, Inventory, MaasDatabase
@@ -87,7 +88,7 @@ class Target:
         except StoreError as error:
             raise StartError(str(error)) from None
         self.settings = SettingsRepository(database)
-        self.banners = BannerRepository(database)
+        self.board = Board(BannerRepository(database))
         self.blobs = BlobRepository(database)
         self.images = ImageRepository(database)
         self.selections = SelectionRepository(database)
@@ -135,7 +136,7 @@ def migrate(
     meter: Meter = lambda _what, _total: lambda _n: None,
 ) -> Report:
     """Carry it out. Raises MaasError, StoreError and InsufficientSpace; what has come until then stays."""
-    state.begin(region.settings, region.banners)
+    state.begin(region.settings, region.board)
     inventory = maas.read()
     damaged: set[str] = set()
     made = plan(inventory, _here(region, inventory))
@@ -158,9 +159,9 @@ def migrate(
         maas, inventory, made, present, max(region.store.free_bytes(), 0), succeeded=succeeded, refused=tuple(refused)
     )
     if not succeeded:
-        state.begin(region.settings, region.banners, f"{len(blocking)} files are damaged.")
+        state.begin(region.settings, region.board, f"{len(blocking)} files are damaged.")
         return report
-    state.succeed(region.settings, region.banners)
+    state.succeed(region.settings, region.board)
     return _unlinked(maas, region, inventory, report, meter) if unlink else report
 
 

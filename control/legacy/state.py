@@ -5,14 +5,12 @@ The fact stands in the region's settings, so that every process and every start 
 
 from __future__ import annotations
 
-from bootplane.control.storage.banners import BannerRepository
+from bootplane.control.banners import MAAS_MIGRATION, Board
 from bootplane.control.storage.settings import SettingsRepository
 
 MIGRATION = "maas_migration"  # settings: absent, "pending" or "done"
 PENDING, DONE = "pending", "done"
-BANNER = "maas-migration"
 TEXT = "The migration from MAAS has not succeeded yet: machines cannot be commissioned or deployed until it has."
-REMEDY = "Stop the region and run `bootplane migrate-maas --database URL` again; it goes on where it stopped."
 
 
 def is_pending(settings: SettingsRepository) -> bool:
@@ -20,11 +18,11 @@ def is_pending(settings: SettingsRepository) -> bool:
     return settings.get(MIGRATION) == PENDING
 
 
-def begin(settings: SettingsRepository, banners: BannerRepository, why: str = "") -> None:
+def begin(settings: SettingsRepository, board: Board, why: str = "") -> None:
     settings.put({MIGRATION: PENDING})
-    banners.raise_(BANNER, f"{TEXT} {why}".strip(), REMEDY)
+    board.show(MAAS_MIGRATION, f"{TEXT} {why}".strip())
 
 
-def succeed(settings: SettingsRepository, banners: BannerRepository) -> None:
+def succeed(settings: SettingsRepository, board: Board) -> None:
     settings.put({MIGRATION: DONE})
-    banners.end(BANNER)
+    board.end(MAAS_MIGRATION)

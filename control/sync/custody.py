@@ -21,9 +21,8 @@ from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from bootplane.control.banners import STORE_DAMAGED, STORE_EMPTIED, STORE_OWNER, Board
 from bootplane.control.errors import StartError
-from bootplane.control.events import Hub
-from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.images import ImageRepository
@@ -35,7 +34,6 @@ from bootplane.control.sync.owner import OwnerFile, Verdict, judge
 from bootplane.core.digest import Verified
 from bootplane.dataplane.store import Store
 
-STRANGE, DAMAGED, EMPTIED = "store-owner", "store-damaged", "store-emptied"  # banners
 OPEN_SINCE = "store_open_since"  # setting: "" after a clean end
 TELL_S = 2.0  # between two tellings of how far the hashing of a strange store is
 _LOG = logging.getLogger("bootplane.store")
@@ -54,9 +52,8 @@ class Custody:
         blobs: BlobRepository,
         images: ImageRepository,
         runs: RunRepository,
-        banners: BannerRepository,
+        board: Board,
         housekeeper: Housekeeper,
-        hub: Hub,
         publish: Callable[[], None],
         request_sync: Callable[[], None],
         grace_s: float,
@@ -64,7 +61,7 @@ class Custody:
     ) -> None:
         self._store, self._owner, self._region_id = store, owner, region_id
         self._settings, self._blobs, self._images, self._runs = settings, blobs, images, runs
-        self._banners, self._housekeeper, self._hub = banners, housekeeper, hub
+        self._board, self._housekeeper = board, housekeeper
         self._publish, self._request_sync = publish, request_sync
         self._grace_s = grace_s
         self._lock = threading.Lock()
@@ -144,8 +141,7 @@ class Custody:
                 self._owner.settle()
             except StartError as error:  # the next start finds it strange again, and settles it again
                 _LOG.warning("%s", error)
-        self._banners.end(STRANGE)
-        self._hub.publish("banner", {})
+        self._board.end(STORE_OWNER)
         _LOG.info("%s: this region's again, a sync has said what is wanted", self._store.directory)
         return True
 
@@ -213,11 +209,10 @@ class Custody:
         where = f"; set aside as {kept.path}, kept {kept.term}" if kept else ""
         images = ", ".join(lost.sets) or "no image"
         _LOG.error("blob %s of %s: %s%s; fetching it again", sha256, images, why, where)
-        remedy = "Look at the disk: its log, smartctl. What is damaged is fetched again by itself."
+        remedy = ""
         if lost.sourceless:
             remedy = f"No boot source has {', '.join(lost.sourceless)}: upload it again. Look at the disk, too."
-        self._banners.raise_(DAMAGED, f"A file of {images} in {self._store.directory} was {why}.", remedy)
-        self._hub.publish("banner", {})
+        self._board.show(STORE_DAMAGED, f"A file of {images} in {self._store.directory} was {why}.", remedy=remedy)
         self._request_sync()
 
     # -- how
@@ -242,22 +237,16 @@ class Custody:
 
     def _emptied(self) -> None:
         text = f"{self._store.directory} holds none of the files that the database knows."
-        remedy = "Is its disk mounted? If it is, nothing is to be done: what is wanted is fetched again."
-        self._banners.raise_(EMPTIED, text, remedy)
-        _LOG.error("%s %s", text, remedy)
+        self._board.show(STORE_EMPTIED, text)
+        _LOG.error("%s %s", text, STORE_EMPTIED.remedy)
 
     def _end_banners(self) -> None:
         """Damage is over once all of the store was seen to be right since; an emptied one once a sync has filled it."""
-        shown = {banner.id: banner.since for banner in self._banners.list()}
-        ended = []
-        if DAMAGED in shown and (self._blobs.checks(self.auditor.before()).oldest or "") > shown[DAMAGED]:
-            ended.append(DAMAGED)
-        if EMPTIED in shown and self._has_synced():
-            ended.append(EMPTIED)
-        for each in ended:
-            self._banners.end(each)
-        if ended:
-            self._hub.publish("banner", {})
+        damaged = self._board.since(STORE_DAMAGED)
+        if damaged and (self._blobs.checks(self.auditor.before()).oldest or "") > damaged:
+            self._board.end(STORE_DAMAGED)
+        if self._board.since(STORE_EMPTIED) and self._has_synced():
+            self._board.end(STORE_EMPTIED)
 
     def _has_synced(self) -> bool:
         """Whether a sync that began after the store was taken has ended well."""
@@ -285,12 +274,8 @@ class Custody:
         if is_last or not found:
             told = f"{self._blobs.usage().blobs} files are taken in, {len(kept)} set aside"
         text = f"{self._store.directory} is not as this region left it ({self._strange}). Nothing is deleted; {told}."
-        remedy = (
-            "Add boot sources and selections again and sync, or stop and restore the database. "
-            f"What is in {self._store.aside.directory} is yours to look through."
-        )
-        self._banners.raise_(STRANGE, text, remedy)
-        self._hub.publish("banner", {})
+        remedy = f"{STORE_OWNER.remedy} What is in {self._store.aside.directory} is yours to look through."
+        self._board.show(STORE_OWNER, text, remedy=remedy)
 
 
 def _text(time_: str | None) -> str | None:

@@ -15,7 +15,6 @@ from bootplane.control.api import schemas
 from bootplane.control.api.limits import BODY_BYTES
 from bootplane.control.app import Region
 from bootplane.control.errors import Gone
-from bootplane.control.uploads import LOST
 from tests.control.api.test_routes import problem
 from tests.fakes import archives
 from tests.fakes.regions import running, synced
@@ -490,14 +489,14 @@ def test_an_upload_whose_file_is_lost_is_said_and_mended_by_another(tmp_path: Pa
         uploaded(client, tgz)
         region.store.path_of(sha(tgz)).unlink()
     with running(tmp_path / "data") as (region, client):
-        banner = next(each for each in client.get("/api/v1/status").json()["banners"] if each["id"] == LOST)
+        banner = next(each for each in client.get("/api/v1/status").json()["banners"] if each["id"] == "uploads-lost")
         assert "custom/web/amd64/generic" in banner["text"]
         assert not client.get("/api/v1/images/web").json()["complete"]
         synced(region, client)
         assert not client.get("/api/v1/images/web").json()["complete"]  # still there to be named
         assert uploaded(client, tgz)["state"] == "complete"
         assert client.get("/api/v1/images/web").json()["complete"] and names(region)[TREE] == sha(tgz)
-        assert LOST not in {each["id"] for each in client.get("/api/v1/status").json()["banners"]}
+        assert "uploads-lost" not in {each["id"] for each in client.get("/api/v1/status").json()["banners"]}
 
 
 def test_a_full_disk_in_mid_upload_keeps_what_has_arrived(
