@@ -94,6 +94,9 @@ class Custody:
             _LOG.warning("adopted %d complete files the database did not know", len(found.adopted))
         if found.doubted:
             _LOG.warning("%d files that the database does not know are hashed before they are used", len(found.doubted))
+        if found.cut:
+            text = f"Files of {self._store.directory} that were cut: {len(found.cut)}."
+            self._board.show(STORE_DAMAGED, text)
         if self._strange:
             self._tell_strange(is_last=False)
         return found

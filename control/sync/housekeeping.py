@@ -31,6 +31,7 @@ class Reconciled:
     adopted: tuple[str, ...]  # complete files the database did not know
     missing: tuple[str, ...]  # blobs whose file is gone or of another length: to be fetched again
     doubted: tuple[str, ...] = ()  # files named like blobs that nobody has verified: to be hashed
+    cut: tuple[str, ...] = ()  # of the missing ones, those that were of another length
     set_aside: int = 0  # files
 
 
@@ -80,7 +81,7 @@ class Housekeeper:
         self._blobs.record(adopted, is_checked=False)
         self._store.prune_lists()
         return Reconciled(
-            tuple(record.sha256 for record in adopted), tuple(missing), tuple(doubted), set_aside + len(cut)
+            tuple(record.sha256 for record in adopted), tuple(missing), tuple(doubted), tuple(cut), set_aside + len(cut)
         )
 
     def lost(self, digests: Collection[str]) -> Lost:

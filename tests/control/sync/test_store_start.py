@@ -122,6 +122,7 @@ def test_of_a_thousand_files_one_is_cut_one_rotten_one_unknown_and_one_missing(
         print(f"\na region with {FILES} files is ready after {time.monotonic() - began:.2f} s")
         assert region.custody.auditor.stats.bytes == 0 and len(hashed) <= 5  # the audit's one, and those fetched again
         assert not region.custody.is_strange
+        assert banners(client)["store-damaged"] == f"Files of {store.directory} that were cut: 1."
         may_hash.set()
         until(lambda: region.custody.auditor.stats.rotten, "the rotten file to be found")
         until(lambda: {cut, rotten, missing} <= region.blobs.present().keys(), "all of it to be fetched again")
