@@ -254,7 +254,7 @@ class Region:
         """Bring bulk table and catalogue up to date with the database. Blobs first: a rack asks at once."""
         with self._publishing:
             present = self.blobs.present()
-            new = contents(self.images.sets(), self.blobs.derived(), present)
+            new = contents(self.images.sets(), self.blobs.derived(), self.blobs.promised())
             self.bulk.publish((blob.sha256, blob.size) for blob in present.values())
             before = self.publisher.current
             self.custody.before_publishing(has_names=bool(new.names))

@@ -3,8 +3,9 @@
 ``contents()`` is pure: sets, derived boot loader files and present blobs in, names and blobs out. The Publisher numbers
 and signs it, keeps the newest body in memory, and wakes racks that wait for a newer one.
 
-Invariants: only files of complete sets have names; a name's blob is in the store; the version goes up whenever names or
-blobs differ from what was published last, over restarts too, and stays when they do not. A set that cannot be named
+Invariants: only files of complete sets have names; a name's blob is in the store, or was and is wanted again (a rack
+that holds it serves it: what was offered once is not withdrawn for a disk of ours); the version goes up whenever names
+or blobs differ from what was published last, over restarts too, and stays when they do not. A set that cannot be named
 (two files for one name, a tag that is no name) is left out and reported; it never withholds the others.
 """
 

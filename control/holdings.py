@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -51,16 +51,17 @@ class Holdings:
         return SettingsRepository(self.database).get(REGION_ID) or "region"
 
     def read(self) -> Read:
-        """Sets, blobs and boot loader files that agree: no complete set whose file went while they were read."""
+        """Sets, blobs and boot loader files that agree: no complete set lacks a file, lost or removed meanwhile."""
         for _ in range(READS):
             found = Read(
                 tuple(ImageRepository(self.database).sets()),
                 BlobRepository(self.database).present(),
                 BlobRepository(self.database).derived(),
             )
-            if all(each.resource_set.is_complete(found.present) for each in found.sets if each.complete):
-                break
-        return found
+            whole = [each for each in found.sets if not each.complete or each.resource_set.is_complete(found.present)]
+            if len(whole) == len(found.sets):
+                return found
+        return replace(found, sets=tuple(whole))  # the others have lost a file
 
 
 @contextmanager

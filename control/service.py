@@ -9,7 +9,7 @@ ask (rack_api).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -238,14 +238,14 @@ class RegionService:
     # -- images
 
     def images(self) -> list[dict[str, Any]]:
-        sets = self._images.sets()
-        return [self._image(stored, sets) for stored in _shown(sets)]
+        sets, lost = self._images.sets(), self._blobs.lost()
+        return [self._image(stored, sets, lost) for stored in _shown(sets)]
 
     def image(self, name: str, *, packages: bool = False) -> dict[str, Any]:
         """One image by its name; with *packages*, those that its package list names."""
         sets = self._images.sets()
         stored = find(_shown(sets), name)[0]
-        document = self._image(stored, sets)
+        document = self._image(stored, sets, self._blobs.lost())
         if packages:
             document["packages"] = packages_of(self._store, stored)
         return document
@@ -350,7 +350,7 @@ class RegionService:
             document["warning"] = disk_warning(wanted, used, report.disk_bytes, report.disk_free_bytes) or None
         return document
 
-    def _image(self, stored: StoredSet, sets: Iterable[StoredSet]) -> dict[str, Any]:
+    def _image(self, stored: StoredSet, sets: Iterable[StoredSet], lost: Collection[str]) -> dict[str, Any]:
         resource_set = stored.resource_set
         resource = resource_set.resource
         published = self._publisher.current
@@ -380,7 +380,7 @@ class RegionService:
             "kflavor": resource.kflavor,
             "label": resource.label,
             "version": resource_set.version,
-            "complete": stored.complete,
+            "complete": stored.complete and not any(file["sha256"] in lost for file in files),
             "size": resource_set.size,
             "source": self._source_name(stored),
             "files": files,

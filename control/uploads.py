@@ -342,10 +342,12 @@ class Uploads:
 
     def _say_lost(self) -> None:
         """No source has a further copy of an upload: one whose file is gone has to be sent again."""
+        lost = self._blobs.lost()
         names = [
             each.resource_set.resource.name
             for each in self._images.sets()
-            if each.resource_set.resource.is_uploaded and not each.complete
+            if each.resource_set.resource.is_uploaded and each.marked is None
+            if any(file.sha256 in lost for file in each.resource_set.files)
         ]
         if not names:
             self._board.end(UPLOADS_LOST)

@@ -1,8 +1,9 @@
 """Blobs of the store and files derived from boot loader archives.
 
-Invariants: a row without ``removed`` means the file stands complete under its final name; the row is written after the
-rename and its directory's fsync. reconcile() restores this at start. What a set names is never taken away: take_away()
-looks at the sets in the transaction in which it decides.
+Invariants: a row with neither ``removed`` nor ``lost`` means the file stands complete under its final name; the row is
+written after the rename and its directory's fsync. reconcile() restores this at start. A lost blob has been promised to
+racks, and those that hold it go on serving it; its file is wanted again. What a set names is never taken away:
+take_away() looks at the sets in the transaction in which it decides.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ class Checks:
 
 UPLOADED = "complete"  # state of an upload that has become a set
 BATCH = 500  # digests in one statement
+_HERE = sa.and_(BlobRow.removed.is_(None), BlobRow.lost.is_(None))
 
 
 class BlobRepository:
@@ -67,20 +69,33 @@ class BlobRepository:
         self._database = database
 
     def present(self) -> dict[str, BlobRecord]:
+        return self._records(_HERE)
+
+    def promised(self) -> dict[str, BlobRecord]:
+        """Those that are present, and those that are lost."""
+        return self._records(BlobRow.removed.is_(None))
+
+    def _records(self, which: sa.ColumnElement[bool]) -> dict[str, BlobRecord]:
         with self._database.read() as session:
-            rows = session.scalars(sa.select(BlobRow).where(BlobRow.removed.is_(None)))
+            rows = session.scalars(sa.select(BlobRow).where(which))
             return {row.sha256: BlobRecord(row.sha256, row.size, row.root) for row in rows}
+
+    def lost(self) -> set[str]:
+        with self._database.read() as session:
+            query = sa.select(BlobRow.sha256).where(BlobRow.removed.is_(None), BlobRow.lost.is_not(None))
+            return set(session.scalars(query))
 
     def usage(self) -> Usage:
         with self._database.read() as session:
             query = sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(BlobRow.size), 0))
-            count, total = session.execute(query.where(BlobRow.removed.is_(None))).one()
+            count, total = session.execute(query.where(_HERE)).one()
             return Usage(int(count), int(total))
 
     def get(self, sha256: str) -> BlobRecord | None:
         with self._database.read() as session:
             row = session.get(BlobRow, sha256)
-            return BlobRecord(row.sha256, row.size, row.root) if row and row.removed is None else None
+            is_here = row is not None and row.removed is None and row.lost is None
+            return BlobRecord(row.sha256, row.size, row.root) if row and is_here else None
 
     def is_removed(self, sha256: str) -> bool:
         """True when it was here once and has been taken away."""
@@ -124,7 +139,7 @@ class BlobRepository:
     def marked_bytes(self) -> int:
         with self._database.read() as session:
             query = sa.select(sa.func.coalesce(sa.func.sum(BlobRow.size), 0))
-            return int(session.scalar(query.where(BlobRow.removed.is_(None), BlobRow.marked.is_not(None))) or 0)
+            return int(session.scalar(query.where(_HERE, BlobRow.marked.is_not(None))) or 0)
 
     def take_away(self, digests: Sequence[str]) -> list[str]:
         """Of these, those that no set and no upload names count as removed from here on: their files may go. Returns
@@ -150,7 +165,7 @@ class BlobRepository:
         """The present blob to be looked at first: one nobody has seen to be right, else the one seen longest ago, if
         that was before the time *before*."""
         is_due = sa.or_(BlobRow.checked.is_(None), BlobRow.checked < before)
-        query = sa.select(BlobRow).where(BlobRow.removed.is_(None), is_due)
+        query = sa.select(BlobRow).where(_HERE, is_due)
         query = query.order_by(BlobRow.checked.is_not(None), BlobRow.checked, BlobRow.sha256).limit(1)
         with self._database.read() as session:
             row = session.scalar(query)
@@ -166,7 +181,7 @@ class BlobRepository:
         count = 0
         with self._database.begin() as session:
             for batch in _batches(digests):
-                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch), BlobRow.removed.is_(None))
+                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch), _HERE)
                 done = session.execute(query.values(checked=None))
                 count += int(done.rowcount)  # type: ignore[attr-defined]
         return count
@@ -174,7 +189,7 @@ class BlobRepository:
     def doubt_since(self, created: str) -> int:
         """Those that came at or after the time *created* are to be looked at soon; how many."""
         with self._database.begin() as session:
-            query = sa.update(BlobRow).where(BlobRow.created >= created, BlobRow.removed.is_(None))
+            query = sa.update(BlobRow).where(BlobRow.created >= created, _HERE)
             done = session.execute(query.values(checked=None))
             return int(done.rowcount)  # type: ignore[attr-defined]
 
@@ -184,14 +199,15 @@ class BlobRepository:
         is_new = sa.case((BlobRow.checked.is_(None), 1), else_=0)
         columns = sa.func.sum(is_due), sa.func.sum(is_new), sa.func.min(BlobRow.checked), sa.func.max(BlobRow.checked)
         with self._database.read() as session:
-            due, new, oldest, newest = session.execute(sa.select(*columns).where(BlobRow.removed.is_(None))).one()
+            due, new, oldest, newest = session.execute(sa.select(*columns).where(_HERE)).one()
             return Checks(int(due or 0), None if new else oldest, newest)
 
-    def forget(self, digests: Sequence[str]) -> None:
-        """Drop rows whose file has vanished: not removed by us, so to be fetched again."""
+    def lose(self, digests: Sequence[str]) -> None:
+        """Their files have vanished, or are not what they were: not removed by us, so to be fetched again."""
         with self._database.begin() as session:
             for batch in _batches(digests):
-                session.execute(sa.delete(BlobRow).where(BlobRow.sha256.in_(batch)))
+                query = sa.update(BlobRow).where(BlobRow.sha256.in_(batch), _HERE)
+                session.execute(query.values(lost=now_text()))
 
     def record_derived(self, archive_sha256: str, files: Sequence[DerivedFile], blobs: Sequence[BlobRecord]) -> None:
         """The files of one archive with their blobs, in one transaction: unpacked means all of them are there."""
@@ -231,6 +247,7 @@ def _row(blob: BlobRecord, *, is_checked: bool) -> BlobRow:
         marked=None,
         unnamed_in=None,
         checked=now if is_checked else None,
+        lost=None,
     )
 
 

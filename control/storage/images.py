@@ -92,11 +92,6 @@ class ImageRepository:
                     .values(marked=now_text())
                 )
 
-    def incomplete(self, set_ids: Iterable[int]) -> None:
-        """Files of these sets have vanished: they are wanted again."""
-        with self._database.begin() as session:
-            session.execute(sa.update(SetRow).where(SetRow.id.in_(list(set_ids))).values(complete=False))
-
     def add_uploaded(self, resource: BootResource, files: Sequence[ResourceFile], day: str) -> str:
         """A new version of an uploaded image: complete at once, its elders marked in the same transaction.
 
@@ -124,10 +119,6 @@ class ImageRepository:
                 if here == wanted:
                     return elders[-1].resource_set.version
             version = _next_version(day, [each.resource_set.version for each in elders])
-            for each in row.sets:
-                if not each.complete:  # its files are gone, and no source has them
-                    session.delete(each)
-            session.flush()
             session.execute(
                 sa.update(SetRow).where(SetRow.resource_id == row.id, SetRow.marked.is_(None)).values(marked=now_text())
             )

@@ -129,7 +129,7 @@ class FileRow(Model):
 
 
 class BlobRow(Model):
-    """A complete, verified file of the store. Its row follows the rename; one without its file is dropped at start."""
+    """A complete, verified file of the store. Its row follows the rename; one without its file is lost."""
 
     __tablename__ = "blobs"
     sha256: Mapped[str] = mapped_column(Sha256, primary_key=True)
@@ -140,6 +140,7 @@ class BlobRow(Model):
     marked: Mapped[str | None] = mapped_column(Time)  # nothing names it since
     unnamed_in: Mapped[int | None]  # the first catalogue version without it
     checked: Mapped[str | None] = mapped_column(Time)  # its bytes were last seen to be right; null: look soon
+    lost: Mapped[str | None] = mapped_column(Time)  # its file is not here since then, or is not what it was
 
 
 class DerivedRow(Model):

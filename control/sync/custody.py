@@ -75,7 +75,7 @@ class Custody:
 
     def take(self) -> Reconciled:
         """Store and database in step; no byte of the store is read. Raises StartError when it must not be touched."""
-        claim = self._owner.claim_of(knows_blobs=self._blobs.usage().blobs > 0)
+        claim = self._owner.claim_of(knows_blobs=bool(self._blobs.promised()))
         owner, is_readable = self._owner.read()
         has_files = bool(self._store.inventory().blobs or self._store.found())
         judgement = judge(owner, is_readable, claim, has_files=has_files)

@@ -8,7 +8,7 @@ whole file by its name alone is left to be hashed (audit). No byte is read at st
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,7 +50,7 @@ class Housekeeper:
         self._grace_s = grace_s
 
     def reconcile(self, *, is_strange: bool = False) -> Reconciled:
-        """At start. Rows without their file are dropped and their sets wanted again. A file the database does not know
+        """At start. Blobs without their file are lost, and wanted again. A file the database does not know
         is adopted when its chunk list says that it was verified; unless the store *is_strange*: then its name is no
         proof, it is left to be hashed, and what is put aside is kept until a person removes it."""
         keep_s = None if is_strange else self._grace_s
@@ -85,18 +85,17 @@ class Housekeeper:
         )
 
     def lost(self, digests: Collection[str]) -> Lost:
-        """The files of these are not here any more: their rows go, and sets that name them are wanted again."""
+        """The files of these are not here any more, and wanted again. Their names stay: a rack that holds them serves
+        them meanwhile, however long it takes."""
         gone = set(digests)
         derived = self._blobs.derived()
-        torn = [archive for archive, inner in derived.items() if gone & {file.sha256 for file in inner}]
+        torn = {archive for archive, inner in derived.items() if gone & {file.sha256 for file in inner}}
         affected = [
             each
             for each in self._images.sets()
             if any(f.sha256 in gone or f.sha256 in torn for f in each.resource_set.files)
         ]
-        self._blobs.forget(sorted(gone))
-        self._blobs.forget_derived(torn)
-        self._images.incomplete(each.id for each in affected)
+        self._blobs.lose(sorted(gone))
         return Lost(
             tuple(_name(each) for each in affected),
             tuple(_name(each) for each in affected if each.source_id is None),
@@ -120,7 +119,8 @@ class Housekeeper:
             _LOG.error("and %d more files that are missing", len(digests) - LINES)
 
     def unpack_archives(self, sets: Iterable[StoredSet], present: Iterable[str]) -> dict[str, str]:
-        """Unpack boot loader archives that are here and not unpacked. Returns archive -> why it was refused."""
+        """Unpack boot loader archives that are here and not unpacked, or of which a file is lost. Returns archive ->
+        why it was refused."""
         held = set(present)
         derived = self._blobs.derived()
         refused: dict[str, str] = {}
@@ -128,7 +128,7 @@ class Housekeeper:
             file.sha256: f"{each.resource_set.resource.name} {each.resource_set.version}: {file.name}"
             for each in sets
             for file in each.resource_set.files
-            if file.ftype == ARCHIVE and file.sha256 in held and file.sha256 not in derived
+            if file.ftype == ARCHIVE and file.sha256 in held and not _is_unpacked(file.sha256, derived, held)
         }
         for archive, name in todo.items():
             try:
@@ -147,7 +147,9 @@ class Housekeeper:
             for each in sets
             if not each.complete
             and each.resource_set.is_complete(held)
-            and all(file.ftype != ARCHIVE or file.sha256 in derived for file in each.resource_set.files)
+            and all(
+                file.ftype != ARCHIVE or _is_unpacked(file.sha256, derived, held) for file in each.resource_set.files
+            )
         ]
 
     def _adoptable(self, sha256: str, size: int) -> BlobRecord | None:
@@ -176,6 +178,10 @@ class Housekeeper:
             files.append(DerivedFile(inner, sha256, len(data)))
             blobs.append(BlobRecord(sha256, len(data), root))
         self._blobs.record_derived(archive, files, blobs)
+
+
+def _is_unpacked(archive: str, derived: Mapping[str, Sequence[DerivedFile]], held: Collection[str]) -> bool:
+    return archive in derived and all(inner.sha256 in held for inner in derived[archive])
 
 
 def _name(stored: StoredSet) -> str:

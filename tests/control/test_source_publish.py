@@ -373,7 +373,7 @@ def test_a_set_that_goes_meanwhile_is_left_out(tmp_path: Path, signer: Signer, m
                 gone = [s for s in region.images.sets() if s.resource_set.resource.os == "centos"]
                 region.images.remove(each.id for each in gone)
                 digests = [file.sha256 for each in gone for file in each.resource_set.files]
-                region.blobs.forget(digests)
+                region.blobs.lose(digests)
                 for sha256 in digests:
                     region.store.path_of(sha256).unlink()
             calls.append(source.name)

@@ -311,7 +311,7 @@ def test_a_file_that_lost_its_row_is_hashed_before_it_is_believed(
     carry_out()
     name = digest("noble-amd64-squashfs-20240501", 20_000)
     database = Database(f"sqlite:///{data / 'region.sqlite'}")
-    BlobRepository(database).forget([name])
+    BlobRepository(database).lose([name])
     database.close()
     path = data / "image-storage" / name
     if harm:

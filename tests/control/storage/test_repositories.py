@@ -169,7 +169,7 @@ def test_a_hundred_thousand_digests_are_no_statement_too_long(database: Database
     blobs.record([BlobRecord(sha("a"), 1, ROOT)])
     many = [f"{number:064x}" for number in range(100_000)]
     assert blobs.take_away([*many, sha("a")]) == [sha("a")]
-    blobs.forget(many)
+    blobs.lose(many)
     assert blobs.mark(many, (), 1) == (0, 0)
 
 

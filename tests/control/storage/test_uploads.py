@@ -56,14 +56,6 @@ def test_after_a_delete_the_same_files_are_a_new_version(database: Database) -> 
     assert images.add_uploaded(made(), files(1), "20261122") == "20261122.1"
 
 
-def test_a_version_that_lost_its_files_goes_when_a_new_one_comes(database: Database) -> None:
-    images = ImageRepository(database)
-    images.add_uploaded(made(), files(1), "20261122")
-    images.incomplete([each.id for each in images.sets()])
-    assert images.add_uploaded(made(), files(1), "20261122") == "20261122.1"
-    assert told(images.sets()) == [("20261122.1", True, False)]
-
-
 def test_a_synced_image_keeps_its_name(database: Database) -> None:
     sources, images = SourceRepository(database), ImageRepository(database)
     source = sources.add(

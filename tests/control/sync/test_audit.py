@@ -33,11 +33,11 @@ class Site:
     def is_rotten(self, finding: Finding) -> None:
         self.followed.append(("rotten", finding.sha256))
         self.findings.append(finding)
-        self.blobs.forget([finding.sha256])
+        self.blobs.lose([finding.sha256])
 
     def is_missing(self, sha256: str) -> None:
         self.followed.append(("missing", sha256))
-        self.blobs.forget([sha256])
+        self.blobs.lose([sha256])
 
     def is_adopted(self, verified: Verified) -> None:
         self.followed.append(("adopted", verified.sha256))
@@ -118,7 +118,7 @@ def test_what_left_the_database_meanwhile_is_nobodys_concern(site: Site) -> None
     sha256 = site.put(os.urandom(9 * MIB))
     spoil(site.store.path_of(sha256), 0)
     site.auditor.step()
-    site.blobs.forget([sha256])
+    site.blobs.lose([sha256])
     site.run()
     assert site.followed == []
 

@@ -67,7 +67,7 @@ def test_a_file_is_here_and_known_when_the_outcome_is_ok(bench: Bench) -> None:
 
 def test_a_file_that_is_here_already_is_not_fetched(bench: Bench) -> None:
     bench.fetch()
-    bench.blobs.forget([SHA])
+    bench.blobs.lose([SHA])
     assert bench.fetch(work_id="again") == {"ok": True}
     assert bench.server.requests == ["file"] and SHA in bench.blobs.present()
 

@@ -189,8 +189,24 @@ def test_a_lost_or_cut_file_is_wanted_again(place: Place, damage: str) -> None:
         place.store.path_of(sha256).write_bytes(data[:100])
     assert place.keeper.reconcile().missing == (sha256,)
     assert place.blobs.present() == {} and not place.store.has(sha256)
-    assert [each.complete for each in place.images.sets()] == [False]
+    assert place.blobs.lost() == {sha256} and [*place.blobs.promised()] == [sha256]
+    assert [each.complete for each in place.images.sets()] == [True]  # its names stay, for racks that hold it
     assert not place.blobs.is_removed(sha256)  # a rack is not told to forget it
+    assert place.keeper.reconcile().missing == ()  # once
+    place.put(data)
+    assert place.blobs.lost() == set()
+
+
+def test_a_lost_file_that_is_back_is_adopted(place: Place, tmp_path: Path) -> None:
+    sha256 = place.put(b"on a disk that was not mounted")
+    path, aside = place.store.path_of(sha256), tmp_path / "aside"
+    chunks = place.store.chunk_list(sha256)
+    path.rename(aside)
+    place.keeper.reconcile()
+    aside.rename(path)
+    (place.store.directory / ".chunks" / sha256).write_bytes(chunks)
+    assert place.keeper.reconcile().adopted == (sha256,)
+    assert [*place.blobs.present()] == [sha256]
 
 
 def test_a_boot_loader_is_ready_once_it_is_unpacked(place: Place, tmp_path: Path) -> None:
@@ -212,12 +228,9 @@ def test_a_lost_boot_loader_file_is_unpacked_again(place: Place, tmp_path: Path)
     place.keeper.unpack_archives(place.images.sets(), place.blobs.present())
     place.store.path_of(sha256_hex(b"shim")).unlink()
     place.keeper.reconcile()
-    assert [each.complete for each in place.images.sets()] == [False]
+    assert place.blobs.lost() == {sha256_hex(b"shim")}
     assert place.keeper.unpack_archives(place.images.sets(), place.blobs.present()) == {}
-    assert (
-        place.store.has(sha256_hex(b"shim"))
-        and len(place.keeper.ready(place.images.sets(), place.blobs.present())) == 1
-    )
+    assert place.store.has(sha256_hex(b"shim")) and place.blobs.lost() == set()
 
 
 def test_an_archive_that_is_none_is_refused_by_name_and_the_others_go_on(place: Place, tmp_path: Path) -> None:
