@@ -1,7 +1,11 @@
-"""Small real root archives, disk images and squashfs images, made with the tools operators make them with."""
+"""Small real root archives, disk images and squashfs images, made with the tools operators make them with where these
+are on the machine."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import shutil
 import subprocess
@@ -9,7 +13,7 @@ from pathlib import Path
 
 from bootplane.control.upload_rules import TYPES
 
-_PACKERS = {"gz": ["gzip", "-c"], "bz": ["bzip2", "-c"], "xz": ["xz", "-c"]}
+_PACKERS = {"gz": ("gzip", gzip.compress), "bz": ("bzip2", bz2.compress), "xz": ("xz", lzma.compress)}
 _OF_TYPE = {  # type -> (what is inside, packer)
     "tgz": ("tar", "gz"), "tbz": ("tar", "bz"), "txz": ("tar", "xz"),
     "ddtgz": ("dd.tar", "gz"), "ddtbz": ("dd.tar", "bz"), "ddtxz": ("dd.tar", "xz"), "ddtar": ("dd.tar", ""),
@@ -46,10 +50,15 @@ def archive(folder: Path, kind: str, content: str = "one") -> Path:
         data = _run("tar", "-C", str(folder), "-cf", "-", disk(folder).name)
     else:
         data = disk(folder).read_bytes()
-    path.write_bytes(
-        subprocess.run(_PACKERS[packer], input=data, capture_output=True, check=True).stdout if packer else data
-    )
+    path.write_bytes(_packed(packer, data) if packer else data)
     return path
+
+
+def _packed(packer: str, data: bytes) -> bytes:
+    tool, module = _PACKERS[packer]
+    if shutil.which(tool) is None:
+        return module(data)
+    return subprocess.run([tool, "-c"], input=data, capture_output=True, check=True).stdout
 
 
 def squashfs(folder: Path, content: str = "one") -> Path:
