@@ -7,6 +7,7 @@ import hashlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,11 @@ def on_disk(site: Site) -> int:
     return sum(size for file, size in first.items() if file in second)
 
 
+def evicted(told: dict[str, Any], *reasons: str) -> int:
+    """Segments that left for one of *reasons*, as of the rack's last beat."""
+    return sum(eviction["segments"] for eviction in told["evictions"] if eviction["reason"] in reasons)
+
+
 def in_force(site: Site) -> int:
     force = site.json("rack", "show")["in_force"]
     return int(force["cache_bytes"]) if force else 0
@@ -92,10 +98,10 @@ def test_a_cache_shrinks_while_it_serves_and_grows_again(site: Site) -> None:
         assert storm["short_bytes"] > 0 and storm["needed_bytes"] == storm["size"] - storm["present_bytes"]
         assert "It does not fit: " in site.run("rack", "cache", "local", "--forecast", storm["image"])
         assert "Cache limit: 9.0 MiB, as set here." in site.run("rack", "show", "local")
-        told = site.json("rack", "cache")
+        told = site.eventually(lambda: site.json("rack", "cache"), lambda now: evicted(now, "limit", "room") >= 4)
         lowered = next(eviction for eviction in told["evictions"] if eviction["reason"] == "limit")
-        assert lowered["name"] == "ubuntu/noble/amd64/ga-24.04/squashfs" and told["evicted_limit_segments"] >= 4
-        assert lowered["segments"] == told["evicted_limit_segments"]
+        assert lowered["name"] == "ubuntu/noble/amd64/ga-24.04/squashfs"
+        assert 1 <= lowered["segments"] <= told["evicted_limit_segments"]  # those in use went later, for want of room
         assert " of ubuntu/noble/amd64/ga-24.04/squashfs left as the limit was lowered, " in site.run("rack", "cache")
         site.run("rack", "set", "local", "--cache-size", "default")
         site.eventually(lambda: in_force(site), lambda limit: limit == LARGE)
