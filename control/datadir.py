@@ -35,7 +35,7 @@ class Lock:
     def __init__(self, path: Path, what: str) -> None:
         """Raises StartError that names the pid of the holder."""
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise StartError(f"{path}: cannot be opened: {error.strerror}") from None
         try:

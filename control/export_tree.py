@@ -10,7 +10,8 @@ The names are those of the catalogue (control.catalogue): by content (``images/<
 here.
 
 Invariants: a server that serves ``current`` sees one whole snapshot or the next; the one before stays until the export
-after the next, for transfers under way. Nothing is removed but snapshots of ours. Left to others: bytes (placing).
+after the next, for transfers under way; every file of a snapshot has been hashed before ``current`` leads to it.
+Nothing is removed but snapshots of ours. Left to others: bytes (placing).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,11 @@ def export_tree(
     folder: Path,
     how: How = How.LINK,
     meter: Callable[[str, int], Callable[[int], None]] = lambda _what, _total: lambda _n: None,
+    *,
+    check: bool = False,
 ) -> Exported:
-    """Lay the catalogue of *held* out below *folder* and switch ``current``. Raises PlaceError in one sentence."""
+    """Lay the catalogue of *held* out below *folder* and switch ``current``. *check*: a snapshot that is there already
+    is hashed, too, and made anew when it is damaged. Raises PlaceError in one sentence."""
     tree = folder.absolute() / TREE
     try:
         tree.mkdir(parents=True, exist_ok=True)
@@ -73,7 +77,7 @@ def export_tree(
             version = int(SettingsRepository(held.database).get(CATALOGUE_VERSION) or 0)
             name = f"snapshot-{version}-{digest_of(found)[:8]}"
             try:
-                return _export(held.store, tree, name, found, how, meter)
+                return _export(held.store, tree, name, found, how, meter, check)
             except Vanished:  # a set went meanwhile; what was begun is begun anew
                 if attempt == READS:
                     raise
@@ -89,18 +93,21 @@ def _export(
     found: Contents,
     how: How,
     meter: Callable[[str, int], Callable[[int], None]],
+    check: bool,
 ) -> Exported:
     before = _snapshot_of(tree)
     for entry in tree.iterdir():  # what a killed export left
         if entry.name.startswith(".building-"):
             shutil.rmtree(entry, ignore_errors=True)
-    known = _memory(tree, name)
     copied = 0
-    is_new = not ((tree / name).is_dir() and known is not None and known == (how, dict(found.names)))
-    if is_new:
-        if (tree / name).is_dir():  # made in another way: a rename cannot replace a folder that holds something
+    there = next((each for each in (before, name) if each and _is_whole(store, tree, each, found, how, check)), None)
+    is_new = there is None
+    if there is not None:
+        name = there
+    else:
+        if (tree / name).is_dir():  # made in another way, or not whole: a rename cannot replace a folder with something
             name = _free_name(tree, name)
-        copied = _build(store, tree, name, found.names, how, before, meter)
+        copied = _build(store, tree, name, found, how, before, meter)
     _switch(tree, name)
     _remove_others(tree, {name, before})
     return Exported(
@@ -120,42 +127,77 @@ def _build(
     store: Store,
     tree: Path,
     name: str,
-    names: Mapping[str, str],
+    found: Contents,
     how: How,
     before: str | None,
     meter: Callable[[str, int], Callable[[int], None]],
 ) -> int:
     """A whole snapshot under its name; returns the bytes that were copied."""
     building = tree / f".building-{name}"
-    first: dict[str, Path] = {}  # digest -> a file in the tree that has it: one copy for all its names
+    names = found.names
+    older: dict[str, Path] = {}  # digest -> a copy that the last snapshot has: it need not be copied again
     if how in (How.COPY, How.REFLINK) and before is not None:
         memory = _memory(tree, before)
         if memory is not None and memory[0] in (How.COPY, How.REFLINK):
-            first = {
+            older = {
                 sha256: tree / before / old for old, sha256 in memory[1].items() if (tree / before / old).is_file()
             }
-    todo = {sha256 for sha256 in names.values() if sha256 not in first}
+    todo = sum(blob.size for sha256, blob in found.blobs.items() if sha256 not in older) if how is How.COPY else 0
+    placing.require_room(tree, todo)
+    progress = meter("laying files out", sum(blob.size for blob in found.blobs.values()))
+    copied = 0
+    first: dict[str, Path] = {}  # digest -> its file in this snapshot: one copy for all its names
     try:
-        copied = sum(store.path_of(sha256).stat().st_size for sha256 in todo) if how is How.COPY else 0
-    except FileNotFoundError as error:
-        raise Vanished(f"{error.filename}: expected a file of the store, got none") from None
-    placing.require_room(tree, copied)
-    progress = meter("laying files out", copied)
-    try:
+        building.mkdir()
         for wire, sha256 in sorted(names.items()):
             target = building / wire
-            if how in (How.COPY, How.REFLINK) and sha256 in first:
-                placing.place(first[sha256], target, How.LINK, sha256)
-            else:
+            if sha256 in first:
+                placing.name_again(first[sha256], target)
+                continue
+            if not _from_older(older.get(sha256), target, sha256, progress):
                 placing.place(store.path_of(sha256), target, how, sha256, progress)
-                first[sha256] = target
-        datadir.write_json(tree / f".{name}.json", {"how": how, "names": dict(names)})
+                copied += found.blobs[sha256].size if how is How.COPY else 0
+            first[sha256] = target
+        known = json.dumps({"how": how, "names": dict(names)}, indent=1).encode() + b"\n"
+        placing.write_whole(tree / f".{name}.json", known)
         building.rename(tree / name)
     except OSError as error:
         raise PlaceError(f"{building}: cannot become {tree / name}: {error.strerror}") from None
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return copied
+
+
+def _from_older(older: Path | None, target: Path, sha256: str, progress: Callable[[int], None]) -> bool:
+    """Whether *target* could be had of the last snapshot: not when that is damaged."""
+    if older is None:
+        return False
+    try:
+        placing.place(older, target, How.LINK, sha256, progress)
+    except PlaceError:
+        return False
+    return True
+
+
+def _is_whole(store: Store, tree: Path, name: str, found: Contents, how: How, check: bool) -> bool:
+    """Whether the snapshot *name* is what would be made now: the same names in the same way, each file there and as
+    long as it must be; a link to the store's file of today, which another has replaced when the first was damaged."""
+    if _memory(tree, name) != (how, dict(found.names)):
+        return False
+    right: set[str] = set()
+    try:
+        for wire, sha256 in found.names.items():
+            path, stored = tree / name / wire, store.path_of(sha256)
+            if path.stat().st_size != found.blobs[sha256].size:
+                return False
+            if how is How.LINK and not path.samefile(stored):
+                return False
+            if check and sha256 not in right and not placing.is_right(path.resolve(), sha256):
+                return False
+            right.add(sha256)
+    except OSError:
+        return False
+    return True
 
 
 def _switch(tree: Path, name: str) -> None:

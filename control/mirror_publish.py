@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bootplane.control.domain.images import ARCHIVE, INITRD, KERNEL, SQUASHFS, Tag, kernel_name
+from bootplane.control.placing import write_whole
 from bootplane.control.simplestreams.errors import HostilePath
 from bootplane.control.simplestreams.paths import item_path
 from bootplane.control.simplestreams.signer import PublishError, Signer
@@ -225,16 +226,16 @@ def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], si
     Returns what stands there now, the form that readers prefer last.
     """
     signed, detached = path.with_suffix(".sjson"), path.with_name(path.name + ".gpg")
-    try:
+    try:  # an index of zeros after a power cut would be a half mirror: each is on stable storage before it has its name
         path.parent.mkdir(parents=True, exist_ok=True)
         if signer is None:
             signed.unlink(missing_ok=True)
             detached.unlink(missing_ok=True)
-            _replace(path, _encode(plain))
+            write_whole(path, _encode(plain))
             return [path]
-        _replace(detached, signer.detach(_encode(plain)))
-        _replace(path, _encode(plain))
-        _replace(signed, signer.clearsign(_encode(clear)))
+        write_whole(detached, signer.detach(_encode(plain)))
+        write_whole(path, _encode(plain))
+        write_whole(signed, signer.clearsign(_encode(clear)))
         return [detached, path, signed]
     except OSError as error:
         raise PublishError(f"{path}: cannot be written: {error.strerror}") from None
@@ -242,15 +243,6 @@ def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], si
 
 def _encode(document: Mapping[str, Any]) -> bytes:
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())  # an index of zeros after a power cut would be a half mirror
-    part.replace(path)
 
 
 def image(

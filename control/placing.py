@@ -1,11 +1,12 @@
 """Files of the store laid out under other names, for servers and readers that are not ours.
 
 Four ways, by the file system: a reflink (a copy that shares its blocks until one of them is written to), a hard link, a
-symbolic link, a copy. A copy is hashed on the way and refused when it is not what its name says; the others are the
-store's own bytes, which were verified before they got their name.
+symbolic link, a copy. Each is hashed before it gets its name, and refused when it is not what that says: a file of the
+store was right when it came, and disks rot.
 
-Invariant: a target appears under its name by one rename, whole; what is there already and right is left alone.
-Left to others: which names (source_publish, export_tree), removing what is stale.
+Invariants: a target appears under its name by one rename, whole and, where it is a copy, on stable storage; a folder
+that others may write to leads us nowhere else (``inside``). Left to others: which names (source_publish, export_tree),
+removing what is stale.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bootplane.control.errors import BootplaneError
+from bootplane.control.simplestreams.errors import HostilePath
+from bootplane.control.simplestreams.paths import item_path
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 COPY_BYTES = 1 << 20
@@ -38,6 +41,10 @@ class Vanished(PlaceError):
     """A file of the store went between the reading of the database and now: read again."""
 
 
+class Damaged(PlaceError):
+    """A file is not what its name says."""
+
+
 class How(enum.StrEnum):
     REFLINK = "reflink"
     LINK = "link"
@@ -51,7 +58,7 @@ def best(source: Path, folder: Path) -> How:
     try:
         for how in (How.REFLINK, How.LINK):
             with contextlib.suppress(OSError):
-                _make(source, probe, how, "", None)
+                _try(source, probe, how)
                 return how
             with contextlib.suppress(OSError):
                 probe.unlink()
@@ -61,16 +68,45 @@ def best(source: Path, folder: Path) -> How:
     return How.COPY
 
 
-def place(source: Path, target: Path, how: How, sha256: str, progress: Callable[[int], None] | None = None) -> None:
-    """*source*, whose digest is *sha256*, under the name *target*. *progress* hears of copied bytes.
+def _try(source: Path, probe: Path, how: How) -> None:
+    """Raises OSError where the file system cannot."""
+    if how is How.LINK:
+        os.link(source, probe)
+        return
+    with source.open("rb") as file, probe.open("xb") as out:
+        fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
 
-    Raises Vanished when the store has it no more and PlaceError in one sentence for everything else.
+
+def inside(folder: Path, path: str) -> Path:
+    """*folder*/*path*, which is plain, and whose folders below *folder* are folders and no links: a disk that has been
+    elsewhere, or a web server's user, must not have us write or remove outside. Raises PlaceError."""
+    try:
+        target = folder / item_path(path, str(folder))
+    except HostilePath as error:
+        raise PlaceError(str(error)) from None
+    for parent in target.parents:
+        if parent == folder:
+            break
+        if parent.is_symlink():
+            raise PlaceError(f"{parent}: expected a folder, got a link to {parent.readlink()}")
+    return target
+
+
+def place(
+    source: Path, target: Path, how: How, sha256: str, progress: Callable[[int], None] = lambda _bytes: None
+) -> None:
+    """*source*, whose digest must be *sha256*, under the name *target*. *progress* hears of bytes that were hashed.
+
+    Raises Vanished when the store has it no more, Damaged when its bytes are others, and PlaceError for everything
+    else, in one sentence.
     """
     part = target.with_name(f".{target.name[:200]}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
-        _make(source, part, how, sha256, progress)
+        got = _make(source, part, how, progress)
+        if got != sha256:
+            raise Damaged(f"{source}: expected the content {sha256}, got {got}: it is damaged")
         if how is How.LINK and _is_same(part, target):
             return  # a rename of one name of a file over another does nothing and would leave both
         part.replace(target)
@@ -85,26 +121,71 @@ def place(source: Path, target: Path, how: How, sha256: str, progress: Callable[
             part.unlink()
 
 
-def _make(source: Path, target: Path, how: How, sha256: str, progress: Callable[[int], None] | None) -> None:
+def name_again(first: Path, target: Path) -> None:
+    """*first*, which was placed a moment ago, under a further name of the same file system. Raises PlaceError."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if first.is_symlink():
+            target.symlink_to(first.readlink())
+        else:
+            os.link(first, target)
+    except OSError as error:
+        raise PlaceError(_sentence(first, target, How.LINK, error)) from None
+
+
+def is_right(path: Path, sha256: str) -> bool:
+    """Whether *path* is a file with that digest. Reads all of it."""
+    try:
+        return not path.is_symlink() and _digest(path, lambda _bytes: None) == sha256
+    except OSError:
+        return False
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """A small file by one rename, on stable storage before. Raises OSError."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    with part.open("xb") as file:  # x: never through a link that somebody has put there
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _make(source: Path, target: Path, how: How, progress: Callable[[int], None]) -> str:
+    """Make *target*; the digest of what it has."""
     if how is How.LINK:
         os.link(source, target)
-    elif how is How.SYMLINK:
-        source.stat()  # a link to nothing would be found out by a machine
+        return _digest(target, progress)
+    if how is How.SYMLINK:
+        found = _digest(source, progress)
         target.symlink_to(source.resolve())
-    else:
-        with source.open("rb") as file, target.open("xb") as out:
-            os.fchmod(out.fileno(), 0o644)  # other servers run as other users
-            if how is How.REFLINK:
-                fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
-                return
-            hasher = hashlib.sha256()
+        return found
+    hasher = hashlib.sha256()
+    with source.open("rb") as file, target.open("x+b") as out:
+        os.fchmod(out.fileno(), 0o644)  # other servers run as other users
+        if how is How.REFLINK:
+            fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
+            while block := out.read(COPY_BYTES):
+                hasher.update(block)
+                progress(len(block))
+        else:
             while block := file.read(COPY_BYTES):
                 hasher.update(block)
                 out.write(block)
-                if progress is not None:
-                    progress(len(block))
-            if hasher.hexdigest() != sha256:
-                raise PlaceError(f"{source}: expected the content {sha256}, got {hasher.hexdigest()}: it is damaged")
+                progress(len(block))
+        out.flush()
+        os.fsync(out.fileno())
+    return hasher.hexdigest()
+
+
+def _digest(path: Path, progress: Callable[[int], None]) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(COPY_BYTES):
+            hasher.update(block)
+            progress(len(block))
+    return hasher.hexdigest()
 
 
 def _is_same(one: Path, other: Path) -> bool:

@@ -9,8 +9,9 @@
 A reader that comes in the middle finds the old mirror or the new one: files first, product lists, the index last. What
 the new one names no more stays for a grace time, because a reader may have read the old index a moment ago.
 
-Invariants: a path's content never changes; only complete sets are published; a folder that is not empty and not ours is
-refused; ``updated`` never goes back. Left to others: bytes (placing), documents (mirror_publish), who serves it.
+Invariants: a path's content never changes, and was hashed when it was laid out; only complete sets are published; a
+folder that is not empty and not ours is refused, and what one that is ours says of itself leads nowhere outside it;
+``updated`` never goes back. Left to others: bytes (placing), documents (mirror_publish), who serves it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from bootplane.control.domain.images import (
     kernel_name,
 )
 from bootplane.control.holdings import Holdings
-from bootplane.control.mirror_publish import PublishItem, PublishProduct, write_lists
+from bootplane.control.mirror_publish import STREAMS, PublishItem, PublishProduct, write_lists
 from bootplane.control.placing import How, Vanished
 from bootplane.control.simplestreams.errors import HostilePath
 from bootplane.control.simplestreams.paths import item_path
@@ -118,14 +119,16 @@ def publish_region(
     *,
     patterns: Sequence[str] = (),
     how: How | None = None,
+    check: bool = False,
     grace_s: float = GRACE_S,
     meter: Callable[[str, int], Callable[[int], None]] = lambda _what, _total: lambda _n: None,
     now: Callable[[], float] = time.time,
 ) -> Outcome:
     """Make *folder* the mirror of what *held* has now, of resources whose name one of the shell *patterns* matches.
 
-    Boot loaders always come along. ``how=None`` takes the cheapest the file system allows. *meter* is asked for a
-    progress function by a text and the bytes to be copied. Raises PublishError or PlaceError in one sentence.
+    Boot loaders always come along. ``how=None`` takes the cheapest the file system allows. *check* hashes what an
+    earlier publication laid out, too. *meter* is asked for a progress function by a text and the bytes to be hashed.
+    Raises PublishError or PlaceError in one sentence.
     """
     folder = folder.absolute()
     _prepare(folder)
@@ -136,7 +139,7 @@ def publish_region(
         for attempt in range(1, READS + 1):
             products = _products(held, patterns, state)
             try:
-                placed = _lay_out(held.store, folder, products, state, how, meter, now())
+                placed = _lay_out(held.store, folder, products, state, how, check, meter, now())
                 break
             except Vanished:
                 if attempt == READS:
@@ -176,7 +179,9 @@ def product_of(stored: StoredSet, store: Store, taken: dict[str, str]) -> Publis
     for file in stored.resource_set.files:
         if not store.has(file.sha256, file.size):
             if file.is_required:
-                raise Vanished(f"{store.path_of(file.sha256)}: expected a file of the store, got none")
+                raise Vanished(
+                    f"{store.path_of(file.sha256)}: expected a file of {file.size} bytes, got none or another length"
+                )
             continue  # a package list that never came: the set is complete without it
         name = _item_name(file)
         name = file.name if name in items else name
@@ -283,6 +288,7 @@ def _lay_out(
     products: Collection[PublishProduct],
     state: _State,
     how: How | None,
+    check: bool,
     meter: Callable[[str, int], Callable[[int], None]],
     now: float,
 ) -> _Placed:
@@ -296,21 +302,29 @@ def _lay_out(
     first = store.path_of(next(iter(wanted.values()))[0])
     how = how or placing.best(first, folder)
     todo = {path: facts for path, facts in wanted.items() if not _is_there(store, folder, path, facts, how, state)}
-    copied = sum(size for _, size in todo.values()) if how is How.COPY else 0
+    if check:
+        again = {path: facts for path, facts in wanted.items() if path not in todo}
+        reading = meter("checking files", sum(size for _, size in again.values()))
+        for path, facts in again.items():
+            if not placing.is_right(store.path_of(facts[0]) if how is How.SYMLINK else folder / path, facts[0]):
+                todo[path] = facts
+            reading(facts[1])
+    nbytes = sum(size for _, size in todo.values())
+    copied = nbytes if how is How.COPY else 0
     placing.require_room(folder, copied)
-    progress = meter("laying files out", copied)
+    progress = meter("laying files out", nbytes)
     for left in folder.rglob(".*.part"):  # of a publication that was killed
         left.unlink(missing_ok=True)
     state.stale |= {path: now for path in todo if path not in state.files}
     _write_state(folder, state)  # whatever becomes of this one, the next knows that they are ours
     for path, (sha256, _) in todo.items():
-        placing.place(store.path_of(sha256), folder / path, how, sha256, progress)
+        placing.place(store.path_of(sha256), placing.inside(folder, path), how, sha256, progress)
     return _Placed(wanted, copied, how)
 
 
 def _is_there(store: Store, folder: Path, path: str, facts: tuple[str, int], how: How, state: _State) -> bool:
     """Whether an earlier publication put these bytes there, as far as name, size and inode can tell."""
-    target, (sha256, size) = folder / path, facts
+    target, (sha256, size) = placing.inside(folder, path), facts
     try:
         found = target.lstat()
         if how is How.LINK:
@@ -339,11 +353,12 @@ def _announce(
     coming = _State(
         updated=int(moment),
         files={p: [*facts, (folder / p).lstat().st_mtime_ns] for p, facts in placed.files.items()},
-        documents=list(state.documents),
+        documents=sorted({*state.documents, *_documents(products)}),
         stale={path: state.stale.get(path, now) for path in old if path not in placed.files},
     )
     _write_state(folder, coming)  # before the index: whatever happens next, what lies here is known to be ours
     _write(folder / KEYRING, signer.public())
+    placing.inside(folder, f"{STREAMS}/index.json")
     lists = write_lists(folder, products, placed.files, signer, updated, list_name=_portable)
     written = [str(path.relative_to(folder)) for path in lists]
     coming.documents = written
@@ -351,7 +366,7 @@ def _announce(
         coming.stale.pop(path, None)
     gone = [path for path, since in coming.stale.items() if now - since >= grace_s]
     for path in gone:
-        (folder / path).unlink(missing_ok=True)
+        placing.inside(folder, path).unlink(missing_ok=True)
         coming.stale.pop(path)
         for parent in (folder / path).parents:
             if parent == folder:
@@ -373,6 +388,12 @@ def _announce(
         updated=updated.isoformat(),
         names=tuple(sorted(f"{product.id} {product.version}" for product in products)),
     )
+
+
+def _documents(products: Collection[PublishProduct]) -> Iterator[str]:
+    """What write_lists is about to write."""
+    for name in {_portable(product.content_id) for product in products} | {"index"}:
+        yield from (f"{STREAMS}/{name}{suffix}" for suffix in (".json", ".json.gpg", ".sjson"))
 
 
 def _portable(content_id: str) -> str:
@@ -402,9 +423,14 @@ def _read_state(folder: Path) -> _State:
         found = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if found["format"] != STATE_FORMAT:
             raise ValueError(f"format {found['format']}")
-        return _State(float(found["updated"]), dict(found["files"]), list(found["documents"]), dict(found["stale"]))
+        state = _State(float(found["updated"]), dict(found["files"]), list(found["documents"]), dict(found["stale"]))
+        for path in (*state.files, *state.documents, *state.stale):
+            item_path(path, str(folder / STATE))
+        return state
     except FileNotFoundError:
         return _State()
+    except HostilePath as error:  # whoever had this folder since has changed it
+        raise PublishError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PublishError(f"{folder / STATE}: expected the memory of a publication, got {error}") from None
 
@@ -421,12 +447,7 @@ def _write_state(folder: Path, state: _State) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        placing.write_whole(path, content)
     except OSError as error:
         raise PublishError(f"{path}: cannot be written: {error.strerror}") from None

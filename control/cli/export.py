@@ -25,6 +25,9 @@ def export_tree(
         str,
         typer.Option("--how", metavar="WAY", help="link (the store's file system), symlink, reflink or copy."),
     ] = "link",
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what lies there already, too, and replace what is damaged.")
+    ] = False,
     data: Data = None,
     database: Database = None,
     json: Json = False,
@@ -42,7 +45,7 @@ def export_tree(
             return stack.enter_context(Meter(what, total, quiet=json))
 
         with one_sentence():
-            done = export(stack.enter_context(holdings(directory, database)), folder, way, meter)
+            done = export(stack.enter_context(holdings(directory, database)), folder, way, meter, check=check)
     if json:
         output.print_json(asdict(done))
         return

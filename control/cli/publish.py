@@ -45,6 +45,9 @@ def publish(
     grace: Annotated[
         float, typer.Option("--grace", metavar="S", min=0.0, help="Seconds for which files no more named stay.")
     ] = 3600.0,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read what lies there already, too, and replace what is damaged.")
+    ] = False,
     data: Data = None,
     database: Database = None,
     json: Json = False,
@@ -65,7 +68,14 @@ def publish(
             held = stack.enter_context(holdings(directory, database))
             signer = stack.enter_context(signer_for(directory, key))
             done = publish_region(
-                held, folder, signer, patterns=image or (), how=How(way) if way else None, grace_s=grace, meter=meter
+                held,
+                folder,
+                signer,
+                patterns=image or (),
+                how=How(way) if way else None,
+                check=check,
+                grace_s=grace,
+                meter=meter,
             )
     if json:
         output.print_json(asdict(done))

@@ -168,6 +168,73 @@ def test_another_way_makes_another_snapshot(site: Region, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("how", [How.LINK, How.SYMLINK, How.COPY])
+@pytest.mark.parametrize("harm", ["rot", "cut"])
+def test_a_damaged_file_gets_no_name_and_current_stays(how: How, harm: str, tmp_path: Path, signer: Signer) -> None:
+    with filled(tmp_path / "site", signer) as (site, _):
+        export(site, tmp_path / "out", how)
+        before = (tmp_path / "out" / TREE / CURRENT).readlink()
+        drop(site, "centos/8/amd64/generic")
+        path = site.store.path_of(names_of(site)[f"{AMD64}/squashfs"])
+        path.write_bytes(b"x" * path.stat().st_size if harm == "rot" else path.read_bytes()[:-1])
+        if how is How.COPY:  # the last snapshot has it right: it is taken from there
+            assert laid_out(tmp_path / "out") | names_of(site) == laid_out(tmp_path / "out")
+            export(site, tmp_path / "out", how)
+            assert laid_out(tmp_path / "out") == names_of(site)
+            shutil.rmtree(tmp_path / "out")
+            (tmp_path / "out").mkdir()
+        with pytest.raises(PlaceError, match=r"expected the content .* it is damaged"):
+            export(site, tmp_path / "out", how)
+        if how is not How.COPY:
+            assert (tmp_path / "out" / TREE / CURRENT).readlink() == before
+        assert not list((tmp_path / "out" / TREE).glob(".building-*"))
+
+
+def test_a_link_to_what_was_damaged_gives_way_to_the_file_that_came_again(tmp_path: Path, signer: Signer) -> None:
+    with filled(tmp_path / "site", signer) as (site, _):
+        export(site, tmp_path / "out")
+        name = f"{AMD64}/squashfs"
+        path = site.store.path_of(names_of(site)[name])
+        content = path.read_bytes()
+        path.write_bytes(b"x" * len(content))  # the link shows it, too
+        path.rename(tmp_path / "aside")
+        path.write_bytes(content)  # fetched again
+        assert export(site, tmp_path / "out").is_new
+        assert (tmp_path / "out" / TREE / CURRENT / name).read_bytes() == content
+        assert not export(site, tmp_path / "out").is_new
+
+
+def test_a_snapshot_that_has_rotted_is_made_anew_when_it_is_checked(site: Region, tmp_path: Path) -> None:
+    export(site, tmp_path / "out", How.COPY)
+    path = tmp_path / "out" / TREE / CURRENT / AMD64 / "squashfs"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with holdings(site.settings.data) as held:
+        assert not export_tree(held, tmp_path / "out", How.COPY).is_new
+        assert export_tree(held, tmp_path / "out", How.COPY, check=True).is_new
+        assert laid_out(tmp_path / "out") == names_of(site)
+        assert not export_tree(held, tmp_path / "out", How.COPY, check=True).is_new
+
+
+def test_a_file_that_went_from_the_snapshot_comes_back(site: Region, tmp_path: Path) -> None:
+    export(site, tmp_path / "out")
+    (tmp_path / "out" / TREE / CURRENT / "bootx64.efi").unlink()
+    assert export(site, tmp_path / "out").is_new
+    assert laid_out(tmp_path / "out") == names_of(site)
+
+
+def test_what_the_tree_says_of_itself_puts_no_file_of_the_host_into_it(site: Region, tmp_path: Path) -> None:
+    first = export(site, tmp_path / "out", How.COPY)
+    (tmp_path / "shadow").write_text("secret")
+    sha256 = names_of(site)[f"{AMD64}/squashfs"]
+    memory = tmp_path / "out" / TREE / f".{first.snapshot}.json"
+    known = json.loads(memory.read_text())
+    known["names"] = {name: digest for name, digest in known["names"].items() if digest != sha256}
+    known["names"]["../../../shadow"] = sha256
+    memory.write_text(json.dumps(known))
+    export(site, tmp_path / "out", How.COPY)
+    assert laid_out(tmp_path / "out") == names_of(site)
+
+
 def test_what_a_killed_export_left_is_cleared_away(site: Region, tmp_path: Path) -> None:
     left = tmp_path / "out" / TREE / ".building-snapshot-1-00000000"
     left.mkdir(parents=True)

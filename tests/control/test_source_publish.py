@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,21 +211,103 @@ def test_each_way_lays_the_same_bytes_out(how: How, data: Path, tmp_path: Path, 
     assert (again.copied_bytes, again.removed, again.stale) == (0, 0, 0)
 
 
-def test_a_damaged_file_is_not_copied_and_the_index_stays(tmp_path: Path, signer: Signer) -> None:
+def spoil(path: Path, content: bytes = b"rotten") -> None:
+    """Other bytes at the begin of *path*, as a disk does it: length and name stay."""
+    with path.open("r+b") as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize("how", [How.LINK, How.SYMLINK, How.COPY])
+def test_a_damaged_file_is_published_in_no_way_and_the_index_stays(how: How, tmp_path: Path, signer: Signer) -> None:
     with filled(tmp_path / "region", signer):
         data = tmp_path / "region" / "data"
-    publish(data, tmp_path / "out", signer, how=How.COPY, patterns=["centos/*"])
+    publish(data, tmp_path / "out", signer, how=how, patterns=["centos/*"])
     before = tree(tmp_path / "out")
     store = data / "image-storage"
-    victim = max((path for path in store.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
-    victim.chmod(0o644)
-    with victim.open("r+b") as file:
-        file.write(b"rotten")
+    inner = {sha256_hex(content) for content in before.values()}  # a link to one of these would show the damage
+    others = [path for path in store.iterdir() if path.is_file() and path.name not in inner]
+    spoil(max(others, key=lambda path: path.stat().st_size))
     with pytest.raises(PlaceError, match=r"expected the content .* it is damaged"):
-        publish(data, tmp_path / "out", signer, how=How.COPY)
+        publish(data, tmp_path / "out", signer, how=how)
     after = tree(tmp_path / "out")
     assert {path: after[path] for path in before} == before
     assert not [path for path in after if path.endswith(".part")]
+
+
+def test_a_copy_that_has_rotted_since_is_replaced_when_it_is_checked(
+    data: Path, tmp_path: Path, signer: Signer
+) -> None:
+    publish(data, tmp_path / "out", signer, how=How.COPY)
+    path = tmp_path / "out/noble/amd64/20250709/squashfs"
+    content, times = path.read_bytes(), path.stat()
+    spoil(path)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    publish(data, tmp_path / "out", signer, how=How.COPY)
+    assert path.read_bytes() != content  # only its length and time were looked at
+    done = publish(data, tmp_path / "out", signer, how=How.COPY, check=True)
+    assert path.read_bytes() == content and done.copied_bytes == len(content)
+
+
+@pytest.mark.parametrize("kind", ["stale", "files", "documents"])
+def test_a_folder_that_has_been_elsewhere_removes_nothing_outside(
+    kind: str, data: Path, tmp_path: Path, signer: Signer
+) -> None:
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    publish(data, folder, signer)
+    victim.write_text("precious")
+    state = json.loads((folder / STATE).read_text())
+    if kind == "documents":
+        state[kind].append("../victim")
+    else:
+        state[kind]["../victim"] = 0 if kind == "stale" else ["0" * 64, 8, 0]
+    (folder / STATE).write_text(json.dumps(state))
+    with pytest.raises(PublishError, match=r"path '\.\./victim': expected a plain relative path, got a '\.\.'"):
+        publish(data, folder, signer, grace_s=0)
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", [LOCK, f".{KEYRING}.part", f".{STATE}.part", "streams/v1/.index.json.part"])
+def test_no_link_in_the_folder_is_written_through(name: str, data: Path, tmp_path: Path, signer: Signer) -> None:
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    publish(data, folder, signer)
+    victim.write_text("precious")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(victim)
+    with suppress(StartError):  # the lock's
+        publish(data, folder, signer, patterns=["ubuntu/*"])
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["noble/amd64", "streams"])
+def test_a_folder_in_the_folder_that_has_become_a_link_is_refused(
+    name: str, data: Path, tmp_path: Path, signer: Signer
+) -> None:
+    folder, outside = tmp_path / "out", tmp_path / "outside"
+    publish(data, folder, signer)
+    shutil.rmtree(folder / name)
+    outside.mkdir()
+    (folder / name).symlink_to(outside)
+    with pytest.raises(PlaceError, match=rf"out/{name}: expected a folder, got a link to .*outside"):
+        publish(data, folder, signer)
+    assert list(outside.iterdir()) == []
+
+
+def test_lists_of_a_first_publication_that_was_killed_go_with_a_later_one(
+    data: Path, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "out"
+    write = source_publish.write_lists
+
+    def killed(*words: Any, **options: Any) -> None:
+        write(*words, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(source_publish, "write_lists", killed)
+        publish(data, folder, signer)
+    assert len(list(folder.glob("streams/v1/*centos*"))) == 3
+    publish(data, folder, signer, patterns=["ubuntu/*"], grace_s=0)
+    assert not list(folder.glob("streams/v1/*centos*"))
 
 
 def test_a_selection_of_images_takes_the_boot_loaders_along(data: Path, tmp_path: Path, signer: Signer) -> None:
