@@ -17,6 +17,7 @@ the connection (api.uploads), what racks see (publish).
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -28,6 +29,7 @@ from bootplane.control import upload_magic, upload_rules
 from bootplane.control.banners import UPLOADS_LOST, Board
 from bootplane.control.domain.images import BootResource, ResourceFile
 from bootplane.control.errors import (
+    BootplaneError,
     Busy,
     CallerError,
     Conflict,
@@ -47,7 +49,7 @@ from bootplane.control.sync.progress import Rate
 from bootplane.core.digest import chunk_root
 from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.background import Job
-from bootplane.dataplane.store import Ingest, InsufficientSpace, Reservation, Store, StoreError
+from bootplane.dataplane.store import Ingest, InProgress, InsufficientSpace, Reservation, Store, StoreError
 
 KEPT_S = 24 * 3600.0  # without a sign of life
 ROOM_KEPT_S = 120.0  # how long room stays reserved for an upload whose client has gone quiet
@@ -186,7 +188,7 @@ class Uploads:
             if file.sha256 in self._receiving:
                 raise Busy(f"{where}: somebody else is sending this content just now")
             if len(self._receiving) >= AT_ONCE:
-                raise Unavailable(f"{where}: expected at most {AT_ONCE} files at a time, got one more")
+                raise Busy(f"{where}: expected at most {AT_ONCE} files at a time, got one more")
             self._receiving[file.sha256] = receiving
         try:
             here = self._bytes_here(file)
@@ -194,23 +196,22 @@ class Uploads:
                 raise WrongOffset(f"{where}: expected to go on at byte {here}, got {start}", here)
             room = self._hold_room(upload)
             ingest = self._begin(where, file, room)
-            if ingest.offset != start:
-                ingest.suspend()
-                raise WrongOffset(f"{where}: expected to go on at byte {ingest.offset}, got {start}", ingest.offset)
             receiving.attach(ingest)
+            if ingest.offset != start:
+                raise WrongOffset(f"{where}: expected to go on at byte {ingest.offset}, got {start}", ingest.offset)
             self._rows.touch(upload.id)
         except BaseException:  # goes on to the caller, who has nothing to close
-            self._leave(receiving)
+            receiving.abandon()
             raise
         return receiving
 
     def _begin(self, where: str, file: ResourceFile, room: Reservation | None) -> Ingest:
         try:
             return self._store.begin(file.sha256, file.size, where, room)
-        except InsufficientSpace as error:
-            raise NoSpace(f"{where}: {error}") from None
-        except StoreError:  # a sync fetches the same content
+        except InProgress:
             raise Busy(f"{where}: a sync brings this content just now") from None
+        except OSError as error:
+            raise disk_failed(where, error) from None
 
     def start(self) -> None:
         """Uploads whose last byte came just before the process ended become images now."""
@@ -311,13 +312,18 @@ class Uploads:
             room.release()
 
     def _turn(self) -> float:
-        """Give back the room of the quiet, forget the dead."""
+        """End what needs no client any more, give back the room of the quiet, forget the dead."""
+        for upload in self._rows.list():
+            if upload.state == RECEIVING and not self._ending:
+                self._end_left(upload)
         now = time.monotonic()
         with self._lock:
             busy = {receiving.upload.id for receiving in self._receiving.values()}
             quiet = [i for i in self._rooms if i not in busy and now - self._used.get(i, now) > ROOM_KEPT_S]
         for upload_id in quiet:
             self._drop_room(upload_id)
+        for upload_id in busy:
+            self._rows.touch(upload_id)
         before = (datetime.now(UTC) - timedelta(seconds=self._kept_s)).isoformat(timespec="microseconds")
         for upload in self._rows.list():
             if upload.touched < before and upload.id not in busy:
@@ -330,15 +336,28 @@ class Uploads:
         self._say_lost()
         return TURN_S
 
+    def _end_left(self, upload: Upload) -> None:
+        """Parts that have all their bytes: the region was killed, or its disk failed, before they were a file."""
+        for file in upload.files:
+            if not self._is_here(file) and self._bytes_here(file) == file.size:
+                try:
+                    self.open(upload.id, file.name, file.size, file.size).end()
+                except BootplaneError as error:  # a client who asks is told where to go on
+                    _LOG.warning("%s", error)
+
     def _forget(self, upload: Upload) -> None:
-        """Its row goes, and its partial files unless somebody else wants them."""
+        """Its row goes, and what has arrived."""
         self._rows.remove(upload.id)
         self._drop_room(upload.id)
+        self._discard_parts(upload)
+        self._tell(upload.id)
+
+    def _discard_parts(self, upload: Upload) -> None:
+        """The partial files of an upload that is no more, unless somebody else wants them, or sends one just now."""
         wanted = self.digests() | {f.sha256 for each in self._images.sets() for f in each.resource_set.files}
         for file in upload.files:
             if file.sha256 not in wanted:
                 self._store.discard_idle_partial(file.sha256)
-        self._tell(upload.id)
 
     def _say_lost(self) -> None:
         """No source has a further copy of an upload: one whose file is gone has to be sent again."""
@@ -428,6 +447,13 @@ class Uploads:
         }
 
 
+def disk_failed(name: str, error: OSError) -> NoSpace | Unavailable:
+    """*error* of the store's directory, in a sentence."""
+    text = f"{name}: {error if isinstance(error, StoreError) else error.strerror}; what has arrived is kept"
+    is_full = isinstance(error, InsufficientSpace) or error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return NoSpace(text) if is_full else Unavailable(text)
+
+
 class Receiving:
     """One file that comes in. Used by one thread at a time; ends with end() or abandon(), whatever happened."""
 
@@ -453,22 +479,18 @@ class Receiving:
         if ingest.offset == 0:
             self._head = b""
 
-    def write(self, parts: Sequence[bytes]) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Appends. Raises Refused for bytes that cannot be right, NoSpace, Gone when it was cancelled."""
         ingest = self.ingest
         if ingest is None:
             raise Gone(f"upload {self.upload.id}: it has ended")
-        if self.is_cancelled:
-            self._discard(ingest)
-            raise Gone(f"upload {self.upload.id}: it was cancelled")
+        self._raise_if_cancelled()
         with self._words(ingest):
-            for part in parts:
-                self._judge(part)
-                ingest.write(part)
-        nbytes = sum(map(len, parts))
-        self._desk._took(nbytes)
+            self._judge(data)
+            ingest.write(data)
+        self._desk._took(len(data))
         with self._rate_lock:
-            self._rate.add(nbytes)
+            self._rate.add(len(data))
         now = time.monotonic()
         if now - self._told >= TELL_S:
             self._told = now
@@ -480,6 +502,7 @@ class Receiving:
         Returns the upload's document; raises Refused when the whole file is not what was announced.
         """
         try:
+            self._raise_if_cancelled()
             ingest = self.ingest
             if ingest is not None:
                 with self._words(ingest):
@@ -504,6 +527,13 @@ class Receiving:
             _LOG.warning("upload %s: %s", self.upload.id, error)
         finally:
             self._desk._leave(self)
+        if self.is_cancelled:
+            self._desk._discard_parts(self.upload)
+
+    def _raise_if_cancelled(self) -> None:
+        if self.is_cancelled:
+            self.abandon()
+            raise Gone(f"upload {self.upload.id}: it was cancelled")
 
     @contextlib.contextmanager
     def _words(self, ingest: Ingest) -> Iterator[None]:
@@ -520,19 +550,19 @@ class Receiving:
             ingest.__exit__(type(error), error, None)  # as a with block ends it: without writing again
             self._desk._drop_room(self.upload.id)
             raise NoSpace(f"{name}: {error}; what has arrived is kept") from None
-        except StoreError as error:
+        except OSError as error:  # of the disk: also while the whole file is made durable and gets its name
             self.abandon()
-            raise Unavailable(f"{name}: {error}") from None
+            raise disk_failed(name, error) from None
 
     def _discard(self, ingest: Ingest) -> None:
         self.ingest = None
         ingest.discard()
 
-    def _judge(self, part: bytes, *, is_all: bool = False) -> None:
+    def _judge(self, data: bytes | bytearray, *, is_all: bool = False) -> None:
         """Refuses what is plainly not of its type as soon as enough of it is here."""
         if self._head is None:
             return
-        self._head += part[: upload_magic.HEAD_BYTES - len(self._head)]
+        self._head += data[: upload_magic.HEAD_BYTES - len(self._head)]
         if is_all or len(self._head) >= upload_magic.HEAD_BYTES:
             head, self._head = self._head, None
             resource = self.upload.resource

@@ -1,7 +1,8 @@
 """The REST API of custom images: announce, send, look, cancel; and what one does with images that are here.
 
 Bytes come as the raw body of a PUT with a Content-Range, are handed to a worker thread by the mebibyte, and go to the
-store from there; a client that sends nothing holds a coroutine and no thread, and STALL_S at most. Left to others:
+store from there. A client that sends nothing, or next to nothing, holds a coroutine and no thread, and one of the few
+places there are no longer than PACE_S. Left to others:
 what an upload is (control.uploads), who may (sessions; the middleware that bounds other bodies lets this route pass).
 """
 
@@ -26,7 +27,7 @@ from bootplane.control.image_service import ImageService
 from bootplane.control.upload_rules import Wanted
 from bootplane.control.uploads import Receiving, Uploads
 
-STALL_S = 60.0  # without a byte: the client is gone, or as good as that
+PACE_S, PACE_BYTES = 60.0, 64 << 10  # so many bytes in that time, else the client is gone, or as good as that
 BATCH_BYTES = 1 << 20  # to the worker thread in one go
 THREADS = 8
 
@@ -39,9 +40,9 @@ _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 class Intake:
     """The bodies that come in just now."""
 
-    def __init__(self, uploads: Uploads, stall_s: float = STALL_S) -> None:
+    def __init__(self, uploads: Uploads, pace_s: float = PACE_S) -> None:
         self._uploads = uploads
-        self._stall_s = stall_s
+        self._pace_s = pace_s
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="upload")
         self._waits: set[asyncio.Timeout] = set()
         self._ending = False
@@ -80,10 +81,10 @@ class Intake:
     async def _pump(self, request: Request, receiving: Receiving, limit: int) -> None:
         """The body into the store, batch by batch, *limit* bytes at most. A short one is a client that is gone."""
         loop = asyncio.get_running_loop()
-        batch: list[bytes] = []
-        gathered = seen = 0
+        batch = bytearray()
+        seen = paced = 0  # bytes: that came, and of them those that came in time
         try:
-            async with asyncio.timeout(self._stall_s) as wait:
+            async with asyncio.timeout(self._pace_s) as wait:
                 self._waits.add(wait)
                 try:
                     async for part in request.stream():
@@ -92,13 +93,15 @@ class Intake:
                         seen += len(part)
                         if seen > limit:
                             raise TooLarge(f"{receiving.file.name}: expected {limit} bytes, got {seen} or more")
-                        batch.append(part)
-                        gathered += len(part)
-                        if gathered >= BATCH_BYTES:
+                        batch += part
+                        if seen - paced < PACE_BYTES:
+                            continue
+                        paced = seen
+                        if len(batch) >= BATCH_BYTES:
                             wait.reschedule(None)  # the disk's time is not the client's
-                            whole, batch, gathered = batch, [], 0
+                            whole, batch = batch, bytearray()
                             await self._work(partial(receiving.write, whole))
-                        wait.reschedule(loop.time() + self._stall_s)
+                        wait.reschedule(loop.time() + self._pace_s)
                 finally:
                     self._waits.discard(wait)
         except (TimeoutError, ClientDisconnect) as error:
@@ -109,7 +112,8 @@ class Intake:
             if self._ending:
                 raise Unavailable("the region ends; it goes on with the upload when it is back") from None
             raise Unavailable(
-                f"{receiving.file.name}: expected a byte within {self._stall_s:g} s, got none; what has arrived is kept"
+                f"{receiving.file.name}: expected at least {PACE_BYTES} bytes in {self._pace_s:g} s, "
+                f"got {seen - paced}; what has arrived is kept"
             ) from None
         if batch:
             await self._work(partial(receiving.write, batch))

@@ -77,7 +77,7 @@ async def never() -> dict[str, Any]:
 
 
 def test_a_client_that_stalls_is_sent_away_holds_no_thread_and_keeps_what_came(region: Region, sender: Sender) -> None:
-    region.intake._stall_s = 0.3
+    region.intake._pace_s = 0.3
     busy: list[int] = []
 
     async def stalled() -> dict[str, Any]:
@@ -86,10 +86,46 @@ def test_a_client_that_stalls_is_sent_away_holds_no_thread_and_keeps_what_came(r
         return await never()
 
     status, problem, headers = asyncio.run(sender.run(stalled))
-    assert status == 503 and "expected a byte within 0.3 s" in problem["detail"]
+    assert status == 503 and "expected at least 65536 bytes in 0.3 s, got 0;" in problem["detail"]
     assert headers["connection"] == "close"
     assert kept(region) == 3 * PIECE
     assert region.uploads._receiving == {} and busy[1] == 0
+
+
+class Hours(asyncio.SelectorEventLoop):
+    """A loop whose clock the test moves on."""
+
+    passed_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.passed_s
+
+
+@pytest.mark.parametrize(("nbytes", "status"), [(1, 503), (60_000, 503), (66_000, 200)])
+def test_a_client_that_drips_gives_its_place_up_and_a_slow_one_comes_to_the_end(
+    region: Region, sender: Sender, nbytes: int, status: int
+) -> None:
+    """So many bytes every 59 s: no pause is ever as long as the limit."""
+    loop = Hours()
+    left = memoryview(sender.data)[len(sender.pieces) * PIECE :]
+
+    async def dripping() -> dict[str, Any]:
+        nonlocal left
+        loop.passed_s += 59.0
+        for _ in range(3):  # turns of the loop, in which what is due happens
+            await asyncio.sleep(0)
+        drop, left = left[:nbytes], left[nbytes:]
+        return {"type": "http.request", "body": bytes(drop), "more_body": bool(left)}
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        got, document, _ = runner.run(sender.run(dripping))
+    assert got == status
+    if status == 503:
+        assert f"expected at least 65536 bytes in 60 s, got {nbytes};" in document["detail"]
+        assert 3 * PIECE <= kept(region) <= 3 * PIECE + nbytes
+    else:
+        assert document["state"] == "complete"
+    assert region.uploads._receiving == {}
 
 
 def test_a_client_that_leaves_keeps_what_came(region: Region, client: TestClient, sender: Sender) -> None:
@@ -125,10 +161,10 @@ def test_a_request_that_is_cancelled_in_the_middle_of_a_write_leaves_one_thread_
 
     real = Receiving.write
 
-    def slow(self: Receiving, parts: Any) -> None:
+    def slow(self: Receiving, data: bytearray) -> None:
         writing.set()
         assert go_on.wait(20)
-        real(self, parts)
+        real(self, data)
 
     monkeypatch.setattr(Receiving, "write", slow)
 

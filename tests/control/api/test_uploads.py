@@ -416,10 +416,10 @@ def test_who_sends_to_a_cancelled_upload_is_told_and_what_came_is_gone(
 ) -> None:
     upload = begun(client, announced(("root-tgz", tgz)))
     receiving = region.uploads.open(upload["id"], "root-tgz", 0, len(tgz))
-    receiving.write([tgz[:5000]])
+    receiving.write(tgz[:5000])
     client.delete(f"/api/v1/uploads/{upload['id']}")
     with pytest.raises(Gone, match="it was cancelled"):
-        receiving.write([tgz[5000:]])
+        receiving.write(tgz[5000:])
     receiving.abandon()
     assert region.store.partials() == [] and region.store._reserved == 0 and names(region) == {}
     assert uploaded(client, tgz)["state"] == "complete"
@@ -457,12 +457,12 @@ def test_two_that_bring_the_same_content_do_not_clash(region: Region, client: Te
     first = begun(client, announced(("root-tgz", tgz)))
     second = begun(client, announced(("root-tgz", tgz), name="twin"))
     receiving = region.uploads.open(first["id"], "root-tgz", 0, len(tgz))
-    receiving.write([tgz[:5000]])
+    receiving.write(tgz[:5000])
     answer = put(client, second, "root-tgz", tgz)
     assert "somebody else" in problem(answer, 409) and answer.json()["type"] == "urn:bootplane:busy"
     shown = begun(client, announced(("root-tgz", tgz), name="twin"))["files"][0]
     assert (shown["state"], shown["done"]) == ("receiving", 5000)
-    receiving.write([tgz[5000:]])
+    receiving.write(tgz[5000:])
     assert receiving.end()["state"] == "complete"
     assert begun(client, announced(("root-tgz", tgz), name="twin"))["state"] == "complete"
     assert region.store._reserved == 0
