@@ -1,8 +1,8 @@
 """``bootplane image upload``: a custom image from files here into the region's store.
 
 Nothing is remembered on this side: the files are hashed, the region is told what comes, and it says what is lacking
-and where to go on. So the same command, given again after any stop of either side, goes on. A region that is away is
-waited for, as ``sync --wait`` does.
+and where to go on. So the same command, given again after any stop of either side, goes on. A region that is away, or
+says "not now", is waited for while it takes a byte now and then.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from bootplane.control.errors import Refused
 
 PIECE_BYTES = 1 << 20  # read, hashed, sent at a time
 PAUSE_S = 0.5  # between questions while somebody else brings the same content, or the region is away
-PATIENCE_S = 60.0  # how long a region may stay away
+PATIENCE_S = 60.0  # how long a region may stay away, or refuse for now, without a byte in between
 SILENCE_S = 60.0  # of the region while it takes bytes; it hashes again what it has of a file before it takes the first
 HASHED_BYTES_S = 100 << 20  # at least so fast
 
@@ -158,7 +158,7 @@ def _bring(
         wanted: dict[str, Any] | None = None
         try:
             document: dict[str, Any] = region.post("/uploads", body, client.SLOW_TIMEOUT_S)
-            patience.heard()
+            patience.heard(document["done"])
             lacking = [each for each in document["files"] if each["done"] < each["size"]]
             if document["state"] != "receiving":
                 return document
@@ -173,6 +173,8 @@ def _bring(
             kind = str(problem.document.get("type", "")).rpartition(":")[2]
             if kind in ("wrong-offset", "busy"):  # ours that came further than we heard; a sync's, or somebody else's
                 time.sleep(PAUSE_S)
+            elif kind == "unavailable" and wanted is not None:  # it ends, its disk fails, or we were too slow
+                patience.lost(problem)
             elif kind == "refused" and refused == 0 and wanted is not None and wanted["done"]:
                 refused = 1  # what was kept from an earlier time may be what is wrong: once more, from its beginning
                 _refuse_changed(by_type[wanted["ftype"]])
@@ -191,22 +193,28 @@ class _WaitError(Exception):
 
 
 class _Patience:
-    """How long the region has been away."""
+    """How long nothing has come to the region, since it went away or refused for now."""
 
     def __init__(self, view: View, clock: Callable[[], float] = time.monotonic) -> None:
         self._view, self._clock = view, clock
         self._since: float | None = None
+        self._done = 0  # bytes
+        self._said = ""
 
-    def heard(self) -> None:
-        if self._since is not None:
+    def heard(self, done: int) -> None:
+        """The region answers, and has *done* bytes."""
+        if self._since is not None and done != self._done:
             self._view.note("The region answers again.")
-        self._since = None
+            self._since, self._said = None, ""
+        self._done = done
 
-    def lost(self, error: client.Unreachable) -> None:
+    def lost(self, error: CliError) -> None:
         """Waits a little; raises *error* when it has been long."""
+        if str(error) != self._said:
+            self._said = str(error)
+            self._view.note(f"{self._said.rstrip('.')}. Waiting for it.")
         if self._since is None:
             self._since = self._clock()
-            self._view.note(f"{error} Waiting for it.")
         elif self._clock() - self._since > PATIENCE_S:
             raise error
         time.sleep(PAUSE_S)

@@ -11,6 +11,8 @@ import pytest
 
 from bootplane.control.api import schemas
 from bootplane.control.cli import upload as upload_module
+from bootplane.control.cli import upload_view
+from bootplane.control.cli.failure import CliError
 from tests.fakes import archives
 
 CHECKED = {"image": "custom/web/amd64/generic", "title": "web", "base_image": "ubuntu/noble"}
@@ -85,6 +87,34 @@ def test_a_region_that_is_not_there_is_told_at_once(bootplane, region, data: Pat
     done = bootplane("image", "upload", "web", tgz, "--arch", "amd64")
     assert done.exit_code == 1 and "No region answers at http://127.0.0.1:9" in done.stderr
     assert "Waiting" not in done.stderr
+
+
+class Notes(upload_view.Quiet):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+def test_a_region_that_takes_nothing_any_more_is_waited_for_a_minute_and_its_reason_said_once() -> None:
+    now, notes = [0.0], Notes()
+    patience = upload_module._Patience(notes, lambda: now[0])
+    disk = CliError("the disk fails")
+
+    def passed(seconds: float, done: int) -> None:
+        now[0] += seconds
+        patience.heard(done)
+        patience.lost(disk)
+
+    passed(0.0, 5)
+    passed(59.0, 5)
+    passed(59.0, 6)  # a byte came: the minute begins anew
+    passed(59.0, 6)
+    with pytest.raises(CliError, match="the disk fails"):
+        passed(2.0, 6)
+    waited = "the disk fails. Waiting for it."
+    assert notes.said == [waited, "The region answers again.", waited]
 
 
 def test_an_upload_that_has_failed_says_why(bootplane, region, tgz: Path) -> None:

@@ -155,7 +155,10 @@ def test_a_killed_client_goes_on_where_the_regions_bytes_end(region: Server, bet
     assert blobs(region.data) == [sha(file)] and partials(region.data) == {}
 
 
-def test_a_killed_region_is_waited_for_and_goes_on_with_what_it_has(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_region_that_is_killed_or_stopped_is_waited_for_and_goes_on_with_what_it_has(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     file = large_tgz(tmp_path)
     first = Server(tmp_path / "data", tmp_path / "log")
     with relay(first.address) as between:
@@ -164,7 +167,7 @@ def test_a_killed_region_is_waited_for_and_goes_on_with_what_it_has(tmp_path: Pa
         try:
             assert between.held.wait(WAIT_S)
             until_arrived(first.data, HELD - UNWRITTEN)
-            first.end(signal.SIGKILL)
+            first.end(number)
             between.release.set()
             between.hold_at = None
             before = between.total
