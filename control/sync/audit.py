@@ -107,6 +107,7 @@ class Auditor(Job):
         """Reads a bit of a file, or ends one; returns how many seconds to wait before the next."""
         try:
             if self._reading is None:
+                self._looks = 0
                 self._reading = self._next()
             if self._reading is None:
                 return NOTHING_S if self.interval_s <= 0 else min(NOTHING_S, self.interval_s)
@@ -166,7 +167,6 @@ class Auditor(Job):
 
     def _right(self, reading: _Reading, verified: Verified) -> None:
         self._drop()
-        self._looks = 0
         if not reading.is_found:
             self.stats.checked += 1
             self._blobs.checked(reading.sha256)
@@ -180,7 +180,6 @@ class Auditor(Job):
         if self._looks < LOOKS:
             self._reading = _again(reading)
             return 0.0
-        self._looks = 0
         expected, _, got = text.partition("expected ")[2].partition(", got ")
         finding = Finding(reading.sha256, reading.path, expected, got)
         if reading.is_found:

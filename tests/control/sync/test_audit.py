@@ -98,6 +98,26 @@ def test_one_flipped_bit_is_found_and_was_looked_at_twice(site: Site) -> None:
     assert site.auditor.stats.bytes == 5 + 2 * len(data) and site.blobs.get(right) is not None
 
 
+def test_a_wrong_look_at_one_file_is_not_held_against_the_next(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = sorted(site.put(os.urandom(9 * MIB)) for _ in range(2))
+    for each in (first, second):
+        spoil(site.store.path_of(each), 0)
+
+    def vanishes(path: Path) -> int:
+        site.blobs.take_away([first])
+        monkeypatch.undo()
+        raise FileNotFoundError(path)
+
+    site.auditor.step()
+    monkeypatch.setattr(audit, "open_direct", vanishes)
+    site.auditor.step()  # wrong, and gone before the second look
+    site.auditor.step()
+    site.auditor.step()  # the other one, wrong for the first time
+    spoil(site.store.path_of(second), 0)  # right again: the disk's cable, say
+    site.run()
+    assert site.followed == [] and site.auditor.stats.checked == 1
+
+
 @pytest.mark.parametrize("size", [0, 100, 5000])
 def test_a_file_of_another_length_is_rotten(site: Site, size: int) -> None:
     rotten = site.put(b"x" * 4000)
