@@ -30,6 +30,7 @@ from bootplane.control.api import problems
 from bootplane.control.api.limits import BodyLimit
 from bootplane.control.api.routes import router
 from bootplane.control.api.sessions import Sessions
+from bootplane.control.api.sources import router as sources_router
 from bootplane.control.api.uploads import Intake
 from bootplane.control.api.uploads import router as uploads_router
 from bootplane.control.banners import Board
@@ -43,6 +44,7 @@ from bootplane.control.metadata import MetadataApi
 from bootplane.control.rack_api import RackApi
 from bootplane.control.racks import RackBook
 from bootplane.control.service import RegionService
+from bootplane.control.source_service import SourceService
 from bootplane.control.storage.banners import Banner, BannerRepository
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.database import Database, now_text
@@ -194,20 +196,19 @@ class Region:
             publish=self.publish,
             interval_s=settings.sync_interval_s,
         )
+        self.boot_sources = SourceService(self.sources, keeper, refresher, self.hub)
         self.service = RegionService(
             region_id=self.region_id,
             started=now_text()[:19] + "Z",
             listen=lambda: self.listen,
             bulk=lambda: self.bulk.address,
             store=self.store,
-            sources=self.sources,
+            sources=self.boot_sources,
             selections=self.selections,
             images=self.images,
             blobs=self.blobs,
             banners=self.banners,
             racks=self.racks,
-            keeper=keeper,
-            refresher=refresher,
             coordinator=self.coordinator,
             publisher=self.publisher,
             hub=self.hub,
@@ -320,6 +321,7 @@ class Region:
         problems.install(app)
         app.include_router(router(self.service, self.sessions, self.hub))
         image_service = ImageService(self.images, self.selections, self.store, self.publish)
+        app.include_router(sources_router(self.boot_sources, self.sessions))
         app.include_router(uploads_router(self.uploads, image_service, self.sessions, self.intake))
         rack_api = RackApi(
             region_id=self.region_id,

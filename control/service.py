@@ -12,31 +12,26 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 
 from bootplane import __version__
 from bootplane.control import machines
 from bootplane.control.banners import SELECTION_UNOFFERED
 from bootplane.control.catalogue import Publisher, loader_arch, names_by_file
-from bootplane.control.domain.images import ARCHIVE, MANIFESTS, BootSource, Selection
+from bootplane.control.domain.images import ARCHIVE, MANIFESTS, Selection
 from bootplane.control.errors import CallerError, Conflict, NotFound
 from bootplane.control.events import Hub
 from bootplane.control.forecast import Wanted, forecast
 from bootplane.control.image_service import find, packages_of
 from bootplane.control.racks import Heard, RackBook
-from bootplane.control.simplestreams import keyring as keyrings
-from bootplane.control.simplestreams.paths import shown_url, source_url
+from bootplane.control.source_service import SourceService
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRepository
+from bootplane.control.storage.database import document_time
 from bootplane.control.storage.images import ImageRepository, StoredSet
 from bootplane.control.storage.racks import RackRecord
 from bootplane.control.storage.selections import SelectionRepository
-from bootplane.control.storage.sources import SourceRecord, SourceRepository
 from bootplane.control.sync.coordinator import Coordinator
 from bootplane.control.sync.custody import Custody
-from bootplane.control.sync.refresh import Refresher
-from bootplane.control.sync.sources import SourceKeeper
-from bootplane.control.sync.transport import context_of
 from bootplane.control.timeline import Timeline
 from bootplane.dataplane.cachereport import CacheReport, Evicted, RefusedChunk
 from bootplane.dataplane.limits import disk_warning
@@ -56,14 +51,12 @@ class RegionService:
         listen: Callable[[], str],
         bulk: Callable[[], str],
         store: Store,
-        sources: SourceRepository,
+        sources: SourceService,
         selections: SelectionRepository,
         images: ImageRepository,
         blobs: BlobRepository,
         banners: BannerRepository,
         racks: RackBook,
-        keeper: SourceKeeper,
-        refresher: Refresher,
         coordinator: Coordinator,
         publisher: Publisher,
         hub: Hub,
@@ -74,8 +67,7 @@ class RegionService:
         self._region_id, self._started, self._listen, self._bulk = region_id, started, listen, bulk
         self._store, self._sources, self._selections = store, sources, selections
         self._images, self._blobs, self._banners, self._racks = images, blobs, banners, racks
-        self._keeper, self._coordinator, self._publisher = keeper, coordinator, publisher
-        self._refresher = refresher
+        self._coordinator, self._publisher = coordinator, publisher
         self._hub, self._timeline, self._login_link = hub, timeline, login_link
         self._custody = custody
 
@@ -113,76 +105,14 @@ class RegionService:
 
     def banners(self) -> list[dict[str, Any]]:
         return [
-            {"id": banner.id, "text": banner.text, "since": _time(banner.since), "remedy": banner.remedy}
+            {"id": banner.id, "text": banner.text, "since": document_time(banner.since), "remedy": banner.remedy}
             for banner in self._banners.list()
         ]
 
-    # -- boot sources
+    # -- boot sources, and what is wanted of them
 
     def sources(self) -> list[dict[str, Any]]:
-        return [self._source(record) for record in self._sources.list()]
-
-    def add_source(
-        self,
-        url: str,
-        keyring: str | None,
-        unsigned: bool,
-        priority: int | None,
-        name: str | None,
-        ca: str | None = None,
-    ) -> dict[str, Any]:
-        """Fetches and verifies the index before anything is stored. Raises Refused in the source's one sentence."""
-        url = url.strip()
-        host = urlsplit(source_url(url).base).hostname or "local"
-        if unsigned and keyring:
-            raise CallerError(f"boot source {shown_url(url)}: expected a keyring or `unsigned`, got both")
-        if not unsigned and not keyring:
-            raise CallerError(
-                f"boot source {shown_url(url)}: expected a keyring, or `unsigned` to do without; got neither"
-            )
-        if name is not None and not NAME.match(name):
-            raise CallerError(f"name of a boot source: expected letters, digits and . _ -, got {name!r}")
-        loaded = keyrings.from_text(keyring) if keyring else None
-        taken = {record.source.name for record in self._sources.list()}
-        if name is None:
-            stem = re.sub(r"[^A-Za-z0-9._-]", "-", host)[:48] or "source"
-            name = next(n for n in (stem, *(f"{stem}-{i}" for i in range(2, 1000))) if n not in taken)
-        elif name in taken:
-            raise Conflict(f"boot source {name!r}: there is one of this name already")
-        if ca:
-            context_of([ca])
-        candidate = BootSource("0", name, url, loaded.data if loaded else None, unsigned, priority or 0, ca=ca or "")
-        reading = self._keeper.read(candidate)
-        record = self._sources.add(
-            name=name,
-            url=url,
-            keyring=candidate.keyring,
-            unsigned=unsigned,
-            priority=priority,
-            fingerprints=loaded.fingerprints if loaded else (),
-            updated=reading.updated.isoformat() if reading.updated else None,
-            ca=candidate.ca,
-        )
-        self._keeper.remember(record.source, reading)
-        self._hub.publish("sources", {"id": int(record.source.id)})
-        return self._source(record)
-
-    def remove_source(self, key: str) -> dict[str, Any]:
-        """Images that came from it stay while they are selected."""
-        record = self._sources.remove(key)
-        self._keeper.forget(record.source.id)
-        self._hub.publish("sources", {"id": int(record.source.id)})
-        return self._source(record)
-
-    def check_source(self, key: str, accept_older: bool = False) -> dict[str, Any]:
-        """Looks at it now. A refusal stands in the document's ``error``; what was accepted before stays, unless
-        *accept_older* takes what is older than that."""
-        record = self._sources.find(key)
-        self._keeper.look(record.source, patient=False, accept_older=accept_older)
-        self._hub.publish("sources", {"id": int(record.source.id)})
-        return self._source(self._sources.find(record.source.id))
-
-    # -- selections
+        return self._sources.list()
 
     def selections(self) -> list[dict[str, Any]]:
         return [_selection(selection) for selection in self._selections.list()]
@@ -220,7 +150,10 @@ class RegionService:
 
     def sync_status(self) -> dict[str, Any]:
         document = self._coordinator.document()
-        return document | {"started": _time(document["started"]), "finished": _time(document["finished"])}
+        return document | {
+            "started": document_time(document["started"]),
+            "finished": document_time(document["finished"]),
+        }
 
     def start_sync(self) -> dict[str, Any]:
         self._coordinator.request()
@@ -289,7 +222,7 @@ class RegionService:
         if rack.last_seen is None:
             raise NotFound(f"rack {rack.name}: never heard of; it joins with the token that was shown for it")
         raise NotFound(
-            f"rack {rack.name}: not heard of since {_time(rack.last_seen)}, and this region has started since; "
+            f"rack {rack.name}: not heard of since {document_time(rack.last_seen)}, and this region has started since; "
             "what a rack says of its cache is not kept over that"
         )
 
@@ -329,13 +262,6 @@ class RegionService:
         return {"path": self._login_link()}
 
     # -- how
-
-    def _source(self, record: SourceRecord) -> dict[str, Any]:
-        reading = self._keeper.last(record.source.id)
-        return _source(record) | {
-            "warnings": list(reading.warnings) if reading else [],
-            "passed_over": self._refresher.passed_over(record.source.id),
-        }
 
     def _rack(self, record: RackRecord) -> dict[str, Any]:
         limits = self._racks.limits(record.id)
@@ -387,15 +313,14 @@ class RegionService:
             "rtype": resource.rtype,
             "base_image": resource.base_image,
             "versions": [
-                {"version": each.resource_set.version, "complete": each.complete, "marked": _time(each.marked)}
+                {"version": each.resource_set.version, "complete": each.complete, "marked": document_time(each.marked)}
                 for each in sets
                 if each.resource_set.resource.name == resource.name
             ],
         }
 
     def _source_name(self, stored: StoredSet) -> str | None:
-        names = {record.source.id: record.source.name for record in self._sources.list()}
-        return names.get(stored.source_id or "")
+        return next((each["name"] for each in self._sources.list() if str(each["id"]) == stored.source_id), None)
 
     def _loader_files(self, stored: StoredSet, table: Any) -> list[dict[str, Any]]:
         """A boot loader's files as machines see them: what was unpacked, and the archive itself until then."""
@@ -433,23 +358,6 @@ def _file(name: str, ftype: str, sha256: str, size: int, names: list[str]) -> di
     return {"name": name, "ftype": ftype, "sha256": sha256, "size": size, "names": names, "packages": False}
 
 
-def _source(record: SourceRecord) -> dict[str, Any]:
-    source = record.source
-    return {
-        "id": int(source.id),
-        "name": source.name,
-        "url": shown_url(source.url),
-        "priority": source.priority,
-        "enabled": source.enabled,
-        "unsigned": source.unsigned,
-        "own_ca": bool(source.ca),
-        "fingerprints": list(record.fingerprints),
-        "last_checked": _time(record.last_checked),
-        "last_updated": _time(record.last_updated),
-        "error": record.error,
-    }
-
-
 def _selection(selection: Selection) -> dict[str, Any]:
     return {
         "id": int(selection.id),
@@ -469,8 +377,8 @@ def _rack(record: RackRecord) -> dict[str, Any]:
         "tftp": record.tftp,
         "catalogue": record.catalogue_version,
         "cache": dict(record.cache) if record.cache is not None else None,
-        "created": _time(record.created),
-        "last_seen": _time(record.last_seen),
+        "created": document_time(record.created),
+        "last_seen": document_time(record.last_seen),
     }
 
 
@@ -478,7 +386,7 @@ def _rack_cache(rack: RackRecord, heard: Heard, report: CacheReport) -> dict[str
     return {
         "rack": rack.id,
         "name": rack.name,
-        "heard": _time(heard.at),
+        "heard": document_time(heard.at),
         "age_s": round(heard.age_s, 3),
         "up_s": report.up_s,
         **report.numbers,
@@ -511,8 +419,3 @@ def _rack_cache(rack: RackRecord, heard: Heard, report: CacheReport) -> dict[str
 
 def _at_rack(event: Evicted | RefusedChunk) -> dict[str, Any]:
     return event._asdict() | {"at": datetime.fromtimestamp(event.at, UTC).isoformat()[:19] + "Z"}
-
-
-def _time(text: str | None) -> str | None:
-    """Times in documents are to the second, UTC, with a Z."""
-    return text[:19] + "Z" if text else None

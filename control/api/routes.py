@@ -52,22 +52,6 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     def status() -> Any:
         return service.status()
 
-    @api.get("/sources", response_model=schemas.Sources)
-    def list_sources() -> Any:
-        return {"items": service.sources(), "next": None}
-
-    @api.post("/sources", response_model=schemas.Source, status_code=201)
-    def add_source(body: schemas.SourceIn) -> Any:
-        return service.add_source(body.url, body.keyring, body.unsigned, body.priority, body.name, body.ca)
-
-    @api.delete("/sources/{key}", response_model=schemas.Source)
-    def remove_source(key: str) -> Any:
-        return service.remove_source(key)
-
-    @api.post("/sources/{key}/check", response_model=schemas.Source)
-    def check_source(key: str, accept_older: bool = False) -> Any:
-        return service.check_source(key, accept_older)
-
     @api.get("/selections", response_model=schemas.Selections)
     def list_selections() -> Any:
         return {"items": service.selections(), "next": None}

@@ -29,6 +29,15 @@ class SourceIn(_In):
     ca: Annotated[str | None, Field(max_length=1 << 20)] = None  # PEM
 
 
+class SourceChange(_In):
+    url: Annotated[str | None, Field(min_length=1, max_length=2048)] = None
+    keyring: Annotated[str | None, Field(max_length=KEYRING_CHARACTERS)] = None
+    priority: Annotated[int | None, Field(strict=True, ge=0, le=1_000_000)] = None
+    enabled: Annotated[bool | None, Field(strict=True)] = None
+    name: Annotated[str | None, Field(max_length=64)] = None
+    ca: Annotated[str | None, Field(max_length=1 << 20)] = None
+
+
 class SyncIn(_In):
     limit_bytes_s: Annotated[int | None, Field(strict=True, ge=0)] = None
     window: Annotated[str | None, Field(strict=True, max_length=16)] = None

@@ -144,8 +144,8 @@ class Client:
     def post(self, path: str, body: Any = None, timeout_s: float = TIMEOUT_S) -> Any:
         return self.call("POST", path, body, timeout_s)
 
-    def patch(self, path: str, body: Any) -> Any:
-        return self.call("PATCH", path, body)
+    def patch(self, path: str, body: Any, timeout_s: float = TIMEOUT_S) -> Any:
+        return self.call("PATCH", path, body, timeout_s)
 
     def delete(self, path: str) -> Any:
         return self.call("DELETE", path)

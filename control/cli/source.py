@@ -116,6 +116,45 @@ def _say_passed_over(source: dict[str, Any]) -> None:
     )
 
 
+@app.command("set")
+def change(
+    which: Which,
+    url: Annotated[str | None, typer.Option(help="Where it stands under from now on.", show_default=False)] = None,
+    keyring: Annotated[
+        Path | None,
+        typer.Option("--keyring", metavar="FILE", show_default=False, help="Who signs it from now on; read here."),
+    ] = None,
+    ca: Annotated[
+        str | None,
+        typer.Option("--ca", metavar="FILE", show_default=False, help="Certificates for its host, in PEM; `none`."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="The higher one wins where two offer a product.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="A name to call it by.", show_default=False)] = None,
+    enabled: Annotated[
+        bool | None,
+        typer.Option("--enable/--disable", help="Ask it in syncs or not; what came from it stays.", show_default=False),
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Change a source; the next sync goes by it. A new URL, keyring or CA is tried first: a refusal changes nothing."""
+    given = {"url": url, "priority": priority, "name": name, "enabled": enabled}
+    changes: dict[str, Any] = {word: value for word, value in given.items() if value is not None}
+    if keyring is not None:
+        changes["keyring"] = base64.b64encode(read_keyring("", keyring)).decode("ascii")
+    if ca is not None:
+        changes["ca"] = None if ca == "none" else read_ca(Path(ca))
+    if not changes:
+        raise typer.BadParameter("expected something to change: --url, --keyring, --ca, --priority, --name, --disable")
+    document = client.connect(data).patch(f"/sources/{client.quoted(which)}", changes, client.SLOW_TIMEOUT_S)
+    said = f"priority {document['priority']}, {'enabled' if document['enabled'] else 'disabled'}"
+    output.done(
+        document, json, f"Source {document['name']} ({document['id']}): {document['url']}, {said}; see the next sync."
+    )
+
+
 @app.command("remove")
 def remove(which: Which, data: Data = None, json: Json = False) -> None:
     """Forget a source. Images that came from it stay until their selections go."""

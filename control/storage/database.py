@@ -33,6 +33,11 @@ def now_text() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
+def document_time(text: str | None) -> str | None:
+    """A time of the database as documents say it: to the second, UTC, with a Z."""
+    return text[:19] + "Z" if text else None
+
+
 class Database:
     """Owns the engine. ``begin()`` gives a session in one transaction that may write: committed at the end, rolled back
     on an error. ``read()`` gives one that must not, and that on SQLite waits for no writer."""

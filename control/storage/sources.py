@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
@@ -57,10 +58,7 @@ class SourceRepository:
     ) -> SourceRecord:
         """Raises Conflict when the URL or the name is taken. No *priority* means one above the highest."""
         with self._database.begin() as session:
-            for column, value in ((SourceRow.url, url), (SourceRow.name, name)):
-                other = session.scalar(sa.select(SourceRow).where(column == value))
-                if other is not None:
-                    raise Conflict(f"boot source {value!r}: there is one already, `{other.name}` with URL {other.url}")
+            _refuse_taken(session, name, url)
             if priority is None:
                 priority = (session.scalar(sa.select(sa.func.max(SourceRow.priority))) or 0) + 1
             row = SourceRow(
@@ -78,6 +76,21 @@ class SourceRepository:
                 older_since=None,
             )
             session.add(row)
+            session.flush()
+            return _record(row)
+
+    def refuse_taken(self, *, name: str | None = None, url: str | None = None, but: str = "0") -> None:
+        """Raises Conflict when a source other than *but* has this name or URL."""
+        with self._database.read() as session:
+            _refuse_taken(session, name, url, int(but))
+
+    def change(self, source_id: str, values: Mapping[str, Any]) -> SourceRecord:
+        """*values*: column -> value. Raises NotFound, and Conflict as ``add`` does."""
+        with self._database.begin() as session:
+            row = _row(session, source_id)
+            _refuse_taken(session, values.get("name"), values.get("url"), row.id)
+            for name, value in values.items():
+                setattr(row, name, value)
             session.flush()
             return _record(row)
 
@@ -151,6 +164,14 @@ def _row(session: Session, key: str) -> SourceRow:
     if row is None:
         raise NotFound(f"boot source {key!r}: there is none with this id or name")
     return row
+
+
+def _refuse_taken(session: Session, name: str | None, url: str | None, but: int = 0) -> None:
+    for column, value in ((SourceRow.url, url), (SourceRow.name, name)):
+        query = sa.select(SourceRow).where(column == value, SourceRow.id != but)
+        other = session.scalar(query) if value is not None else None
+        if other is not None:
+            raise Conflict(f"boot source {value!r}: there is one already, `{other.name}` with URL {other.url}")
 
 
 def _record(row: SourceRow) -> SourceRecord:

@@ -129,8 +129,10 @@ class Refresher:
         }
 
     def _base_urls(self, readings: list[tuple[BootSource, SourceReading]] | tuple[()]) -> dict[str, str]:
-        """Where each source's paths begin: as it was found just now, else as its URL says."""
+        """Where each enabled source's paths begin: as it was found just now, else as its URL says."""
         bases = {
-            record.source.id: tested_spelling(source_url(record.source.url).base) for record in self._sources.list()
+            record.source.id: tested_spelling(source_url(record.source.url).base)
+            for record in self._sources.list()
+            if record.source.enabled
         }
         return bases | {source.id: reading.base for source, reading in readings}

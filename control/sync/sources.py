@@ -65,6 +65,13 @@ class SourceKeeper:
         with self._fetcher(source) as fetcher:
             return read_source(source, fetcher)
 
+    def read_changed(self, source: BootSource) -> SourceReading:
+        """A stored source as it is to be from now on. Raises Refused, also for what is older than was accepted from it
+        before."""
+        reading = self.read(source)
+        _refuse_older(source, reading, self._sources.accepted(source.id))
+        return reading
+
     def remember(self, source: BootSource, reading: SourceReading) -> None:
         """*reading* is accepted: later ones are measured against it."""
         self._sources.accept(source.id, _stamps(reading))
@@ -113,8 +120,8 @@ class SourceKeeper:
                 self._board.end(kind, source_id)
 
     def _say(self, source: BootSource, reading: SourceReading | None, error: Refused | None) -> None:
-        """The banners of one look."""
-        if self._board is None:
+        """The banners of one look. Of what nobody wants to hear, none."""
+        if self._board is None or not source.enabled:
             return
         shown = None
         if error is not None:

@@ -28,11 +28,13 @@ class Transport:
         self._proxies = None if proxy is None else {"http": proxy, "https": proxy, "no": no_proxy} if proxy else {}
 
     def fetcher(self, candidate: BootSource | None = None) -> Fetcher:
-        """For one thread. *candidate* is a source that is not stored yet."""
+        """For one thread. *candidate* is a source that is not stored, or not so; it counts instead of what is."""
 
         def context(host: str, port: int) -> ssl.SSLContext:
-            known = [record.source for record in self._sources.list()] + ([candidate] if candidate else [])
-            return context_of([each.ca for each in known if each.ca and _place(each.url) == (host, port)])
+            known = {record.source.id: record.source for record in self._sources.list()}
+            if candidate is not None:
+                known[candidate.id] = candidate
+            return context_of([each.ca for each in known.values() if each.ca and _place(each.url) == (host, port)])
 
         return Fetcher(proxies=self._proxies, tls=context)
 

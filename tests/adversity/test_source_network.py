@@ -49,6 +49,14 @@ def test_a_ca_nobody_knows_is_refused_and_taken_when_it_is_given(site: Operator,
     site.sync()
     assert site.state().images[GA] == str(site.serial)
 
+    # what is trusted now does not help what is to be trusted from now on
+    (tmp_path / "new").mkdir()
+    new, _ = write_pair(tmp_path / "new")
+    for ca in ("none", new):
+        assert "expected a certificate that verifies" in site.refused("source", "set", "mirror", "--ca", ca)
+    assert site.json("source", "list")["items"][0]["own_ca"] is True
+    site.sync()
+
     # from https nothing leads back to http
     with serve(site.mirror.root) as plain:
         site.publish()

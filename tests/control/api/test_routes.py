@@ -33,7 +33,7 @@ EVERY_GET = [
 ]
 EVERY_GET += ["/machines/52:54:00:77:00:01/timeline"]
 EVERY_POST = ["/sources", "/sources/1/check", "/selections", "/sync", "/sync/stop", "/rack-tokens", "/login-links"]
-EVERY_PATCH = ["/racks/rack1"]
+EVERY_PATCH = ["/racks/rack1", "/sources/1"]
 EVERY_DELETE = ["/sources/1", "/selections/1"]
 
 
@@ -73,7 +73,7 @@ def test_a_source_is_read_before_it_is_stored(client: TestClient, mirror: Mirror
     added = schemas.Source.model_validate(answer.json())
     assert added.error is None and added.last_updated and len(added.fingerprints) == 1
     assert mirror.requests[0] == "streams/v1/index.sjson"
-    assert "is one of this name" in problem(client.post("/api/v1/sources", json=source), 409)
+    assert "there is one already" in problem(client.post("/api/v1/sources", json=source), 409)
 
 
 @pytest.mark.parametrize(

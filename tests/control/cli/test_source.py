@@ -127,3 +127,19 @@ def test_check_exits_1_with_the_sources_error(bootplane, region) -> None:
     result = bootplane("source", "check", "mirror")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "bootplane: Source mirror: index.sjson: expected JSON, got text/html\n"
+
+
+def test_what_is_given_is_changed_and_nothing_else(bootplane, region, keyring) -> None:
+    region.answers["PATCH /sources/mirror"] = ADDED | {"enabled": False}
+    result = bootplane("source", "set", "mirror", "--priority", 5, "--disable")
+    assert result.stdout == "Source mirror (4): http://mirror.test/, priority 5, disabled; see the next sync.\n"
+    assert region.calls[-1].body == {"priority": 5, "enabled": False}
+    bootplane("source", "set", "mirror", "--ca", "none", "--keyring", keyring, "--enable")
+    key = base64.b64encode(b"\x99\x01binary keys").decode()
+    assert region.calls[-1].body == {"ca": None, "keyring": key, "enabled": True}
+
+
+def test_nothing_given_is_a_misuse_and_no_call(bootplane, region) -> None:
+    result = bootplane("source", "set", "mirror")
+    assert result.exit_code == 2 and "expected something to change" in result.stderr
+    assert region.calls == []

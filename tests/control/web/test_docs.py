@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from bootplane.control import errors
-from bootplane.control.api import routes, schemas, uploads
+from bootplane.control.api import routes, schemas, sources, uploads
 from bootplane.control.events import NAMES
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "rest.md").read_text(encoding="utf-8")
@@ -18,6 +18,7 @@ TEXT = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "rest.md").
 def test_the_manual_lists_exactly_the_calls_there_are() -> None:
     app = FastAPI()
     app.include_router(routes.router(None, None, None))  # type: ignore[arg-type]
+    app.include_router(sources.router(None, None))  # type: ignore[arg-type]
     app.include_router(uploads.router(None, None, None, None))  # type: ignore[arg-type]
     there = set()
     for path, calls in app.openapi()["paths"].items():
