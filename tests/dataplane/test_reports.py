@@ -107,6 +107,31 @@ def test_a_transfer_is_told_with_its_wire_facts_on_the_wall_clock() -> None:
     assert site.reporter.ended == {("tftp", "complete"): 1}
 
 
+def test_a_busy_machine_moves_no_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time goes by while the ring is read, and between the reading of one clock and the other's."""
+    site = Site()
+    site.fetch(1)
+    read, delays = site.reporter._read, [3.0, 0.0, 7.0]
+
+    def passes(seconds: float) -> None:
+        site.now, site.wall = site.now + seconds, site.wall + seconds
+
+    def slowly_read(limit: int) -> Sequence[Any]:
+        passes(5.0)
+        return read(limit)
+
+    def slowly_told() -> float:
+        passes(delays.pop(0))
+        return site.wall
+
+    monkeypatch.setattr(site.reporter, "_read", slowly_read)
+    monkeypatch.setattr(site.reporter, "_wall", slowly_told)
+    site.reporter.poll()
+    monkeypatch.undo()
+    site.reporter.send()
+    assert site.batches[0].transfers[0].at == 1_795_000_000.0 - 10
+
+
 def test_a_machine_is_named_by_what_it_asked_for_and_afterwards_by_its_address() -> None:
     site = Site()
     site.fetch(1, name="bootx64.efi")
