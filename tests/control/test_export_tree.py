@@ -25,6 +25,7 @@ from bootplane.control.simplestreams.signer import Signer
 from bootplane.core.digest import sha256_hex
 from tests.fakes.filled import SELECTIONS, filled
 from tests.fakes.mirror import make_file
+from tests.fakes.ports import quiet_port
 from tests.fakes.regions import running
 
 AMD64 = "ubuntu/amd64/ga-24.04/noble/stable"
@@ -281,12 +282,6 @@ def test_the_command_says_what_it_did(site: Region, tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*words, "--how", "magic"]).exit_code == 1
 
 
-def free_port(kind: socket.SocketKind) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_pythons_http_server_gives_the_same_bytes(site: Region, tmp_path: Path) -> None:
     export(site, tmp_path / "out")
     argv = [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"]
@@ -313,7 +308,7 @@ def test_tftpd_hpa_gives_the_same_bytes(how: How, site: Region) -> None:
         folder = Path(made)
         export(site, folder, how)
         folder.chmod(0o755)
-        port = free_port(socket.SOCK_DGRAM)
+        port = quiet_port(socket.SOCK_DGRAM)
         argv = [daemon, "-L", "--secure", "-u", "root", "-4", "-a", f"127.0.0.1:{port}", str(folder / TREE / CURRENT)]
         with subprocess.Popen(argv, stderr=subprocess.DEVNULL) as server:
             try:

@@ -17,6 +17,7 @@ import pytest
 from bootplane.core import http_fetch, tftp_fetch
 from tests.dataplane.rackprocess import RackProcess
 from tests.fakes.activation import Opened
+from tests.fakes.ports import quiet_port
 from tests.fakes.region import FakeRegion
 
 pytestmark = pytest.mark.integration
@@ -51,7 +52,7 @@ def test_a_socket_of_the_wrong_type_stops_the_start_in_one_sentence(tmp_path: Pa
     with Opened() as opened:
         opened.http, opened.tftp = opened.tftp, opened.http
         done = subprocess.run(
-            opened.command(rack.command), pass_fds=opened.fds, capture_output=True, text=True, timeout=30
+            opened.command(rack.command), pass_fds=opened.fds, capture_output=True, text=True, timeout=60
         )
     assert (done.returncode, done.stdout, done.stderr) == (
         1,
@@ -63,7 +64,7 @@ def test_a_socket_of_the_wrong_type_stops_the_start_in_one_sentence(tmp_path: Pa
 def test_a_manager_hears_that_it_serves_lives_and_ends(tmp_path: Path, region: FakeRegion) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
-        manager.settimeout(30)
+        manager.settimeout(60)
         rack = RackProcess(tmp_path / "rack", region)
         rack.environment = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
         with rack:
@@ -79,8 +80,7 @@ def test_a_manager_hears_that_it_serves_lives_and_ends(tmp_path: Path, region: F
 @pytest.mark.skipif(not shutil.which("systemd-socket-activate"), reason="needs systemd-socket-activate")
 def test_systemd_gives_it_its_socket(tmp_path: Path, region: FakeRegion) -> None:
     rack = RackProcess(tmp_path / "rack", region, "--tftp", "")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = quiet_port()
     passed = [word for name in ("PYTHONPATH", "LD_PRELOAD") if name in os.environ for word in ("-E", name)]
     command = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", *passed, *rack.command]
     with (tmp_path / "log").open("w") as log:
@@ -89,7 +89,7 @@ def test_systemd_gives_it_its_socket(tmp_path: Path, region: FakeRegion) -> None
         deadline = 200
         while deadline:  # it listens before it says anything
             try:
-                waiting = socket.create_connection(("127.0.0.1", port), timeout=30)
+                waiting = socket.create_connection(("127.0.0.1", port), timeout=60)
                 break
             except ConnectionRefusedError:
                 deadline -= 1
@@ -105,7 +105,7 @@ def test_systemd_gives_it_its_socket(tmp_path: Path, region: FakeRegion) -> None
         assert got.startswith(b"HTTP/1.1 200 OK\r\n") and got.endswith(LOADER)
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=60) == 0
         if process.stdout is not None:
             process.stdout.close()
     assert re.search(rf"HTTP: 127\.0\.0\.1:{port}, inherited", (tmp_path / "log").read_text())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 
 from bootplane.control.cli.client import Client, Endpoint, Event, Problem, Unreachable, find_endpoint, parse_events
 from bootplane.control.cli.failure import CliError
+from tests.fakes.ports import quiet_port
 
 
 def data_directory(path: Path, address: str = "127.0.0.1:5240") -> Path:
@@ -88,9 +88,7 @@ def test_a_token_that_http_cannot_carry_is_refused_without_being_quoted() -> Non
 
 
 def test_an_unreachable_region_is_one_sentence_with_url_and_command() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    url = f"http://127.0.0.1:{quiet_port()}"
     with pytest.raises(Unreachable) as caught:
         Client(Endpoint(url, "t", "/srv/boot")).get("/status")
     assert str(caught.value) == (

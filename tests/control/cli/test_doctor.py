@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
-import random
 import resource
 import socket
 from pathlib import Path
@@ -14,12 +12,14 @@ import pytest
 
 from bootplane.control.cli import checks, doctor
 from bootplane.control.cli.failure import CliError
+from tests.fakes.ports import quiet_port
 
 
 def listening(kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """On a port that nobody else is given once it is closed."""
     held = socket.socket(socket.AF_INET, kind)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, kind == socket.SOCK_STREAM)  # as every server sets it
-    held.bind(("127.0.0.1", 0))
+    held.bind(("127.0.0.1", quiet_port(kind)))
     if kind == socket.SOCK_STREAM:
         held.listen()
     return held
@@ -141,16 +141,12 @@ def test_an_address_that_is_none_is_named(text: str) -> None:
 
 
 def free_ports() -> list[str]:
-    """Ports that nobody is given by chance meanwhile: below the range the kernel picks from."""
-    ports: list[int] = []
+    ports = {"--tftp": quiet_port(socket.SOCK_DGRAM)}
     while len(ports) < 4:
-        port = random.randrange(20000, 30000)
-        kind = socket.SOCK_DGRAM if len(ports) == 3 else socket.SOCK_STREAM
-        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-    names = ("--listen", "--bulk", "--http", "--tftp")
-    return [part for name, port in zip(names, ports, strict=True) for part in (name, f"127.0.0.1:{port}")]
+        port = quiet_port()
+        if port not in ports.values():
+            ports[("--listen", "--bulk", "--http")[len(ports) - 1]] = port
+    return [part for name in ("--listen", "--bulk", "--http", "--tftp") for part in (name, f"127.0.0.1:{ports[name]}")]
 
 
 def test_doctor_exits_1_when_a_check_fails_and_names_it(bootplane, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from bootplane.control.simplestreams.errors import (
 )
 from bootplane.control.simplestreams.fetch import Body, Fetcher
 from tests.fakes.mirror import Fault, MirrorServer, content, make_file, serve
+from tests.fakes.ports import quiet_port
 
 SIZE = 300_000
 DATA = content("file", SIZE)
@@ -239,8 +240,7 @@ def test_an_encoded_body_is_refused(mirror: MirrorServer, fetcher: Fetcher) -> N
 
 
 def test_nobody_there_and_no_such_host_are_said_plainly(fetcher: Fetcher) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = quiet_port()
     with pytest.raises(Unreachable, match=rf"^http://127.0.0.1:{port}/x: expected an answer, got: Connection refused$"):
         fetcher.get(f"http://127.0.0.1:{port}/x", 10)
     with pytest.raises(Unreachable, match="host's name to resolve"):
