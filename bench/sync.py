@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from bench.meter import LOAD_CPU, SERVER_CPU, Server
 from bench.ratio import figure, write
 from bootplane.control.mirror_publish import Signer, publish
 from tests.fakes.mirror import MirrorServer, many_products, serve
+from tests.fakes.region_api import RegionApi
 
 PRODUCTS = 200
 ROUNDS = 7
@@ -42,18 +41,7 @@ class Region:
         if line[:1] != ["ready"]:
             raise SystemExit(f"bench: the region did not become ready: {line}")
         self.server = server
-        self._base = f"http://{line[1].partition('=')[2]}/api/v1"
-        self._token = (data / "admin-token").read_text().strip()
-
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(
-            self._base + path,
-            json.dumps(body).encode() if body is not None else None,
-            {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
+        self.call = RegionApi(line[1].partition("=")[2], data).call
 
     def sync(self) -> tuple[float, float]:
         """(CPU seconds of the region, seconds) of one whole sync."""

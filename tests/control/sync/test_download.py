@@ -121,7 +121,7 @@ def test_what_somebody_else_brings_is_waited_for(bench: Bench, monkeypatch: pyte
         upload.write(DATA)
         assert not wait([sync], 0.1).done
         upload.commit()
-        assert sync.result(20) == {"ok": True}
+        assert sync.result(60) == {"ok": True}
     assert bench.server.requests == [] and SHA in bench.blobs.present()
 
 
@@ -134,7 +134,7 @@ def test_what_somebody_else_gives_up_is_fetched_from_where_it_stands(
         sync = pool.submit(bench.fetch)
         upload.write(DATA[:1_500_000])
         upload.suspend()
-        assert sync.result(20) == {"ok": True}
+        assert sync.result(60) == {"ok": True}
     assert bench.server.sent["file"] == len(DATA) - 1_500_000
 
 

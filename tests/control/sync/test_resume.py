@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,19 +22,22 @@ import pytest
 
 from bootplane.control.simplestreams.signer import Signer
 from tests.fakes.mirror import image, make_file, publish, small_loaders
+from tests.fakes.region_api import RegionApi
 
 pytestmark = pytest.mark.integration
 
 SQUASHFS_BYTES = 24 << 20
-RATE_BYTES_S = 6 << 20
+HALF = SQUASHFS_BYTES // 2
 PIECE = 64 << 10
-GATHER = 1 << 20  # what a killed process may hold unwritten: one gather and one receive buffer
+DRIP_S = 0.1  # between two pieces of the second half, which so takes 20 s
+GATHER = 1 << 20  # what a killed process may hold unwritten
 WAIT_S = 90.0
 SILENCE_S = 25.0  # less than the 30 s for which a download waits for the next byte
 
 
-class Throttled(ThreadingHTTPServer):
-    """Serves a folder with ranges at RATE_BYTES_S for each body; knows start and length of every body."""
+class Halting(ThreadingHTTPServer):
+    """Serves a folder with ranges; the second half of the squashfs drips until ``go_on`` is set, so that a sync is
+    under way for as long as a test needs. Knows start and length of every body."""
 
     daemon_threads = True
 
@@ -46,7 +47,8 @@ class Throttled(ThreadingHTTPServer):
         self.bodies: dict[str, list[list[int]]] = {}  # path -> [start, bytes sent] of each request
         self.halfway = threading.Event()
         self.silent = threading.Event()  # set: the squashfs stops in the middle, the connection stays
-        self.tick = threading.Event()  # its wait is the throttle; set at the end only
+        self.go_on = threading.Event()
+        self.ending = threading.Event()
 
     @property
     def url(self) -> str:
@@ -59,7 +61,7 @@ class Throttled(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: Throttled
+    server: Halting
 
     def do_GET(self) -> None:
         path = unquote(self.path).lstrip("/")
@@ -78,23 +80,21 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.end_headers()
         for at in range(start, len(data), PIECE):
-            if self.server.silent.is_set() and at >= SQUASHFS_BYTES // 2:
+            if len(data) == SQUASHFS_BYTES and at >= HALF:
                 self.server.halfway.set()
-                self.server.tick.wait(WAIT_S)
+                if self.server.silent.is_set():
+                    self.server.ending.wait(WAIT_S)
+                self.server.go_on.wait(DRIP_S)
             piece = data[at : at + PIECE]
+            body[1] += len(piece)  # before the write: whoever has the last byte may look at the sum at once
             self.wfile.write(piece)
-            body[1] += len(piece)
-            if len(data) == SQUASHFS_BYTES:
-                self.server.tick.wait(len(piece) / RATE_BYTES_S)
-                if at >= SQUASHFS_BYTES // 2:
-                    self.server.halfway.set()
 
     def log_message(self, *args: object) -> None:
         pass
 
 
 @pytest.fixture
-def mirror(tmp_path: Path, signer: Signer) -> Iterator[Throttled]:
+def mirror(tmp_path: Path, signer: Signer) -> Iterator[Halting]:
     inputs = tmp_path / "inputs"
     big = inputs / "squashfs"
     inputs.mkdir()
@@ -108,39 +108,44 @@ def mirror(tmp_path: Path, signer: Signer) -> Iterator[Throttled]:
         squashfs=big,
     )
     publish(tmp_path / "mirror", [product, *small_loaders(inputs)], signer)
-    with Throttled(tmp_path / "mirror") as server:
+    with Halting(tmp_path / "mirror") as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         yield server
-        server.tick.set()
+        server.ending.set()
+        server.go_on.set()
         server.shutdown()
         thread.join()
 
 
-class RegionProcess:
+class RegionProcess(RegionApi):
     def __init__(self, data: Path, process: subprocess.Popen[bytes], address: str) -> None:
+        super().__init__(address, data)
         self.process = process
-        self._base = f"http://{address}/api/v1"
-        self._token = (data / "admin-token").read_text().strip()
+        self._partial = data / "image-storage" / ".partial"
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
-        request = urllib.request.Request(
-            self._base + path,
-            json.dumps(body).encode() if body is not None else None,
-            {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+    def kept_bytes(self) -> int:
+        """Of all files that have not come whole."""
+        return sum(path.stat().st_size for path in self._partial.iterdir())
 
-    def ended_sync(self) -> dict[str, Any]:
+    def until(self, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The <sync> document once it *is_so*."""
         tick = threading.Event()
         for _ in range(int(WAIT_S / 0.1)):
             sync: dict[str, Any] = self.call("GET", "/sync")
-            if sync["state"] in ("complete", "failed", "stopped", "idle"):
+            if is_so(sync):
                 return sync
             tick.wait(0.1)
-        raise AssertionError(f"the sync did not end: {sync}")
+        raise AssertionError(f"expected another state within {WAIT_S:.0f} s, got {sync}")
+
+    def until_halfway(self, mirror: Halting) -> None:
+        """The squashfs alone is under way, and its first half stands on the disk, but for what is gathered."""
+        assert mirror.halfway.wait(WAIT_S)
+        self.until(lambda sync: [file["size"] for file in sync["files"] if file["state"] != "done"] == [SQUASHFS_BYTES])
+        self.until(lambda sync: self.kept_bytes() >= HALF - GATHER)
+
+    def ended_sync(self) -> dict[str, Any]:
+        return self.until(lambda sync: sync["state"] in ("complete", "failed", "stopped", "idle"))
 
 
 @contextmanager
@@ -162,7 +167,7 @@ def region(data: Path, **environment: str) -> Iterator[RegionProcess]:
 
 
 def test_a_killed_region_goes_on_with_its_sync_and_fetches_no_kept_byte_again(
-    tmp_path: Path, mirror: Throttled, signer: Signer
+    tmp_path: Path, mirror: Halting, signer: Signer
 ) -> None:
     data = tmp_path / "data"
     squashfs = "noble/amd64/20250709/squashfs"
@@ -171,15 +176,16 @@ def test_a_killed_region_goes_on_with_its_sync_and_fetches_no_kept_byte_again(
         first.call("POST", "/sources", {"url": mirror.url, "keyring": keyring})
         first.call("POST", "/selections", {"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
         first.call("POST", "/sync")
-        assert mirror.halfway.wait(WAIT_S)
+        first.until_halfway(mirror)
         first.process.kill()
         first.process.wait()
-    kept = sum(path.stat().st_size for path in (data / "image-storage" / ".partial").iterdir())
-    assert kept >= SQUASHFS_BYTES // 2 - GATHER - (1 << 20), "little of what was sent stands on the disk"
+        kept = first.kept_bytes()
+    assert HALF - GATHER <= kept < SQUASHFS_BYTES
     index_reads = len(mirror.bodies["streams/v1/index.sjson"])
 
     with region(data) as second:
         assert second.call("GET", "/sync")["state"] not in ("idle", "complete")
+        mirror.go_on.set()
         sync = second.ended_sync()
         assert (sync["state"], sync["error"]) == ("complete", None)
         images = second.call("GET", "/images")["items"]
@@ -193,7 +199,7 @@ def test_a_killed_region_goes_on_with_its_sync_and_fetches_no_kept_byte_again(
 
 
 def test_a_region_that_is_told_to_end_in_mid_sync_ends_at_once_and_goes_on_later(
-    tmp_path: Path, mirror: Throttled, signer: Signer
+    tmp_path: Path, mirror: Halting, signer: Signer
 ) -> None:
     data = tmp_path / "data"
     with region(data) as first:
@@ -201,17 +207,18 @@ def test_a_region_that_is_told_to_end_in_mid_sync_ends_at_once_and_goes_on_later
         first.call("POST", "/sources", {"url": mirror.url, "keyring": keyring})
         first.call("POST", "/selections", {"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
         first.call("POST", "/sync")
-        assert mirror.halfway.wait(WAIT_S)
+        first.until_halfway(mirror)
         first.process.send_signal(signal.SIGTERM)
         assert first.process.wait(WAIT_S) == 0
+    mirror.go_on.set()
     with region(data) as second:
         assert second.ended_sync()["state"] == "complete"
     [[start, _], [resumed, _]] = mirror.bodies["noble/amd64/20250709/squashfs"]
-    assert start == 0 and resumed >= SQUASHFS_BYTES // 2 - (1 << 20)
+    assert start == 0 and resumed >= HALF - GATHER
 
 
 def test_a_window_that_ends_pauses_a_sync_over_a_kill_and_the_next_one_finishes_it(
-    tmp_path: Path, mirror: Throttled, signer: Signer
+    tmp_path: Path, mirror: Halting, signer: Signer
 ) -> None:
     data = tmp_path / "data"
     squashfs = "noble/amd64/20250709/squashfs"
@@ -219,25 +226,20 @@ def test_a_window_that_ends_pauses_a_sync_over_a_kill_and_the_next_one_finishes_
     shut = "-".join((now + timedelta(minutes=minutes)).strftime("%H:%M") for minutes in (240, 300))
 
     def until(process: RegionProcess, state: str) -> dict[str, Any]:
-        tick = threading.Event()
-        for _ in range(int(WAIT_S / 0.1)):
-            sync: dict[str, Any] = process.call("GET", "/sync")
-            if sync["state"] == state:
-                return sync
-            tick.wait(0.1)
-        raise AssertionError(f"expected {state}, got {sync}")
+        return process.until(lambda sync: sync["state"] == state)
 
     with region(data, BOOTPLANE_SYNC_INTERVAL="0.5") as first:  # a sync by itself: nobody asks for one
         keyring = base64.b64encode(signer.public()).decode()
         first.call("POST", "/sources", {"url": mirror.url, "keyring": keyring})
         first.call("POST", "/selections", {"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
-        assert mirror.halfway.wait(WAIT_S)
+        first.until_halfway(mirror)
         first.call("PATCH", "/sync", {"window": shut})
         paused = until(first, "paused")
         assert 0 < paused["bytes_done"] < paused["bytes_total"] and paused["window_open"] is False
         first.process.kill()
         first.process.wait()
-    kept = sum(path.stat().st_size for path in (data / "image-storage" / ".partial").iterdir())
+        kept = first.kept_bytes()
+    mirror.go_on.set()
     with region(data, BOOTPLANE_SYNC_INTERVAL="0.5") as second:
         until(second, "paused")
         asked = len(mirror.bodies[squashfs])
@@ -247,7 +249,7 @@ def test_a_window_that_ends_pauses_a_sync_over_a_kill_and_the_next_one_finishes_
     assert mirror.bodies[squashfs][-1] == [kept, SQUASHFS_BYTES - kept]
 
 
-def test_a_source_that_falls_silent_does_not_hold_up_the_end(tmp_path: Path, mirror: Throttled, signer: Signer) -> None:
+def test_a_source_that_falls_silent_does_not_hold_up_the_end(tmp_path: Path, mirror: Halting, signer: Signer) -> None:
     mirror.silent.set()
     with region(tmp_path / "data") as process:
         keyring = base64.b64encode(signer.public()).decode()
