@@ -82,6 +82,7 @@ def test_a_machine_in_mid_boot_keeps_getting_its_files_until_it_has_reported(lab
     publish(lab.folder / "mirror", products, lab.signer, updated=datetime.now(UTC) + timedelta(hours=1))
     for _ in range(2):
         lab.site.run("sync", "--wait")
+    lab.site.until_racks_know()
     new = lab.image()
     assert new["squashfs"]["sha256"] != old["squashfs"]["sha256"]
     assert lab.file(new["squashfs"]["names"][0]) == (200, new["squashfs"]["sha256"])

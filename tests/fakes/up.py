@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, TypeVar
 from bootplane.control.mirror_publish import PublishProduct, publish
 from bootplane.control.simplestreams.signer import Signer
 from tests.fakes.mirror import serve, small_products
+from tests.fakes.region_api import RegionApi
 
 ROOT = Path(__file__).resolve().parents[2]
 ANY = "127.0.0.1:0"
 UBUNTU = ("ubuntu", "noble", "--arch", "amd64")
 WAIT_S = 120.0
 POLL_S = 0.2
-END_S = 30.0
+END_S = 60.0
 
 T = TypeVar("T")
 
@@ -59,6 +60,16 @@ class Site(NamedTuple):
         argv = ["curl", "-sS", "-o", os.devnull, *options, f"http://{self.http}/{name}"]
         subprocess.run(argv, check=True, timeout=60)
 
+    def until_racks_know(self) -> None:
+        """Every rack has the catalogue that the region has published last."""
+        api = RegionApi(self.ready["region"], self.data)
+
+        def known() -> tuple[int, list[int | None]]:
+            version = api.call("GET", "/status")["catalogue"]["version"]
+            return version, [rack["catalogue"] for rack in api.call("GET", "/racks")["items"]]
+
+        self.eventually(known, lambda found: bool(found[1]) and set(found[1]) == {found[0]})
+
     def eventually(self, look: Callable[[], T], is_enough: Callable[[T], bool]) -> T:
         """What *look* finds, once it is enough."""
         tick = threading.Event()
@@ -90,6 +101,7 @@ def up(
         for selection in selections:
             site.run("select", "add", *selection)
         site.run("sync", "--wait")
+        site.until_racks_know()
         yield site
 
 
