@@ -35,7 +35,7 @@ ENDS = ("hits", "misses", "coalesced")
 
 def numbers(place: str) -> dict[str, int]:
     """Every series of /metrics at *place* that has no labels, without its prefix and suffix."""
-    with urlopen(f"http://{place}/metrics", timeout=20) as answer:
+    with urlopen(f"http://{place}/metrics", timeout=60) as answer:
         lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if "{" not in line]
     found = {name.removeprefix("bootplane_").removesuffix("_total"): value for name, value in lines if name[0] != "#"}
     return {name: int(float(value)) for name, value in found.items()}

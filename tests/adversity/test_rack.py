@@ -36,7 +36,7 @@ def region() -> Iterator[FakeRegion]:
         yield fake
 
 
-def eventually(is_true: Callable[[], bool], timeout: float = 30) -> None:
+def eventually(is_true: Callable[[], bool], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while not is_true():
         assert time.monotonic() < deadline, "it never came true"

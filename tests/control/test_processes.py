@@ -77,7 +77,7 @@ def run_json(data: Path) -> dict[str, Any]:
 
 
 def status_of(address: str) -> int:
-    with urllib.request.urlopen(f"http://{address}/healthz", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://{address}/healthz", timeout=WAIT_S) as answer:
         return int(answer.status)
 
 
@@ -105,7 +105,7 @@ def test_a_region_says_ready_writes_run_json_and_ends_with_0_on_sigterm(tmp_path
         assert status_of(where["region"]) == 200
         for secret in ("admin-token", "region-key"):
             assert stat.S_IMODE((data / secret).stat().st_mode) == 0o600
-        with urllib.request.urlopen(f"http://{where['region']}/openapi.json", timeout=10):
+        with urllib.request.urlopen(f"http://{where['region']}/openapi.json", timeout=WAIT_S):
             pass
         assert region.end() == 0
         assert not (data / "run.json").exists() and "Traceback" not in region.log.read_text()
@@ -193,7 +193,7 @@ def test_up_runs_both_restarts_a_killed_region_on_its_address_and_takes_both_alo
         request = urllib.request.Request(
             f"http://{run_json(data)['region']}/api/v1/racks", headers={"Authorization": f"Bearer {token}"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert [rack["name"] for rack in json.load(answer)["items"]] == ["local"]  # the same rack, not a second
         assert second.end(signal.SIGINT) == 0
         assert not (data / "run.json").exists()

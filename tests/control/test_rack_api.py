@@ -115,7 +115,7 @@ def test_a_waiting_rack_is_answered_when_something_new_is_published(
         tick.wait(0.01)  # until the region has heard what the rack has: it waits now
     region.images.remove([region.images.sets()[0].id])
     region.publish()
-    thread.join(20)
+    thread.join(60)
     assert answers == [200]
 
 

@@ -56,7 +56,7 @@ def test_old_snapshots_come_back_and_let_their_blobs_go() -> None:
         reactor.publish(Table({f"file-{version}": Blob.memory(b"x" * 100)}, version))
         reactor.take()
     reactor.drain()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     seen: list[str] = []
     while "drained" not in seen:
         assert time.monotonic() < deadline

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from urllib.request import urlopen
@@ -37,6 +38,7 @@ class RackProcess:
         self.http = HostPort("", 0)
         self.tftp = HostPort("", 0)
         self.https = HostPort("", 0)
+        self.scrapes = 0  # requests of metrics(), which the rack counts like any other
 
     def start(self) -> None:
         with self._log.open("a") as log:
@@ -67,7 +69,7 @@ class RackProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=READY_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             raise
@@ -80,9 +82,20 @@ class RackProcess:
 
     def metrics(self) -> dict[str, float]:
         """Every series without labels, and those with labels under their full name."""
-        with urlopen(f"http://{self.http}/metrics", timeout=20) as answer:
+        self.scrapes += 1
+        with urlopen(f"http://{self.http}/metrics", timeout=READY_S) as answer:
             lines = answer.read().decode().splitlines()
         return {name: float(value) for name, value in (x.rsplit(" ", 1) for x in lines if not x.startswith("#"))}
+
+    def settled(self, transfers: int) -> dict[str, float]:
+        """``metrics()`` once so many transfers have ended for the rack, too: a client has its last byte before it is
+        counted."""
+        ends = [f"bootplane_{name}_total" for name in ("hits", "misses", "coalesced")]
+        deadline = time.monotonic() + READY_S
+        while sum((found := self.metrics())[name] for name in ends) < transfers:
+            assert time.monotonic() < deadline, f"expected {transfers} transfers, got {[found[name] for name in ends]}"
+            threading.Event().wait(0.02)
+        return found
 
     def __enter__(self) -> RackProcess:
         self.start()

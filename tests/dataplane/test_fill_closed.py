@@ -43,7 +43,7 @@ class Rack:
             before = len(self.told)
         self.filler.miss(self.blob, chunk)
         with self.news:
-            assert self.news.wait_for(lambda: chunk in [c for c, _ in self.told[before:]], 20), (
+            assert self.news.wait_for(lambda: chunk in [c for c, _ in self.told[before:]], 60), (
                 f"nobody told of {chunk}"
             )
             return next(status for c, status in self.told[before:] if c == chunk)

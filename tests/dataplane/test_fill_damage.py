@@ -49,7 +49,7 @@ class Rack:
             before = len(self.told)
         self.filler.damaged(blob or self.blob, chunk)
         with self.news:
-            assert self.news.wait_for(lambda: len(self.told) > before, 20)
+            assert self.news.wait_for(lambda: len(self.told) > before, 60)
             found, status = self.told[before]
         assert found == chunk
         return status

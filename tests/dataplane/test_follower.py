@@ -49,7 +49,7 @@ class Rack:
     def names(self) -> int:
         return len(self.tables[-1]) if self.tables else -1
 
-    def eventually(self, is_true: Callable[[], bool], timeout: float = 20) -> None:
+    def eventually(self, is_true: Callable[[], bool], timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while not is_true():
             assert time.monotonic() < deadline, "it never came true"
@@ -83,7 +83,7 @@ def test_the_first_catalogue_is_served_and_kept(make: Callable[[], Rack], region
     rack.follower.load()
     assert rack.tables == []
     rack.thread.start()
-    assert rack.follower.tried.wait(20)
+    assert rack.follower.tried.wait(60)
     assert (rack.names(), rack.follower.version) == (2, 1)
     assert rack.bulk == [HostPort("127.0.0.1", region.bulk_port)]
     assert (tmp_path / "catalogue").exists()
@@ -151,7 +151,7 @@ def test_a_region_that_is_not_there_is_said_once_and_tried_again(
     region.stop()
     rack = make()
     rack.thread.start()
-    assert rack.follower.tried.wait(20)
+    assert rack.follower.tried.wait(60)
     assert rack.tables == []
     region.start()
     rack.eventually(lambda: rack.names() == 2)

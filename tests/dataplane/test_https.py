@@ -47,7 +47,7 @@ class HttpsRack(RackProcess):
         return TlsClient(self.https.port, context, receive_buffer)
 
 
-def eventually(is_true: Callable[[], bool], timeout: float = 30) -> None:
+def eventually(is_true: Callable[[], bool], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while not is_true():
         assert time.monotonic() < deadline, "it never came true"
@@ -134,7 +134,7 @@ def test_a_drain_finishes_what_runs_and_says_so(tmp_path: Path, region: FakeRegi
             while len(body.buffer) < len(BIG):
                 assert body.more(), f"cut after {len(body.buffer)} bytes"
             assert digest(bytes(body.buffer)) == digest(BIG)
-        assert rack.process.wait(timeout=30) == 0
+        assert rack.process.wait(timeout=60) == 0
         assert "0 were cut" in rack.log()
 
 
@@ -147,7 +147,7 @@ def test_after_its_deadline_the_rest_is_cut(tmp_path: Path, region: FakeRegion) 
             assert body.head().status == 200
             assert rack.process is not None
             rack.process.send_signal(signal.SIGTERM)
-            assert rack.process.wait(timeout=30) == 0
+            assert rack.process.wait(timeout=60) == 0
             n, end = body.rest()
             assert n < len(BIG) and end in ("cut", "reset")
 

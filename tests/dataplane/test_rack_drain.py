@@ -38,7 +38,7 @@ def region() -> Iterator[FakeRegion]:
         yield fake
 
 
-def eventually(is_true: Callable[[], bool], timeout: float = 30) -> None:
+def eventually(is_true: Callable[[], bool], timeout: float = 60) -> None:
     deadline = time.monotonic() + timeout
     while not is_true():
         assert time.monotonic() < deadline, "it never came true"
@@ -64,7 +64,7 @@ def tell(rack: RackProcess) -> None:
 
 def ended(rack: RackProcess) -> int:
     assert rack.process is not None
-    return rack.process.wait(timeout=30)
+    return rack.process.wait(timeout=60)
 
 
 def started(rack: RackProcess) -> Client:
@@ -124,7 +124,7 @@ def test_what_runs_is_finished_and_who_comes_is_refused(tmp_path: Path, region: 
 
 def accepts(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=20).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
     except ConnectionRefusedError:
         return False
     return True

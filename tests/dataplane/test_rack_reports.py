@@ -35,7 +35,7 @@ def heard(region: FakeRegion, is_enough: Callable[[list[Transfer]], bool]) -> li
         return [found[key] for key in sorted(found, key=lambda key: key[1])]
 
     with region.changed:
-        assert region.changed.wait_for(lambda: is_enough(told()), timeout=30), told()
+        assert region.changed.wait_for(lambda: is_enough(told()), timeout=60), told()
         return told()
 
 

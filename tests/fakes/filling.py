@@ -22,7 +22,7 @@ SHA = hashlib.sha256(DATA).hexdigest()
 COUNT = 11
 
 
-def eventually(is_true: Callable[[], bool], timeout: float = 20) -> None:
+def eventually(is_true: Callable[[], bool], timeout: float = 60) -> None:
     """Waits for what a fill thread does and nobody is told about."""
     deadline = time.monotonic() + timeout
     while not is_true():
@@ -49,14 +49,14 @@ class Rack:
     def blob(self, data: bytes = DATA) -> Blob:
         return self.cache.blob(hashlib.sha256(data).hexdigest(), len(data), chunks_of(data))
 
-    def wait_for(self, blob: Blob, chunk: int, timeout: float = 20) -> int:
+    def wait_for(self, blob: Blob, chunk: int, timeout: float = 60) -> int:
         """Asks for a chunk and waits until somebody is told about it; returns the status."""
         with self.news:
             before = len(self.told)
         self.filler.miss(blob, chunk)
         return self.status_of(blob, chunk, before, timeout)
 
-    def status_of(self, blob: Blob, chunk: int, since: int = 0, timeout: float = 20) -> int:
+    def status_of(self, blob: Blob, chunk: int, since: int = 0, timeout: float = 60) -> int:
         def found() -> list[int]:
             return [s for sha256, c, s in self.told[since:] if (sha256, c) == (blob.sha256, chunk)]
 

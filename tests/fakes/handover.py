@@ -40,7 +40,7 @@ from tests.fakes.http_client import Response as Answer
 MAC, RACK, SECRET, MACHINE = "52:54:00:77:00:01", "r0a1b2c3d", "5e" * 32, "127.0.0.2"
 KERNEL = random.Random(7).randbytes((3 << 20) + 77)
 SMALL = b"a boot loader\n" * 100
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Racks:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 Address = tuple[str, int]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 BATCH = 64  # datagrams; a socket's buffer holds several hundred
 SENDERS, STRANGERS = 96, 16  # ports
 PIPELINE = 32  # requests

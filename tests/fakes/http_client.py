@@ -28,7 +28,7 @@ from bootplane.core.lru import Cache
 from bootplane.core.reactor import Reactor
 from bootplane.core.table import Table
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 CHUNK = 1 << 20
 
 

@@ -78,7 +78,7 @@ class Link:
         self.up.set()
 
     def take(self, n: int) -> None:
-        self.up.wait(20)
+        self.up.wait(60)
         with self.lock:
             now = time.monotonic()
             self.free_at = max(self.free_at, now - 0.005) + n / self.bytes_s

@@ -18,7 +18,7 @@ from bootplane.core.blob import Blob
 from bootplane.core.reactor import Reactor
 from bootplane.core.table import Table
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 Address = tuple[str, int]
 
 

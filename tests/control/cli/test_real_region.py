@@ -42,7 +42,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
             assert word == "ready"
             yield Up(process, data, dict(place.split("=") for place in places))
             process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait(60) == 0
             assert not (data / "run.json").exists()
         finally:
             if process.poll() is None:
@@ -104,7 +104,7 @@ def test_the_link_of_bootplane_web_opens_the_pages_and_their_events(up: Up) -> N
     assert base == f"http://{up.ready['region']}"
 
     def get(where: str, cookie: str = "") -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(up.ready["region"], timeout=20)
+        connection = http.client.HTTPConnection(up.ready["region"], timeout=60)
         connection.request("GET", where, headers={"Cookie": cookie} if cookie else {})
         return connection.getresponse()
 

@@ -58,7 +58,7 @@ def test_a_reader_does_not_wait_for_a_writer(database: Database) -> None:
         seen: list[str | None] = []
         reader = threading.Thread(target=lambda: seen.append(settings.get("a")))
         reader.start()
-        reader.join(5)
+        reader.join(60)
         assert seen == ["before"]
     assert settings.get("a") == "after"
 
