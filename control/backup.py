@@ -8,13 +8,15 @@ store again, or downloads it.
 
 Invariants: a backup is whole under its name or not there; the region may run meanwhile. A restore verifies every member
 before it gives anything a name, refuses a directory with anything in it but image-storage, and lifts the catalogue's
-version above every one that racks have seen since: they refuse older ones.
+version above every one that racks have seen since: they refuse older ones. One that is killed is made again: until it
+has ended, ``.restoring`` names what it has put there, and no region starts on that directory.
 Left to others: copying rows (storage.transfer), what becomes of the store after it (sync).
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -24,6 +26,7 @@ import shutil
 import sqlite3
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,10 +41,12 @@ from bootplane import __version__
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError
 from bootplane.control.holdings import SQLITE, holdings, opened, shown
+from bootplane.control.placing import write_whole
 from bootplane.control.storage.database import MIGRATIONS, Database, now_text
 from bootplane.control.storage.models import Model
-from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SettingsRepository
-from bootplane.control.storage.transfer import copy_all, count_rows
+from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, REGION_ID, SettingsRepository
+from bootplane.control.storage.transfer import copy_all, count_rows, same_rows
+from bootplane.dataplane.durable import sync_directory
 
 FORMAT = 1
 MANIFEST, DATABASE, OWNER = "backup.json", "region.sqlite", "owner"
@@ -50,8 +55,10 @@ SECRETS = (datadir.REGION_KEY, datadir.ADMIN_TOKEN, datadir.RACK_TOKEN, "publish
 PLAIN = (config.TOML_NAME,)
 MANIFEST_BYTES = 1 << 20
 SMALL_BYTES = 4 << 20  # of a member that is no database
-CATALOGUE_LEAP = 1_000_000  # more versions than any region publishes between a backup and its restore
+VERSIONS_SINCE = 1_704_067_200.0  # Unix seconds, 2024: a version for each second since, far more than are published
+CATALOGUE_LEAP = 1_000_000  # versions, where a clock says less than that
 COPY_BYTES = 1 << 20
+_ASIDE = ".bootplane-backup-"
 _DATABASE_LINE = re.compile(r"^\s*database\s*=", re.MULTILINE)
 
 Meter = Callable[[str, int, str], Callable[[int], None]]  # what is done, how much, of what
@@ -106,25 +113,26 @@ def back_up(
         }
         archive = folder / "archive"
         _pack(archive, manifest, contents, snapshot)
-        try:
-            archive.rename(file)
-        except OSError as error:
-            raise BackupError(f"{file}: cannot be written: {error.strerror}") from None
+        archive.rename(file)
+        sync_directory(file.parent)
     return _described(file, manifest, rows)
 
 
 def restore(
     file: Path, data: Path, database: str | None = None, meter: Meter = lambda _what, _total, _unit: lambda _n: None
 ) -> Backup:
-    """The region of *file* in *data*, whose database becomes *database* or SQLite. Raises BackupError, StartError."""
+    """The region of *file* in *data*, whose database becomes *database* (else the environment's, as for the region) or
+    SQLite. Raises BackupError, StartError, TransferError."""
     file, data = file.absolute(), data.expanduser().absolute()
-    datadir.prepare(data)
-    names = {entry.name for entry in data.iterdir() if not entry.name.startswith(".restore-")}  # of a killed one
-    foreign = sorted(names - {"image-storage", "lost+found", "region.lock"})
+    datadir.prepare(data, is_restore=True)
+    begun = _begun(data)
+    names = {entry.name for entry in data.iterdir()} - {"image-storage", "lost+found", "region.lock", *begun}
+    foreign = sorted(name for name in names if not name.startswith((".restor", "..restor")))  # of one that was killed
     if foreign:
         raise BackupError(
             f"{data}: expected a directory with nothing in it but image-storage, got one with {foreign[0]!r}"
         )
+    database = config.load(data, database=database).database
     lock = datadir.Lock(data / "region.lock", "region")
     folder = data / f".restore-{os.getpid()}"
     try:
@@ -140,26 +148,51 @@ def restore(
                 f"{manifest['version']}: restore with that one or a newer one"
             )
         rows = _revive(folder / DATABASE)
-        if database is not None:
-            rows = _fill(folder / DATABASE, database, meter)
-            (folder / DATABASE).unlink()
         _unset_database(folder / config.TOML_NAME)
-        for name in (*SECRETS, *PLAIN):
-            if (folder / name).exists():
+        given = [name for name in (*SECRETS, *PLAIN) if (folder / name).exists()]
+        journal = json.dumps({"names": sorted({*begun, *given, DATABASE})})
+        write_whole(data / datadir.RESTORING, journal.encode() + b"\n")
+        try:
+            for name in begun:
+                (data / name).unlink(missing_ok=True)
+            for name in given:
                 (folder / name).rename(data / name)
-        if (folder / OWNER).exists() and not (data / "image-storage").exists():
-            (data / "image-storage").mkdir()
-            (folder / OWNER).rename(data / OWNER_FILE)
-        if database is None:
-            (folder / DATABASE).rename(data / DATABASE)  # the last: with it the region is there
-    except OSError as error:
-        raise BackupError(f"{data}: cannot be restored to: {error.strerror or error}") from None
+            if database is not None:
+                rows = _fill(folder / DATABASE, database, meter, manifest["region"] if begun else None)
+            else:
+                (folder / DATABASE).rename(data / DATABASE)
+            store = data / "image-storage"
+            if (folder / OWNER).exists() and not (store.is_dir() and any(store.iterdir())):
+                store.mkdir(exist_ok=True)
+                (folder / OWNER).rename(data / OWNER_FILE)
+            sync_directory(data)
+        except Exception:
+            for name in given:
+                (data / name).unlink(missing_ok=True)
+            (data / datadir.RESTORING).unlink()
+            raise
+        (data / datadir.RESTORING).unlink()  # the last: with that the region is there
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise BackupError(f"{data}: cannot be restored to: {reason or error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.release()
         with contextlib.suppress(OSError):
             (data / "region.lock").unlink()
+        lock.release()
     return _described(file, manifest, rows)
+
+
+def _begun(data: Path) -> list[str]:
+    """What a restore that was killed has put into *data*. Raises BackupError."""
+    path = data / datadir.RESTORING
+    try:
+        names = [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["names"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{path}: expected what a restore that was killed has left, got {error}") from None
+    return [name for name in names if name in (DATABASE, *SECRETS, *PLAIN)]
 
 
 # -- making one
@@ -167,12 +200,33 @@ def restore(
 
 @contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """A folder for its owner alone on *file*'s file system."""
+    """A folder for its owner alone on *file*'s file system, locked; those of backups that were killed go."""
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.parent) as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise BackupError(f"{file}: cannot be written: {error.strerror or error}") from None
+        for left in file.parent.glob(f"{_ASIDE}*"):
+            _clear(left)
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=file.parent, ignore_cleanup_errors=True) as folder:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield Path(folder)
+            finally:
+                os.close(descriptor)
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        named = error.filename if isinstance(error, OSError) else None
+        where = named if named and _ASIDE not in str(named) else file
+        raise BackupError(f"{where}: cannot be read or written: {reason or error}") from None
+
+
+def _clear(left: Path) -> None:
+    """A folder that nobody has locked: its backup was killed, and there are keys in it."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def _snapshot(database: Database, target: Path, meter: Meter) -> int:
@@ -329,7 +383,10 @@ def _revive(path: Path) -> int:
         made.migrate()
         settings = SettingsRepository(made)
         version = int(settings.get(CATALOGUE_VERSION) or 0)
-        settings.put({CATALOGUE_VERSION: str(version + CATALOGUE_LEAP), CATALOGUE_DIGEST: "restored"})
+        lifted = int(time.time() - VERSIONS_SINCE)
+        if lifted <= version:
+            lifted = version + CATALOGUE_LEAP
+        settings.put({CATALOGUE_VERSION: str(lifted), CATALOGUE_DIGEST: "restored"})
         with made.engine.connect() as connection:
             rows = count_rows(connection)
     finally:
@@ -349,20 +406,36 @@ def settle(path: Path) -> None:
         os.close(descriptor)
 
 
-def _fill(source: Path, url: str, meter: Meter) -> int:
+def _fill(source: Path, url: str, meter: Meter, region: str | None) -> int:
+    """*region*: an earlier try may have filled it with the rows of this one, and was killed before it could say so."""
+    if region is not None:
+        target = Database(url)
+        try:
+            with contextlib.suppress(sa.exc.DBAPIError):
+                if SettingsRepository(target).get(REGION_ID) == region:
+                    with target.engine.connect() as connection:
+                        return count_rows(connection)
+        finally:
+            target.close()
     with opened(f"{SQLITE}{source}") as old:
         return sum(fill_empty(old, url, meter).values())
 
 
-def fill_empty(source: Database, url: str, meter: Meter) -> dict[str, int]:
+def fill_empty(source: Database, url: str, meter: Meter, *, or_same: bool = False) -> dict[str, int]:
     """Every row of *source* into the database at *url*, made if it has no tables yet. Table -> rows.
 
-    Raises BackupError when there is anything in it, TransferError when a row does not arrive.
+    *or_same*: one that has these very rows will do; whoever put them there was killed after that. Raises BackupError
+    when there is anything else in it, TransferError when a row does not arrive.
     """
     target = Database(url)
     try:
         try:
-            _require_empty(target)
+            taken = _taken(target)
+            if taken is not None:
+                with source.engine.connect() as old, target.engine.connect() as new:
+                    if or_same and target.revision() == target.head() and (there := same_rows(old, new)):
+                        return there
+                raise BackupError(f"database {shown(target)}: expected an empty one, got {taken}")
         except sa.exc.DBAPIError as error:
             reason = str(error.orig).strip().splitlines()[0]
             raise BackupError(f"database {shown(target)}: cannot be opened: {reason}") from None
@@ -373,19 +446,21 @@ def fill_empty(source: Database, url: str, meter: Meter) -> dict[str, int]:
         target.close()
 
 
-def _require_empty(target: Database) -> None:
+def _taken(target: Database) -> str | None:
+    """What is in it already, in words; None when it is empty."""
     ours = {table.name for table in Model.metadata.sorted_tables} | {"alembic_version"}
     with target.engine.connect() as connection:
         tables = set(sa.inspect(connection).get_table_names())
         foreign = sorted(tables - ours)
         if foreign:
-            raise BackupError(f"database {shown(target)}: expected an empty one, got one with the table {foreign[0]}")
+            return f"one with the table {foreign[0]}"
         for table in Model.metadata.sorted_tables:
             if (
                 table.name in tables
                 and connection.execute(sa.select(sa.literal(1)).select_from(table).limit(1)).first()
             ):
-                raise BackupError(f"database {shown(target)}: expected an empty one, got rows in {table.name}")
+                return f"rows in {table.name}"
+    return None
 
 
 def _require_room(folder: Path, nbytes: int) -> None:

@@ -25,6 +25,7 @@ from bootplane.control.errors import StartError
 SYNC_DATABASE = "sync.sqlite"
 REGION_KEY, ADMIN_TOKEN, RACK_TOKEN = "region-key", "admin-token", "rack-token"
 RUN_JSON = "run.json"
+RESTORING = ".restoring"  # there while a restore puts things in place: control.backup
 PROBE_BYTES = 64 << 10  # SQLite maps 32 KiB beside its database: without room for them the process dies by SIGBUS
 NEW_BYTES = 16 << 20  # databases and their journals, before any image
 
@@ -53,11 +54,17 @@ class Lock:
         os.close(self._fd)
 
 
-def prepare(directory: Path) -> None:
+def prepare(directory: Path, *, is_restore: bool = False) -> None:
     """Make *directory* (0700 when it is new) and see that it can be written. Raises StartError.
 
-    A new one must have room for its databases; one in use is started however full it is, to serve what it holds.
+    A new one must have room for its databases; one in use is started however full it is, to serve what it holds. One
+    in which a restore was killed is for another restore only.
     """
+    if not is_restore and (directory / RESTORING).exists():
+        raise StartError(
+            f"data directory {directory}: expected a whole region, got one whose restore has not ended: run `bootplane "
+            "restore` again"
+        )
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe = directory / f".probe-{os.getpid()}"

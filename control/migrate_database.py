@@ -1,12 +1,14 @@
 """A region moves from SQLite to PostgreSQL, where several regions can share one database.
 
 The region must be stopped: its lock says so. Every row is copied in one transaction and compared; then the SQLite file
-gets another name, so that a region that is started without ``--database`` cannot go on in the past.
+gets another name, so that a region that is started without ``--database`` cannot go on in the past. One that is killed
+between the two is made again: a target that has these very rows will do.
 The sync engine's own database is not taken along: an unfinished sync goes on with new works.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,16 @@ def migrate_database(data: Path, url: str, meter: Meter = lambda _what, _total, 
         if settings.data.is_dir():
             stack.callback(datadir.Lock(settings.data / "region.lock", "region").release)
         with opened(settings.database_url) as source:
-            rows = fill_empty(source, url, meter)
-        settle(path)
+            source.close()
+            _settle(path)  # before anything is copied: who has it open would stop us afterwards
+            rows = fill_empty(source, url, meter, or_same=True)
+        _settle(path)
         path.rename(kept)
     return Moved(rows, str(kept))
+
+
+def _settle(path: Path) -> None:
+    try:
+        settle(path)
+    except sqlite3.Error as error:
+        raise BackupError(f"{path}: expected to be the only one who has it open, got: {error}") from None

@@ -43,8 +43,16 @@ class Database:
     on an error. ``read()`` gives one that must not, and that on SQLite waits for no writer."""
 
     def __init__(self, url: str) -> None:
+        """Opens no connection yet. Raises StartError for a URL of another kind of database."""
         self.url = url
-        self.engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        try:
+            self.engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+            is_known = self.engine.dialect.name in ("sqlite", "postgresql")
+        except (sa.exc.ArgumentError, ImportError, ValueError):
+            is_known = False
+        if not is_known:  # a URL may hold a password: only its kind is said
+            kind = f"one that begins with {url.partition('://')[0][:40]!r}" if "://" in url else "no URL"
+            raise StartError(f"database: expected a URL like postgresql://USER@HOST:PORT/NAME, got {kind}")
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _sqlite_pragmas)
             sa.event.listen(self.engine, "begin", _sqlite_begin)

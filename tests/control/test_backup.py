@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
 import shutil
+import sqlite3
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import zstandard
 from typer.testing import CliRunner
 
 from bootplane.control import backup as module
+from bootplane.control import datadir
 from bootplane.control.app import Region
 from bootplane.control.backup import BackupError, back_up, restore
 from bootplane.control.cli.main import app
 from bootplane.control.errors import StartError
 from bootplane.control.simplestreams.signer import Signer
-from bootplane.control.storage.database import Database
+from bootplane.control.storage.database import MIGRATIONS, Database
 from bootplane.control.storage.settings import SettingsRepository
 from tests.fakes.filled import filled
-from tests.fakes.regions import running
+from tests.fakes.mirror import Fault, publish_small, serve
+from tests.fakes.regions import running, synced
 
 KEYS = ("region-key", "admin-token")
 
@@ -166,8 +172,6 @@ def test_from_postgresql_and_back_to_either(postgres: Any, archive: Path, tmp_pa
 
 def rows(url: str) -> dict[str, int]:
     """Table -> rows, of those that do not change by looking."""
-    import sqlalchemy as sa
-
     from bootplane.control.storage.models import Model
 
     database = Database(url)
@@ -262,6 +266,190 @@ def test_what_a_killed_restore_left_is_cleared_away(archive: Path, tmp_path: Pat
     (tmp_path / "data" / ".restore-1" / "region-key").write_text("half")
     restore(archive, tmp_path / "data")
     assert not (tmp_path / "data" / ".restore-1").exists()
+
+
+@contextmanager
+def killed_at(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *, when: Callable[..., bool]) -> Iterator[None]:
+    """As SIGKILL just before *owner.name* is called with what *when* says yes to: nothing is cleared away."""
+    call = getattr(owner, name)
+
+    class Killed(BaseException):
+        pass
+
+    def stop(*words: Any, **options: Any) -> Any:
+        if when(*words):
+            raise Killed
+        return call(*words, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, stop)
+        patch.setattr(module.shutil, "rmtree", lambda *_words, **_options: None)
+        yield
+
+
+MOMENTS = [("region-key", "rename"), ("admin-token", "rename"), ("region.sqlite", "rename"), (".restoring", "unlink")]
+
+
+@pytest.mark.parametrize(("name", "call"), MOMENTS)
+def test_a_restore_that_was_killed_anywhere_is_made_again(
+    name: str, call: str, site: Region, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    with killed_at(monkeypatch, Path, call, when=lambda *words: words[-1] == data / name):
+        restore(archive, data)
+    with pytest.raises(StartError, match="expected a whole region, got one whose restore has not ended: run"):
+        datadir.prepare(data)
+    restore(archive, data)
+    assert not [path for path in data.iterdir() if path.name.startswith(".")]
+    with running(data) as (region, _):
+        assert region.region_id == site.region_id
+        assert region.key.secret_bytes() == site.key.secret_bytes()
+
+
+@pytest.mark.parametrize("name", ["admin-token", ".restoring"])
+def test_a_restore_into_postgresql_that_was_killed_is_made_again(
+    name: str, archive: Path, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    call = "unlink" if name == ".restoring" else "rename"  # after the rows have been committed, or before
+    with killed_at(monkeypatch, Path, call, when=lambda *words: words[-1] == data / name):
+        restore(archive, data, postgres_url)
+    done = restore(archive, data, postgres_url)
+    with running(data, database=postgres_url) as (region, client):
+        assert region.region_id == done.region
+        assert len(client.get("/api/v1/sources").json()["items"]) == 1
+
+
+def test_a_backup_that_was_killed_leaves_no_keys_for_long(
+    site: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with killed_at(monkeypatch, module, "_pack", when=lambda *_words: True):
+        monkeypatch.setattr(module.tempfile.TemporaryDirectory, "cleanup", lambda _self: None)
+        back_up(tmp_path / "one", site.settings.data)
+    monkeypatch.undo()
+    (left,) = tmp_path.iterdir()
+    assert left.stat().st_mode & 0o777 == 0o700 and (left / "region.sqlite").exists()
+    back_up(tmp_path / "two", site.settings.data)
+    assert [path.name for path in tmp_path.iterdir()] == ["two"]
+
+
+def test_two_backups_at_one_time_leave_each_other_alone(
+    site: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pack = module._pack
+
+    def another_first(*words: Any) -> None:
+        monkeypatch.undo()
+        back_up(tmp_path / "second", site.settings.data)
+        pack(*words)
+
+    monkeypatch.setattr(module, "_pack", another_first)
+    back_up(tmp_path / "first", site.settings.data)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]
+    assert members(tmp_path / "first")["region-key"] == members(tmp_path / "second")["region-key"]
+
+
+def test_a_disk_that_fills_up_under_the_snapshot_is_one_sentence(
+    site: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_words: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(module, "_snapshot", full)
+    with pytest.raises(BackupError, match=r"/file: cannot be read or written: database or disk is full"):
+        back_up(tmp_path / "file", site.settings.data)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_restore_of_one_backup_is_newer_to_racks_than_the_first(archive: Path, tmp_path: Path) -> None:
+    versions = []
+    for turn, seconds in enumerate((0.0, 5.0)):
+        with pytest.MonkeyPatch.context() as patch:
+            now = time.time() + seconds
+            patch.setattr(module.time, "time", lambda now=now: now)
+            restore(archive, tmp_path / str(turn))
+        with running(tmp_path / str(turn)) as (region, _):
+            region.publisher.publish(region.publisher.current.contents)
+            versions.append(region.publisher.current.version)
+    assert versions[1] > versions[0] + 1 and versions[1] < 1 << 31
+
+
+def test_a_backup_of_an_older_schema_is_brought_to_this_one(archive: Path, tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    parts = members(archive)
+    old = tmp_path / "old.sqlite"
+    old.write_bytes(parts["region.sqlite"])
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    engine = sa.create_engine(f"sqlite:///{old}")
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0006")
+    engine.dispose()
+    content = old.read_bytes()
+    listed = json.loads(parts["backup.json"])["members"]
+    listed["region.sqlite"] = [hashlib.sha256(content).hexdigest(), len(content)]
+    file = write(tmp_path / "file", {**parts, "region.sqlite": content}, members=listed, schema="0006")
+    done = restore(file, tmp_path / "data")
+    database = Database(f"sqlite:///{tmp_path / 'data' / 'region.sqlite'}")
+    assert database.revision() == database.head() and done.schema == "0006"
+    database.close()
+
+
+def test_the_store_of_another_region_is_taken_in_file_by_file(
+    site: Region, archive: Path, tmp_path: Path, signer: Signer
+) -> None:
+    """Nothing of it is deleted or believed for its name."""
+    data = tmp_path / "data"
+    shutil.copytree(site.settings.data / "image-storage", data / "image-storage")
+    owner = json.loads((data / "image-storage/.owner").read_text())
+    (data / "image-storage/.owner").write_text(json.dumps(owner | {"region": "another", "store": "x" * 32}))
+    before = {path.name for path in (data / "image-storage").iterdir() if len(path.name) == 64}
+    restore(archive, data)
+    with running(data) as (_, client):
+        banners = {each["id"] for each in client.get("/api/v1/status").json()["banners"]}
+        assert "store-owner" in banners
+        known = {path.name for path in (data / "image-storage").rglob("*") if len(path.name) == 64}
+        assert before <= known
+
+
+def test_a_backup_in_the_middle_of_a_sync_goes_on_from_there(tmp_path: Path, signer: Signer) -> None:
+    publish_small(tmp_path / "source", signer)
+    with serve(tmp_path / "source") as server:
+        with running(tmp_path / "data") as (region, client):
+            source = {"url": server.url, "keyring": base64.b64encode(signer.public()).decode()}
+            assert client.post("/api/v1/sources", json=source).status_code == 201
+            body = {"os": "ubuntu", "release": "noble", "arches": ["amd64"]}
+            assert client.post("/api/v1/selections", json=body).status_code == 201
+            taken: list[object] = []
+            server.faults["noble/amd64/20250709/squashfs"] = Fault(  # its set has been decided and is not complete
+                first=lambda: taken.append(back_up(tmp_path / "backup", tmp_path / "data")), times=1
+            )
+            assert synced(region, client)["state"] == "complete"
+        assert taken
+        restore(tmp_path / "backup", tmp_path / "restored")
+        with running(tmp_path / "restored") as (region, client):
+            assert not any(image["complete"] for image in client.get("/api/v1/images").json()["items"])
+            assert synced(region, client)["state"] == "complete"
+            assert all(image["complete"] for image in client.get("/api/v1/images").json()["items"])
+
+
+def test_the_environments_database_is_the_regions(archive: Path, tmp_path: Path, postgres_url: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BOOTPLANE_DATABASE", postgres_url)
+        restore(archive, tmp_path / "data")
+    assert not (tmp_path / "data" / "region.sqlite").exists()
+    assert rows(postgres_url)["boot_sources"] == 1
+
+
+@pytest.mark.parametrize("url", ["mysql://u:geheim@h/d", "postgresql://u:geheim@h:port/d", "geheim"])
+def test_another_kind_of_database_is_one_sentence(url: str, archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(StartError, match="database: expected a URL like postgresql://USER@HOST:PORT/NAME, got") as said:
+        restore(archive, tmp_path / "data", url)
+    assert "geheim" not in str(said.value)
+    assert list((tmp_path / "data").iterdir()) == []
 
 
 def test_no_room_is_said_before_anything_is_written(

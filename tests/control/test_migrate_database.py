@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -105,6 +107,7 @@ def test_a_row_that_does_not_fit_takes_all_back_and_mended_it_goes(data: Path, p
     database = Database(f"sqlite:///{data / 'region.sqlite'}")
     with database.begin() as session:
         session.execute(sa.text("update boot_events set name = :name"), {"name": "x" * 600})
+    database.close()
     with pytest.raises(TransferError, match=r"table boot_events: cannot be taken over: value too long"):
         migrate_database(data, postgres_url)
     assert counted(postgres_url) == 0 and (data / "region.sqlite").exists()
@@ -145,6 +148,43 @@ def test_twice_is_refused(data: Path, postgres_url: str) -> None:
     migrate_database(data, postgres_url)
     with pytest.raises(BackupError, match=r"before-postgresql: expected no database of an earlier move"):
         migrate_database(data, postgres_url)
+
+
+def test_one_that_was_killed_after_its_commit_is_made_again(
+    data: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_words: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        migrate_database(data, postgres_url)
+    assert (data / "region.sqlite").exists() and counted(postgres_url) > 0
+    moved = migrate_database(data, postgres_url)
+    assert moved.rows["boot_events"] == 1 and not (data / "region.sqlite").exists()
+
+
+def test_rows_that_are_not_quite_the_same_are_somebody_elses(
+    data: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", lambda *_words: (_ for _ in ()).throw(KeyboardInterrupt))
+        migrate_database(data, postgres_url)
+    with psycopg.connect(postgres_url, autocommit=True) as connection:  # a region has been started on it since
+        connection.execute("update settings set value = value || 'x' where key = 'region_id'")
+    with pytest.raises(BackupError, match="expected an empty one, got rows in"):
+        migrate_database(data, postgres_url)
+
+
+def test_a_reader_of_the_old_database_is_found_before_a_row_is_copied(data: Path, postgres_url: str) -> None:
+    with closing(sqlite3.connect(data / "region.sqlite")) as reader:
+        reader.execute("begin")
+        reader.execute("select * from settings").fetchone()
+        with pytest.raises(BackupError, match=r"expected to be the only one who has it open, got: database is locked"):
+            migrate_database(data, postgres_url)
+        with psycopg.connect(postgres_url) as connection:
+            assert connection.execute("select count(*) from pg_tables where schemaname = 'public'").fetchone() == (0,)
+    assert migrate_database(data, postgres_url).rows["boot_events"] == 1
 
 
 def test_the_command_counts(data: Path, postgres_url: str) -> None:
