@@ -35,7 +35,9 @@ from bootplane.core.segments cimport blob_release, blob_retain, blob_t
 from bootplane.core.status cimport (
     ST_AGAIN, ST_GONE, ST_MISMATCH, ST_OK, ST_TIMEOUT, ST_UNKNOWN, ST_UPSTREAM, check,
 )
-from bootplane.core.table cimport MAX_NAME, NAME_CONTROL, NAME_DYNAMIC, Table, name_kind, name_normalise, table_find
+from bootplane.core.table cimport (
+    MAX_NAME, NAME_CONTROL, NAME_DYNAMIC, Table, name_kind, name_normalise, table_find, table_is_gone,
+)
 
 cdef enum:
     PATH_ROOM = 2048                 # bytes of a decoded path; a name that is longer even with its slashes is nobody's
@@ -214,6 +216,8 @@ cdef int route(exchange_t* x, scene_t* scene, const char* data, const head_t* h)
         count(scene.counters, C_NAMES_UNKNOWN)
         if scene.table == NULL and kind != NAME_CONTROL:
             return say(x, scene, 503, b"no catalogue has arrived yet", RETRY_AFTER_S, True, 0)
+        if status == 0 and scene.table != NULL and table_is_gone(scene.table, scene.name, scene.name_length):
+            return say(x, scene, 410, b"the file was removed", 0, True, 0)
         return say(x, scene, 404, b"no file has this name", 0, True, 0)
     count(scene.counters, C_NAMES_FOUND)
     return plan(x, scene, data, h, blob)
@@ -315,6 +319,26 @@ cdef int exchange_damaged(exchange_t* x) noexcept nogil:
     return DO_MEND
 
 
+cdef int ask_again(exchange_t* x, scene_t* scene, const char* data, const head_t* h) noexcept nogil:
+    """What was parked is gone, and none of it was sent: the name may mean another file by now."""
+    cdef blob_t* before = x.blob
+    cdef blob_t* blob = NULL
+    cdef int source = x.pending.source if x.pending != NULL else 0
+    cdef int action
+    if scene.table != NULL:
+        blob = table_find(scene.table, scene.name, scene.name_length)
+    if blob == before:
+        return say(x, scene, 503, b"it was removed where it came from", RETRY_AFTER_S, True, 0)
+    if blob == NULL:
+        return say(x, scene, 410, b"the file was removed", 0, True, 0)
+    x.blob = NULL
+    action = plan(x, scene, data, h, blob)
+    if x.pending != NULL:
+        x.pending.source = <uint8_t>source               # it has waited, whatever comes now
+    blob_release(before)             # retained in plan(), the first time
+    return action
+
+
 cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n, int status) noexcept nogil:
     cdef head_t h
     cdef const char* why = b"its bytes cannot be had now"
@@ -330,10 +354,10 @@ cdef int exchange_wake(exchange_t* x, scene_t* scene, const char* data, size_t n
     elif status == ST_GONE:
         why = b"it was removed where it came from"
     scene.name_length = 0
-    if n and head_scan(data, n, &h) == ST_OK:
-        name_of(scene, &h)
     if scene.draining:
         x.flags &= ~EXCHANGE_KEEP
+    if n and head_scan(data, n, &h) == ST_OK and name_of(scene, &h) == 0 and status == ST_GONE:
+        return ask_again(x, scene, data, &h)
     return say(x, scene, 503, why, RETRY_AFTER_S, True, 0)
 
 
@@ -455,9 +479,14 @@ cdef class Exchange:
     def take_back(self):
         exchange_take_back(&self.x, &self.scene)
 
-    def wake(self, int status=0):
-        cdef const char* raw = self.data
-        return self.done(exchange_wake(&self.x, &self.scene, raw, len(self.data), status))
+    def wake(self, int status=0, *, bytes kept=b"", Table table=None):
+        """*kept*: the request's head, which the service has unless it sent some of the response or gave up its turn;
+        *table*: a snapshot that has come meanwhile."""
+        cdef const char* raw = kept
+        if table is not None:
+            self.table = table
+            self.scene.table = table.t
+        return self.done(exchange_wake(&self.x, &self.scene, raw, len(kept), status))
 
     def cut(self):
         return _ACTIONS[exchange_cut(&self.x, &self.scene)]

@@ -56,6 +56,8 @@ cdef const char* reason_of(int status) noexcept nogil:
         return b"405 Method Not Allowed"
     if status == 408:
         return b"408 Request Timeout"
+    if status == 410:
+        return b"410 Gone"
     if status == 412:
         return b"412 Precondition Failed"
     if status == 414:

@@ -7,9 +7,9 @@ cdef enum:
 
 cdef struct entry_t:
     uint64_t hash
-    blob_t* blob                 # retained by the table; NULL = free slot
+    blob_t* blob                 # retained by the table; NULL: the name is of a file that was removed
     uint32_t name_at             # offset in names
-    uint16_t name_len
+    uint16_t name_len            # 0 = free slot
 
 cdef struct table_t:
     int refs                     # atomic: the Table object and each reactor hold one
@@ -30,8 +30,11 @@ cdef enum name_kind_t:
 cdef int name_normalise(const char* raw, size_t n, char* out) noexcept nogil
 cdef int name_kind(const char* name, size_t n) noexcept nogil
 cdef blob_t* table_find(table_t* table, const char* name, size_t n) noexcept nogil   # borrowed from the snapshot, or NULL
+cdef bint table_is_gone(table_t* table, const char* name, size_t n) noexcept nogil   # the name is of a file that was removed
 cdef void table_retain(table_t* table) noexcept nogil
 cdef void table_release(table_t* table) noexcept nogil        # the last one frees: call it where that may take a while
 
 cdef class Table:
     cdef table_t* t
+    cdef bytes checked(self, object name, uint64_t version)
+    cdef object fill(self, dict wanted)

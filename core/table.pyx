@@ -5,7 +5,8 @@ a lock. Open addressing with linear probing at most half full: a miss (firmware 
 the first free slot.
 
 Invariant: only canonical names are in a table, and a lookup compares bytes: a name that is not in the table never
-reaches a file system. A table holds one reference on each blob it names, once per name.
+reaches a file system. A table holds one reference on each blob it names, once per name. A name of a file that was
+removed is in the table without a blob: to TFTP it is nobody's, to HTTP 410.
 
 Left to others: which names exist (dataplane.namespace), percent-decoding and query strings (the HTTP head), whether a
 missing *.lst is a success (TFTP only; look the name up before asking for its kind).
@@ -119,7 +120,7 @@ cdef entry_t* table_slot(table_t* table, const char* name, size_t n) noexcept no
     cdef entry_t* entry
     while True:
         entry = &table.slots[i]
-        if entry.blob == NULL:
+        if entry.name_len == 0:
             return entry
         if entry.hash == h and entry.name_len == n and memcmp(table.names + entry.name_at, name, n) == 0:
             return entry
@@ -128,6 +129,11 @@ cdef entry_t* table_slot(table_t* table, const char* name, size_t n) noexcept no
 
 cdef blob_t* table_find(table_t* table, const char* name, size_t n) noexcept nogil:
     return table_slot(table, name, n).blob
+
+
+cdef bint table_is_gone(table_t* table, const char* name, size_t n) noexcept nogil:
+    cdef entry_t* entry = table_slot(table, name, n)
+    return entry.name_len != 0 and entry.blob == NULL
 
 
 cdef void table_retain(table_t* table) noexcept nogil:
@@ -170,26 +176,25 @@ def kind(name: str) -> int:
 
 
 cdef class Table:
-    """An immutable snapshot of *names*. Names are normalised; ValueError for one that has no canonical form, and for two
-    that have the same and mean different blobs."""
+    """An immutable snapshot of *names*, and of names whose file was removed (*gone*). Names are normalised; ValueError for
+    one that has no canonical form, and for two that have the same and do not mean the same."""
 
-    def __cinit__(self, names, uint64_t version):
+    def __cinit__(self, names, uint64_t version, gone=()):
         cdef dict wanted = {}
         cdef bytes raw
-        cdef size_t total = 0, at = 0
+        cdef size_t total = 0
         cdef uint32_t slots = 8
-        cdef entry_t* entry
-        cdef Blob blob
         for name, value in names.items():
-            raw = canonical(name)
-            if not raw:
-                raise ValueError(f"table {version}: expected a name of 1 to {MAX_NAME} bytes without '..' and control "
-                                 f"bytes, got {name!r}")
+            raw = self.checked(name, version)
             if not isinstance(value, Blob):
                 raise TypeError(f"table {version}: name {name!r}: expected a Blob, got {type(value).__name__}")
             if wanted.setdefault(raw, value) != value:
                 raise ValueError(f"table {version}: name {name!r}: expected one blob, "
                                  f"got {wanted[raw].sha256} and {value.sha256}")
+        for name in gone:
+            raw = self.checked(name, version)
+            if wanted.setdefault(raw, None) is not None:
+                raise ValueError(f"table {version}: name {name!r}: expected it removed or there, got both")
         for raw in wanted:
             total += <size_t>PyBytes_GET_SIZE(raw)
         if total > 0xffffffffULL or len(wanted) > 1 << 30:
@@ -206,16 +211,30 @@ cdef class Table:
         self.t.names = <char*>malloc(total + 1)
         if self.t.slots == NULL or self.t.names == NULL:
             check(ST_NOMEM, f"table {version}: {len(wanted)} names")
-        for raw, blob in wanted.items():
+        self.fill(wanted)
+
+    cdef bytes checked(self, object name, uint64_t version):
+        cdef bytes raw = canonical(name)
+        if not raw:
+            raise ValueError(f"table {version}: expected a name of 1 to {MAX_NAME} bytes without '..' and control "
+                             f"bytes, got {name!r}")
+        return raw
+
+    cdef object fill(self, dict wanted):
+        cdef bytes raw
+        cdef size_t at = 0
+        cdef entry_t* entry
+        for raw, value in wanted.items():
             entry = table_slot(self.t, PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw))
             entry.hash = name_hash(PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw))
             entry.name_at = <uint32_t>at
             entry.name_len = <uint16_t>PyBytes_GET_SIZE(raw)
             memcpy(self.t.names + at, PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw))
             at += <size_t>PyBytes_GET_SIZE(raw)
-            blob_retain(blob.b)
-            entry.blob = blob.b
-            self.t.count += 1
+            if value is not None:
+                entry.blob = (<Blob>value).b
+                blob_retain(entry.blob)
+                self.t.count += 1
 
     def __dealloc__(self):
         if self.t != NULL:
@@ -223,6 +242,7 @@ cdef class Table:
             self.t = NULL
 
     def __len__(self) -> int:
+        """How many names there are; those of removed files do not count."""
         return self.t.count
 
     @property
@@ -242,3 +262,8 @@ cdef class Table:
             return None
         blob = table_find(self.t, PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw))
         return None if blob == NULL else blob.digest[:32].hex()
+
+    def is_gone(self, name) -> bool:
+        """Whether a wire name is that of a file that was removed."""
+        cdef bytes raw = canonical(name)
+        return bool(raw) and table_is_gone(self.t, PyBytes_AS_STRING(raw), <size_t>PyBytes_GET_SIZE(raw))

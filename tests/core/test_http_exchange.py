@@ -310,6 +310,79 @@ def test_a_miss_that_fails_before_the_head_is_503_and_says_when_to_come_back(why
     assert x.text_sent() == "read"
 
 
+NEWER = Blob.memory(b"newer", dynamic=False)
+LATER = Table({"kernel": NEWER}, 2, ["empty"])
+
+
+def test_a_miss_of_a_file_that_was_removed_is_answered_with_what_its_name_means_by_now() -> None:
+    before = KERNEL.references, NEWER.references
+    x = Exchange(TABLE)
+    x.feed(b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=1-\r\n\r\n")
+    x.absent()
+    request = b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=1-\r\n\r\n"
+    assert x.wake(ST_GONE, kept=request, table=LATER) == "send"
+    assert KERNEL.references == before[0]
+    assert x.owed == (1, 5)  # of the newer file, and nothing of the older one was sent
+    head = x.head()
+    assert head.startswith(b"HTTP/1.1 206 Partial Content\r\n")
+    assert b"\r\nContent-Range: bytes 1-4/5\r\n" in head
+    assert NEWER.sha256.encode() in head
+    assert x.sent(4) == "read"
+    assert x.counts() == {
+        "http_requests": 1, "http_partial": 1, "http_body_bytes": 4, "lookups": 1, "names_found": 1, "misses": 1,
+    }  # fmt: skip
+    (record,) = x.records()
+    assert (record.size, record.sent, record.source) == (5, 4, "miss")
+    del x
+    assert NEWER.references == before[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "code", "phrase"),
+    [
+        (Table({}, 2), 410, b"the file was removed"),
+        (Table({}, 2, ["kernel"]), 410, b"the file was removed"),
+        (TABLE, 503, b"it was removed where it came from"),
+    ],
+)
+def test_a_miss_of_a_file_that_was_removed_is_refused_when_its_name_means_nothing_else(
+    table: Table, code: int, phrase: bytes
+) -> None:
+    before = KERNEL.references
+    x = Exchange(TABLE)
+    x.feed(b"GET /kernel" + HOST)
+    x.absent()
+    assert x.wake(ST_GONE, kept=b"GET /kernel" + HOST, table=table) == "text"
+    assert status(x.reply) == code
+    assert (b"\r\nRetry-After: 5\r\n" in x.reply) == (code == 503)
+    assert text(x.reply).endswith(b": kernel: " + phrase + b"\n")
+    assert KERNEL.references == before
+    assert x.text_sent() == "read"
+
+
+def test_what_was_begun_is_cut_and_never_goes_on_with_another_file() -> None:
+    x = Exchange(TABLE)
+    x.feed(b"GET /kernel" + HOST)
+    x.head()
+    x.sent(4)
+    x.absent()
+    assert x.wake(ST_GONE, table=LATER) == "reset"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_removed_file_is_410_and_the_connection_stays_open(method: str) -> None:
+    x = Exchange(Table({"other": KERNEL}, 1, ["kernel"]))
+    assert x.feed(f"{method} //kernel".encode() + HOST) == "text"
+    assert x.reply.startswith(b"HTTP/1.1 410 Gone\r\n")
+    body = b"410 Gone: kernel: the file was removed\n"
+    assert b"\r\nContent-Length: %d\r\n" % len(body) in x.reply
+    assert text(x.reply) == (body if method == "GET" else b"")
+    assert x.text_sent() == "read"
+    assert x.counts() == {"http_requests": 1, "http_client_error": 1, "lookups": 1, "names_unknown": 1}
+    assert x.feed(b"GET /nothing" + HOST) == "text"
+    assert status(x.reply) == 404
+
+
 def test_a_failure_after_the_head_is_a_reset_and_never_an_end() -> None:
     x = Exchange(TABLE)
     x.feed(b"GET /kernel" + HOST)
@@ -368,7 +441,7 @@ PIECES = st.one_of(st.binary(max_size=40), st.sampled_from(WHOLE + PARTS))
 def test_any_bytes_and_events_end_in_a_state_that_owes_nothing(
     pieces: list[bytes], control: bool, data: st.DataObject
 ) -> None:
-    before = KERNEL.references
+    before = KERNEL.references, NEWER.references
     x = Exchange(TABLE, control=control)
     action = "read"
     pieces = list(pieces)
@@ -392,7 +465,9 @@ def test_any_bytes_and_events_end_in_a_state_that_owes_nothing(
             else:
                 action = x.sent(min(move + 1, x.owed[1] - x.owed[0]))
         elif action == "park":
-            action = x.wake(data.draw(st.sampled_from([0, ST_TIMEOUT, ST_GONE])))
+            kept = data.draw(st.sampled_from([b"", b"GET /kernel" + HOST, b"HEAD /empty" + HOST]))
+            newer = data.draw(st.sampled_from([None, TABLE, LATER]))
+            action = x.wake(data.draw(st.sampled_from([0, ST_TIMEOUT, ST_GONE])), kept=kept, table=newer)
         elif action == "ask":
             action = x.answer(data.draw(st.sampled_from([KERNEL, None])), ST_UNKNOWN)
         else:
@@ -401,4 +476,4 @@ def test_any_bytes_and_events_end_in_a_state_that_owes_nothing(
     looked_up = ("names_found", "names_dynamic", "names_unknown")
     assert counts.get("lookups", 0) == sum(counts.get(name, 0) for name in looked_up)
     del x
-    assert KERNEL.references == before
+    assert (KERNEL.references, NEWER.references) == before

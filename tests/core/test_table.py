@@ -173,6 +173,26 @@ class TestTable:
         assert all(table.find(name) == blob.sha256 for name, blob in names.items())
         assert not any(table.find(name + "x") for name in names)
 
+    @given(
+        st.sets(st.text(st.sampled_from("abcd/"), min_size=1, max_size=6)),
+        st.sets(st.text(st.sampled_from("abcd/"), min_size=1, max_size=6)),
+    )
+    def test_a_name_is_there_removed_or_nobodys(self, here: set[str], removed: set[str]) -> None:
+        names = {canonical for name in here if (canonical := normalise(name))}
+        gone = {canonical for name in removed if (canonical := normalise(name))} - names
+        table = Table(dict.fromkeys(names, self.blobs[0]), 1, gone)
+        assert len(table) == len(names)
+        for name in [*here, *removed, "", "/", "..", "zz"]:
+            canonical = normalise(name)
+            assert table.find(name) == (self.blobs[0].sha256 if canonical in names else None)
+            assert table.is_gone(name) == (canonical in gone)
+
+    def test_a_removed_name_is_not_there_too_and_has_a_canonical_form(self) -> None:
+        with pytest.raises(ValueError, match="'//a': expected it removed or there, got both"):
+            Table({"a": self.blobs[0]}, 1, ["//a"])
+        with pytest.raises(ValueError, match="table 3: expected a name of 1 to 512 bytes"):
+            Table({}, 3, ["../a"])
+
 
 def same_hash(name: bytes) -> bytes:
     """Another 16-byte name with the hash that table.pyx gives *name*: its function is no secret, nor need be."""

@@ -21,6 +21,7 @@ WORDS = [
 KERNEL = Blob.memory(b"0123456789", dynamic=False)
 EMPTY = Blob.memory(b"", dynamic=False)
 TABLE = Table({"kernel": KERNEL, "empty": EMPTY}, 1)
+LATER = Table({"kernel": EMPTY}, 2, ["empty"])
 ST_TIMEOUT, ST_UNKNOWN, ST_GONE = 9, 10, 12
 STEPS = 400  # more than the longest input has requests
 Step = tuple[str, bytes, tuple[int, int] | None]
@@ -90,7 +91,8 @@ def disturb(x: Exchange, cut: list[bytes], rng: random.Random) -> None:
                 x.head()
                 action = x.sent(rng.randint(1, owed[1] - owed[0]))
         elif action in ("park", "mend"):
-            action = x.wake(rng.choice((0, 0, ST_TIMEOUT, ST_GONE)))
+            kept = rng.choice((b"", b"GET /kernel HTTP/1.1\r\nHost: rack\r\n\r\n"))
+            action = x.wake(rng.choice((0, 0, ST_TIMEOUT, ST_GONE)), kept=kept, table=rng.choice((None, TABLE, LATER)))
         elif action == "ask":
             action = x.answer(rng.choice((KERNEL, EMPTY, None)), rng.choice((ST_UNKNOWN, ST_TIMEOUT)))
         else:
