@@ -256,7 +256,7 @@ class Region:
         with self._publishing:
             present = self.blobs.present()
             new = contents(self.images.sets(), self.blobs.derived(), self.blobs.promised())
-            self.bulk.publish((blob.sha256, blob.size) for blob in present.values())
+            self.bulk.publish(((blob.sha256, blob.size) for blob in present.values()), self.blobs.removed())
             before = self.publisher.current
             self.custody.before_publishing(has_names=bool(new.names))
             published = self.publisher.publish(new)

@@ -1,7 +1,9 @@
 """The bulk port: blobs by digest (``/blob/<sha256>``) for racks, sent by a core reactor in this process.
 
-Invariant: the table holds exactly the blobs of the store that are present; a name that is not there gets the reactor's
-404 without asking Python. Left to others: which blobs exist (storage), when to publish (app).
+Invariant: the table holds exactly the blobs of the store that are present, and the names of those that were removed; a
+name that is not there gets the reactor's 404, one of a removed file its 410, without asking Python. What bounds the
+latter is how many removed files the database knows (storage.blobs, REMOVED_KEPT): about 150 bytes each in the table.
+Left to others: which blobs exist, and which did (storage), when to publish (app).
 """
 
 from __future__ import annotations
@@ -48,10 +50,11 @@ class BulkServer:
         self._reaper.start()
         loop.add_reader(self._reactor.fileno(), self._drain)
 
-    def publish(self, blobs: Iterable[tuple[str, int]]) -> list[str]:
-        """Serve these (sha256, size). Returns the digests whose file is missing or of another length."""
+    def publish(self, blobs: Iterable[tuple[str, int]], removed: Iterable[str] = ()) -> list[str]:
+        """Serve these (sha256, size), and 410 for those *removed* that are not among them. Returns the digests whose
+        file is missing or of another length."""
         wanted = dict(blobs)
-        gone = []
+        missing = []
         for sha256 in [*self._blobs]:
             if sha256 not in wanted:
                 del self._blobs[sha256]
@@ -62,10 +65,12 @@ class BulkServer:
                 self._blobs[sha256] = self._store.open_blob(sha256, size)
             except (OSError, CoreError) as error:
                 _LOG.error("blob %s cannot be served: %s", sha256, error)
-                gone.append(sha256)
+                missing.append(sha256)
         self._version += 1
-        self._reactor.publish(Table({f"blob/{sha256}": blob for sha256, blob in self._blobs.items()}, self._version))
-        return gone
+        names = {f"blob/{sha256}": blob for sha256, blob in self._blobs.items()}
+        gone = [f"blob/{sha256}" for sha256 in removed if sha256 not in wanted]
+        self._reactor.publish(Table(names, self._version, gone))
+        return missing
 
     def counters(self) -> dict[str, int]:
         return self._reactor.counters() if self._counted is None else self._counted

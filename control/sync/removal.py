@@ -1,7 +1,7 @@
 """What nobody needs goes, in two steps: its names first, its bytes when nobody can ask for them any more.
 
     set superseded ─▶ marked ──grace, no machine in mid-boot──▶ out of the catalogue ─▶ its blobs marked
-    blob marked ──every rack has a catalogue without it──▶ its row says removed (410) ─▶ its file is unlinked
+    blob marked ──every rack has a catalogue without it──▶ its row says removed ─▶ bulk port: 410 ─▶ its file goes
 
 The grace time runs from the moment a set was marked; a blob that no set ever named has it from its coming. What is
 wanted again meanwhile is un-marked.
@@ -104,10 +104,13 @@ class Removal:
         gone = self._blobs.take_away(free)
         derived = self._blobs.derived()
         self._blobs.forget_derived([archive for archive in derived if archive in gone])
-        freed = sum(self._store.remove(sha256) for sha256 in gone)
         if gone:
+            try:
+                self._publish()  # the bulk port says 410 and lets go of their descriptors
+            finally:  # their rows say that they are gone, and nobody would look at the files again
+                # an upload may have brought one again while that was published
+                freed = sum(self._store.remove(sha256) for sha256 in gone if self._blobs.is_removed(sha256))
             _LOG.info("removed %d files that nothing names any more, %d bytes", len(gone), freed)
-            self._publish()  # lets go of their descriptors
         return gone
 
     def _before(self) -> str:

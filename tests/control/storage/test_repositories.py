@@ -6,6 +6,7 @@ import pytest
 
 from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet
 from bootplane.control.errors import Conflict, NotFound
+from bootplane.control.storage import blobs as blobs_module
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.blobs import BlobRecord, BlobRepository, DerivedFile
 from bootplane.control.storage.database import Database, now_text
@@ -117,6 +118,18 @@ def test_a_removed_blob_is_remembered_until_it_is_here_again(database: Database)
     blobs.record([BlobRecord(sha("a"), 10, ROOT)])
     assert blobs.present() == {sha("a"): BlobRecord(sha("a"), 10, ROOT)} and not blobs.is_removed(sha("a"))
     assert blobs.usage().bytes == 10
+
+
+def test_of_what_was_removed_the_latest_are_known(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blobs_module, "REMOVED_KEPT", 3)
+    blobs = BlobRepository(database)
+    blobs.record([BlobRecord(sha(name), 10, ROOT) for name in "abcdef"])
+    for name in "abcde":
+        assert blobs.take_away([sha(name)]) == [sha(name)]
+    assert sorted(blobs.removed()) == sorted(sha(name) for name in "cde") and not blobs.is_removed(sha("a"))
+    blobs.record([BlobRecord(sha("c"), 10, ROOT)])
+    assert sorted(blobs.removed()) == sorted(sha(name) for name in "de")
+    assert sorted(blobs.present()) == sorted([sha("c"), sha("f")])
 
 
 def test_what_neither_sets_nor_the_catalogue_name_is_marked_and_what_they_do_is_not(database: Database) -> None:

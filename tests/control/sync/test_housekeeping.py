@@ -286,6 +286,25 @@ def test_nothing_goes_while_the_store_is_strange(place: Place) -> None:
     assert place.blobs.is_removed(sha256)
 
 
+def test_the_bulk_port_has_been_told_before_a_file_goes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha256 = place.put(b"z")
+    seen: list[tuple[list[str], bool]] = []
+    monkeypatch.setattr(place, "_publish", lambda: seen.append((place.blobs.removed(), place.store.has(sha256))))
+    place.removal = place.remover()
+    assert place.removal.step() == [sha256] and not place.store.has(sha256)
+    assert seen == [([sha256], True)]
+
+
+def test_what_an_upload_brings_again_while_that_is_published_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = place.put(b"z")
+    monkeypatch.setattr(place, "_publish", lambda: place.put(b"z"))
+    place.removal = place.remover()
+    place.removal.step()
+    assert place.store.has(sha256) and sha256 in place.blobs.present()
+
+
 def test_a_blob_that_is_wanted_again_is_un_marked(place: Place) -> None:
     place.put(b"again")
     patient = place.remover(grace_s=3600.0)
