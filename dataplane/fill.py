@@ -10,6 +10,8 @@ present. Wrong: its segment leaves the cache, and it is fetched like any other. 
 
 Invariants: a chunk is fetched by one thread however many wait; nobody is woken with "present" before its digest
 matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
+Who waits for a blob that its sources have removed is told so once the catalogue has been asked for (refresh): the
+reactor looks again what the name means, in the table that came before that word.
 A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
 quarantined.
 
@@ -35,14 +37,16 @@ from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
 from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.look import Looked, Looker
 from bootplane.dataplane.rechecks import Rechecks
+from bootplane.dataplane.refresh import Refresher
 from bootplane.dataplane.refusals import Refusal, Refusals
 from bootplane.dataplane.segments import ABSENT, HERE
 from bootplane.dataplane.sources import Source, Sources
 from bootplane.dataplane.storing import PATIENCE_S, DiskHealth, Storer
-from bootplane.dataplane.upstream import BlobMissing, Body, Upstream, UpstreamError
+from bootplane.dataplane.upstream import BlobMissing, BlobRemoved, Body, Upstream, UpstreamError
 
 OK = 0
 ST_FULL = 3  # status.pxd
+ST_GONE = 12
 ST_UPSTREAM = 13
 
 READ_AHEAD_BYTES = 32 << 20
@@ -84,6 +88,7 @@ class Filler:
         threads: int = 3,
         park_limit_s: float = 20.0,
         upstream_bytes_s: int = 0,
+        refresher: Refresher | None = None,
     ) -> None:
         self._cache = cache
         self._wake = wake
@@ -104,6 +109,8 @@ class Filler:
         self._runs_in_hand = 0
         self._looker = Looker(cache, self._met_damage, self._stopping)
         self._refusals = Refusals()
+        self._refresher = refresher
+        self._removed: set[int] = set()  # ids of blobs that a source says it has removed
         self._last_error = "no bulk address is known yet"
         self._disk_error = ""
         self._last_reap = self._followed_at = 0.0
@@ -152,7 +159,7 @@ class Filler:
     def miss(self, blob: Blob, chunk: int) -> None:
         """Somebody waits for *chunk*. Any thread; returns at once."""
         now = time.monotonic()
-        present = hopeless = False
+        status = OK
         with self._work:
             if self._rechecks.ask(blob, chunk):
                 self._blobs[blob.id] = blob
@@ -161,15 +168,15 @@ class Filler:
                 self._check_work.notify()
                 return
             present = not _must_fetch(blob, chunk, 1)[0] and chunk not in self._plan.flying(blob.id)
-            hopeless = not present and self._sources.is_hopeless(blob.sha256, now)
-            if hopeless:
+            status = OK if present else self._hopeless_status_locked(blob, now)
+            if status != OK:
                 self.stats.given_up += 1
             else:
                 self._blobs[blob.id] = blob
                 self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=present)
                 self._work.notify()
-        if present or hopeless:
-            self._wake(blob, chunk, OK if present else ST_UPSTREAM)
+        if present or status != OK:
+            self._wake(blob, chunk, status)
 
     def damaged(self, blob: Blob, chunk: int) -> None:
         """A reader waits for *chunk*, which is PRESENT: it or the next cannot be read. Any thread; returns at once."""
@@ -185,7 +192,13 @@ class Filler:
                 return False
             self._plan.forget(blob.id)
             self._blobs.pop(blob.id, None)
+            self._removed.discard(blob.id)
             return True
+
+    def look_again(self) -> None:
+        """The catalogue has been asked for: who waits for a removed blob hears it now. Any thread."""
+        with self._work:
+            self._work.notify_all()
 
     # -- fill threads
 
@@ -325,10 +338,10 @@ class Filler:
             with self._lock:
                 self.stats.upstream_bytes += 1
                 self._sources.succeeded(source)
-        except BlobMissing:
+        except BlobMissing as error:
             with self._lock:
                 self._sources.succeeded(source)
-                self._sources.missing(source, blob.sha256, time.monotonic())
+                self._missing_locked(source, blob, error, time.monotonic())
         except UpstreamError as error:
             self._source_failed(source, blob, error)
         finally:
@@ -341,8 +354,8 @@ class Filler:
         now = time.monotonic()
         lost = dict.fromkeys(self._plan.overdue(now - self._park_limit_s), ST_UPSTREAM)
         for blob in self._plan.demanding():
-            if self._sources.is_hopeless(self._blobs[blob].sha256, now):
-                lost |= dict.fromkeys(((blob, chunk) for chunk in self._plan.demanded(blob)), ST_UPSTREAM)
+            if (status := self._hopeless_status_locked(self._blobs[blob], now)) != OK:
+                lost |= dict.fromkeys(((blob, chunk) for chunk in self._plan.demanded(blob)), status)
         if self._disk.is_given_up(now):
             lost |= dict.fromkeys(self._plan.overdue(now - PATIENCE_S), ST_FULL)
         found = []
@@ -352,6 +365,14 @@ class Filler:
                 self.stats.given_up += 1
                 found.append((self._blobs[blob], chunk, status))
         return found
+
+    def _hopeless_status_locked(self, blob: Blob, now: float) -> int:
+        """What who waits for the blob is to be told now; OK: nothing, it may come, or a newer catalogue may."""
+        if not self._sources.is_hopeless(blob.sha256, now):
+            return OK
+        if blob.id not in self._removed:
+            return ST_UPSTREAM
+        return OK if self._refresher is not None and self._refresher.is_running else ST_GONE
 
     def _tell(self, lost: list[tuple[Blob, int, int]]) -> None:
         for blob, chunk, status in lost:
@@ -413,6 +434,7 @@ class Filler:
                     self._cache.abandon(blob, chunk)
         with self._lock:
             self._plan.landed(blob.id, chunk)
+            self._removed.discard(blob.id)
             self.stats.chunks += mine
             disk_is_back = mine and self._disk.succeeded()
         if disk_is_back:
@@ -440,9 +462,16 @@ class Filler:
             self._last_error = str(error)
             self.stats.errors["missing" if missing else error.reason] += 1
             if missing:
-                self._sources.missing(source, blob.sha256, now)
+                self._missing_locked(source, blob, error, now)
             else:
                 self._sources.failed(source, now)
+
+    def _missing_locked(self, source: Source, blob: Blob, error: UpstreamError, now: float) -> None:
+        self._sources.missing(source, blob.sha256, now)
+        if isinstance(error, BlobRemoved):
+            self._removed.add(blob.id)
+            if self._refresher is not None:
+                self._refresher.told(blob.sha256, source.key)
 
     def _refused(self, source: Source, blob: Blob, chunk: int, error: DigestMismatch) -> None:
         expected, _, got = str(error).partition("expected ")[2].partition(", got ")

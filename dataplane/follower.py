@@ -8,7 +8,8 @@ Invariants: what was refused changes nothing that is served, and is said in one 
 disk before it is served, so that the rack does not go back over a restart (on a full disk it is served all the same). A
 new catalogue takes the place of another once the region was asked for each chunk list of it: one whose region falls
 silent in between would take names away that can be served. A blob of which no region has the (right) list is left out
-of the table, named in the log, and tried again.
+of the table, named in the log, and tried again. refresh() asks beside the long poll; what either brings is taken by one
+at a time, and once.
 
 Left to others: what a catalogue is (catalogue), blobs (names), the beat (rackservice).
 """
@@ -27,7 +28,7 @@ from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.catalogue import BlobEntry, Catalogue, CatalogueError, PinnedKey, open_signed
 from bootplane.dataplane.chunklists import ChunkLists
 from bootplane.dataplane.names import Registry
-from bootplane.dataplane.region_client import RegionClient, RegionError, SignedBody
+from bootplane.dataplane.region_client import FileRemoved, RegionClient, RegionError, SignedBody
 
 WAIT_S = 25.0  # long poll
 LACKING_WAIT_S = 2.0  # while chunk lists are missing
@@ -39,7 +40,8 @@ log = logging.getLogger("bootplane.catalogue")
 
 
 class Follower:
-    """*registry* is a function of the chunk list source, because each needs the other. Runs on a thread of its own."""
+    """*registry* is a function of the chunk list source, because each needs the other. run() is for a thread of its
+    own, refresh() for another one."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Follower:
         self._sources = sources
         self._is_idle = is_idle
         self._stopping = threading.Event()
+        self._turn = threading.Lock()  # whoever holds it changes what is served
         self._said: set[str] = set()  # since all was well
         self._region_failed = False  # in this round: the other chunk lists are not asked for
         self._lacking: list[str] = []
@@ -109,24 +112,36 @@ class Follower:
     def stop(self) -> None:
         self._stopping.set()
 
+    def refresh(self) -> None:
+        """Asks the region for a newer catalogue now, and serves it. Raises RegionError and CatalogueError."""
+        self._ask(0)
+
     def _once(self) -> None:
-        self._region_failed = False
-        self.registry.release(self._is_idle)
-        if self._lacking and self.catalogue is not None:
-            self._apply(self.catalogue)
-        wait_s = LACKING_WAIT_S if self._lacking else WAIT_S
-        answer = self._client.catalogue(self.version, wait_s if self.catalogue else 0)
-        if answer is not None:
-            signed, bulk = answer
-            self._sources(bulk)
-            self._take(signed)
+        with self._turn:
+            self._region_failed = False
+            self.registry.release(self._is_idle)
+            if self._lacking and self.catalogue is not None:
+                self._apply(self.catalogue)
+            wait_s = LACKING_WAIT_S if self._lacking else WAIT_S
+        self._ask(wait_s if self.catalogue else 0)
         if self._said and not self._lacking:
             self._said.clear()
             log.info("the region answers; catalogue version %d is served", self.version)
 
+    def _ask(self, wait_s: float) -> None:
+        answer = self._client.catalogue(self.version, wait_s)
+        if answer is not None:
+            signed, bulk = answer
+            with self._turn:
+                self._region_failed = False
+                self._sources(bulk)
+                self._take(signed)
+
     def _take(self, signed: SignedBody) -> None:
         catalogue = open_signed(signed.body, signed.signature, self._key, self.version)
         if self.catalogue is not None:
+            if catalogue.version == self.version:  # the other one was answered first
+                return
             self._fetch_lists(catalogue)
         try:
             kept.save(self._path, signed.body, signed.signature or "")
@@ -148,8 +163,8 @@ class Follower:
         if lacking and lacking != self._lacking:
             log.warning("%d blobs wait for their chunk lists, the first is %s", len(lacking), lacking[0])
         self._lacking = lacking
-        self.catalogue = catalogue
         self._publish(table)
+        self.catalogue = catalogue  # after it: what is said to be served is
         self.tried.set()
         log.info("catalogue %d of region %s: %d names", catalogue.version, catalogue.region, len(table))
 
@@ -159,6 +174,9 @@ class Follower:
             return self._lists.kept(sha256, entry)
         try:
             found = self._lists.get(sha256, entry)
+        except FileRemoved as error:  # the newer catalogue is asked for next
+            self._say(str(error))
+            return None
         except RegionError as error:
             self._region_failed = True
             self._say(str(error))

@@ -3,7 +3,7 @@
     reactor's mails ──▶ loop ──miss, damaged──▶ Filler (fill threads)
                              ──ask───▶ Dynamic (worker threads)
                              ──handover▶ ControlPort (the loop)
-    follower thread: catalogue, tables          beat thread: "I live", bulk addresses
+    follower thread: catalogue, tables (and refresh thread: at once)          beat thread: "I live", bulk addresses
     reporter threads: what machines have fetched, to the region          scrub thread: is the disk still right?
 
 Invariant: nothing in here is on the way of a warm hit. Left to others: all the work; this file only connects.
@@ -37,6 +37,7 @@ from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.proxy import ControlPort
 from bootplane.dataplane.racktoken import RackToken
 from bootplane.dataplane.reactors import Reactors
+from bootplane.dataplane.refresh import Refresher
 from bootplane.dataplane.refusals import Refusal
 from bootplane.dataplane.region_client import RegionClient, RegionError
 from bootplane.dataplane.reports import Reporter
@@ -92,7 +93,10 @@ class RackService:
         key = PinnedKey(token.region_key)
         self._client = RegionClient(regions, token)
         store = Store(shared_store, read_only=True) if shared_store else None
-        self.filler = Filler(cache, reactors.chunk, park_limit_s=park_limit_s)
+        self._refresher = Refresher(
+            lambda: self._follower.refresh(), lambda: self._follower.catalogue, lambda: self.filler.look_again()
+        )
+        self.filler = Filler(cache, reactors.chunk, park_limit_s=park_limit_s, refresher=self._refresher)
         self._follower = Follower(
             directory,
             self._client,
@@ -145,6 +149,7 @@ class RackService:
             loop,
             {"miss": self._miss, "damaged": self._unreadable, "ask": self._ask, "handover": self._handover},
         )
+        self._refresher.start()
         self.filler.start()
         self._reporter.start()
         self.scrubber.start()
@@ -184,6 +189,7 @@ class RackService:
     async def _end(self, loop: asyncio.AbstractEventLoop, hurry: asyncio.Event) -> None:
         self._beats.end()
         self._follower.stop()
+        self._refresher.stop()
         log.info("draining: at most %.0f s for what runs; a second signal ends it now", self._drain_s)
         began, before = loop.time(), self._transfers_ended()
         await self._reactors.drain(self._drain_s, hurry)

@@ -48,6 +48,10 @@ class RegionRefused(RegionError):
     """The region will never take this, however often it is sent."""
 
 
+class FileRemoved(RegionError):
+    """The region had this file and has removed it: whoever names it has an old catalogue."""
+
+
 class Taken(NamedTuple):
     """What a region made of a batch of transfers."""
 
@@ -112,10 +116,13 @@ class RegionClient:
         return SignedBody(answer.body, answer.headers.get("bootplane-signature")), bulk
 
     def chunks(self, sha256: str) -> bytes | None:
-        """The chunk list of a blob, unverified; None when no region has that blob (any more)."""
+        """The chunk list of a blob, unverified; None when no region has that blob. Raises FileRemoved when none has it
+        and the last that was asked has had it."""
         answer = self._ask("GET", f"/rack/v1/chunks/{sha256}", final=(200,))
-        if answer.status in (404, 410):
+        if answer.status == 404:
             return None
+        if answer.status == 410:
+            raise FileRemoved(f"chunk list of {sha256}: {answer.url} has removed the file")
         if answer.status != 200:
             raise _unexpected(answer, f"chunk list of {sha256}", "200")
         return answer.body

@@ -32,7 +32,11 @@ class UpstreamError(Exception):
 
 
 class BlobMissing(UpstreamError):
-    """The source answered 404 or 410: it does not have this blob, or not any more."""
+    """The source answered 404: it does not have this blob (now)."""
+
+
+class BlobRemoved(BlobMissing):
+    """The source answered 410: it had this blob, and nothing names it any more."""
 
 
 class Body:
@@ -135,7 +139,8 @@ class Upstream:
 
 def _check(source: Source, reply: Reply, path: str, size: int, offset: int, length: int) -> None:
     if reply.status in (404, 410):
-        raise BlobMissing(f"{source.key}: {path}: expected 206, got {reply.status}", "answer")
+        kind = BlobRemoved if reply.status == 410 else BlobMissing
+        raise kind(f"{source.key}: {path}: expected 206, got {reply.status}", "answer")
     asked = offset, offset + length - 1, size
     whole = reply.status == 200 and offset == 0 and length == size
     if not whole and (reply.status != 206 or (reply.first, reply.last, reply.total) != asked):

@@ -127,6 +127,8 @@ class FakeRegion:
         self.without_list: set[str] = set()  # blobs whose chunk list is answered with 404
         self.wrong_list: set[str] = set()  # ... with other bytes of the right length
         self.list_status: int | None = None  # any chunk list is answered so
+        self.removed: set[str] = set()  # blobs that are answered with 410 by either port
+        self.hold_polls = threading.Event()  # set: long polls are not answered, as on a path that has lost the flow
         self.changed = threading.Condition(self.lock)
         self.publish(files)
         self._api: _Server | None = None
@@ -253,7 +255,9 @@ class _Api(_Handler):
         elif parts.path.startswith("/rack/v1/chunks/"):
             sha256 = parts.path.rpartition("/")[2]
             digests = None if sha256 in region.without_list else region.chunk_list(sha256)
-            if region.list_status is not None:
+            if sha256 in region.removed:
+                self.answer(410, b"removed")
+            elif region.list_status is not None:
                 self.answer(region.list_status, b"as told")
             elif digests is None:
                 self.answer(404)
@@ -295,6 +299,8 @@ class _Api(_Handler):
         with region.changed:
             region.changed.wait_for(lambda: have != f'"{region.version}"' or region.stopping.is_set(), timeout=wait)
             version, body, signature = region.version, region.body, region.signature
+        while wait and region.hold_polls.is_set() and not region.stopping.wait(0.01):
+            pass
         if region.stopping.is_set():
             self.close_connection = True
             return
@@ -352,6 +358,8 @@ class _Bulk(_Handler):
         data = region.blobs.get(sha256)
         if region.bulk_status is not None:
             self.answer(region.bulk_status, b"as told")
+        elif sha256 in region.removed:
+            self.answer(410, b"removed")
         elif data is None:
             self.answer(404)
         else:
