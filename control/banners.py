@@ -59,7 +59,8 @@ STORE_EMPTIED = Kind(
 UPLOADS_LOST = Kind("uploads-lost", "Upload them again with `bootplane image upload`.")
 MAAS_MIGRATION = Kind(
     "maas-migration",
-    "Stop the region and run `bootplane migrate-maas --database URL` again; it goes on where it stopped.",
+    "Stop the region and run `bootplane migrate-maas --database URL` again; it goes on where it stopped. `--give-up` "
+    "ends it with what has come.",
 )
 
 KINDS = (

@@ -30,7 +30,7 @@ KEPT = (
 
 def migrate_maas(
     database: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--database",
             metavar="URL",
@@ -38,13 +38,16 @@ def migrate_maas(
             show_default=False,
             help="postgresql://... of MAAS 3.4 or older; a password is best kept in ~/.pgpass.",
         ),
-    ],
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
     leave_damaged: Annotated[
         bool, typer.Option("--leave-damaged", help="Succeed without the files that are damaged in the MAAS database.")
     ] = False,
     unlink: Annotated[
         bool, typer.Option("--unlink", help="At the end remove what has come over from the MAAS database.")
+    ] = False,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="End a migration that cannot succeed, with what has come until now.")
     ] = False,
     data: Data = None,
     json: Json = False,
@@ -54,6 +57,13 @@ def migrate_maas(
     from bootplane.control.legacy.maas import MaasDatabase
 
     directory = data_directory(data)
+    if give_up:
+        with one_sentence(), migrate.target(directory) as region:
+            migrate.give_up(region)
+        output.done({}, json, "The migration has been given up; what has come stays, and machines can be deployed.")
+        return
+    if database is None:
+        raise CliError("--database: expected postgresql://... of the MAAS database, got none.")
     with ExitStack() as stack:
 
         def meter(what: str, total: int) -> Meter:
@@ -120,7 +130,7 @@ def _print(report: Report, dry_run: bool) -> None:
     )
     for remark in report.remarks:
         typer.echo(output.clean(f"- {remark}"))
-    if report.others and dry_run:
+    if report.others:
         sessions = figures.count(report.others, "other session")
         output.say(f"{sessions} on this database: stop MAAS before the migration.")
     if dry_run:

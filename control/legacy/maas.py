@@ -11,6 +11,8 @@ bytes go (migrate).
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -270,6 +272,10 @@ class MaasDatabase:
 
 
 def _extra(raw: Any) -> Mapping[str, Any]:
+    """jsonb in MAAS 3.4; before, text that holds JSON."""
+    if isinstance(raw, str):
+        with contextlib.suppress(ValueError):
+            raw = json.loads(raw)
     return raw if isinstance(raw, dict) else {}
 
 

@@ -32,7 +32,6 @@ from bootplane.control.domain.images import UPLOADED as OURS_UPLOADED
 from bootplane.control.legacy.maas import Content, File, Inventory, Resource, Set
 
 SYNCED, GENERATED, UPLOADED = 0, 1, 2  # MAAS's rtype
-EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:-]{0,127}\Z")  # what dataplane.namespace takes as a segment of a name
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 

@@ -87,6 +87,7 @@ class Target:
             self.store = Store(data, keep_free_bytes=keep_free_bytes)
         except StoreError as error:
             raise StartError(str(error)) from None
+        self.database = database
         self.settings = SettingsRepository(database)
         self.board = Board(BannerRepository(database))
         self.blobs = BlobRepository(database)
@@ -136,12 +137,13 @@ def migrate(
     meter: Meter = lambda _what, _total: lambda _n: None,
 ) -> Report:
     """Carry it out. Raises MaasError, StoreError and InsufficientSpace; what has come until then stays."""
-    state.begin(region.settings, region.board)
     inventory = maas.read()
     damaged: set[str] = set()
     made = plan(inventory, _here(region, inventory))
-    _require_room(region, made)
     lacking = _lacking(region, made)
+    if lacking or not state.is_done(region.settings):  # not before it is known that this is the database of a MAAS
+        state.begin(region.settings, region.board)
+    _require_room(region, made)
     progress = meter("migrating", sum(content.total_size for content in lacking.values()))
     while True:
         bad = _fetch_all(maas, region, made, progress)
@@ -159,10 +161,17 @@ def migrate(
         maas, inventory, made, present, max(region.store.free_bytes(), 0), succeeded=succeeded, refused=tuple(refused)
     )
     if not succeeded:
-        state.begin(region.settings, region.board, f"{len(blocking)} files are damaged.")
+        state.begin(region.settings, region.board, f"Damaged or refused: {len(blocking)}.")
         return report
     state.succeed(region.settings, region.board)
     return _unlinked(maas, region, inventory, report, meter) if unlink else report
+
+
+def give_up(region: Target) -> None:
+    """The MAAS database has gone, or nobody wants it any more: what has come is all. Raises Conflict."""
+    if not state.is_pending(region.settings):
+        raise Conflict("migration from MAAS: expected one that has begun and not succeeded, got none")
+    state.succeed(region.settings, region.board)
 
 
 # -- files
@@ -313,8 +322,9 @@ def _unlinked(maas: MaasDatabase, region: Target, inventory: Inventory, report: 
     """Remove the objects whose content is here, file and row, each in a transaction of its own.
 
     There is no way back, so each file is read and hashed once more before its object goes; a rotten one is taken from
-    there again.
+    there again. The rows that say what the files are come to stable storage before.
     """
+    region.database.make_durable()
     rows = region.blobs.present()
     count = nbytes = 0
     going = [

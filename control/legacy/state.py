@@ -18,6 +18,10 @@ def is_pending(settings: SettingsRepository) -> bool:
     return settings.get(MIGRATION) == PENDING
 
 
+def is_done(settings: SettingsRepository) -> bool:
+    return settings.get(MIGRATION) == DONE
+
+
 def begin(settings: SettingsRepository, board: Board, why: str = "") -> None:
     settings.put({MIGRATION: PENDING})
     board.show(MAAS_MIGRATION, f"{TEXT} {why}".strip())

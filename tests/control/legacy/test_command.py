@@ -10,7 +10,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bootplane.control.cli.main import app
+from bootplane.control.legacy import state
 from tests.fakes.maas import Maas
+from tests.fakes.regions import running
 
 
 def migrate(maas: Maas, data: Path, *words: str) -> Result:
@@ -75,3 +77,27 @@ def test_a_database_that_cannot_be_opened_is_one_sentence(url: str, words: str, 
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr.startswith(f"bootplane: {words}") and done.stderr.count("\n") == 1
     assert "geheim" not in done.stderr
+
+
+def test_a_migration_that_cannot_succeed_is_given_up(maas: Maas, data: Path) -> None:
+    files = maas.image("noble")
+    maas.image("jammy", version="20240101")
+    maas.one("update maasserver_largefile set content = %s where id = %s returning id",
+             maas.large_object(b"x" * 20_000), files["squashfs"])  # fmt: skip
+    assert migrate(maas, data).exit_code == 1
+    words = ["migrate-maas", "--give-up", "--data", str(data)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and done.output.startswith("The migration has been given up"), done.output
+    with running(data) as (region, client):
+        assert not state.is_pending(region.settings_rows)
+        assert client.get("/api/v1/images/ubuntu/jammy/amd64/ga-24.04").json()["complete"]
+        assert "maas-migration" not in {each["id"] for each in client.get("/api/v1/status").json()["banners"]}
+    again = CliRunner().invoke(app, words)
+    assert (again.exit_code, again.stdout) == (1, "")
+    assert "expected one that has begun and not succeeded, got none" in again.stderr
+
+
+def test_without_a_database_it_says_which_option_is_missing(data: Path) -> None:
+    done = CliRunner().invoke(app, ["migrate-maas", "--data", str(data)])
+    assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+    assert "--database: expected postgresql://... of the MAAS database, got none." in done.stderr

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bootplane.control.banners import MAAS_MIGRATION
 from bootplane.control.errors import StartError
-from bootplane.control.legacy import state
-from bootplane.control.legacy.maas import MaasDatabase, MaasError
+from bootplane.control.legacy import migrate, state
+from bootplane.control.legacy.maas import Content, MaasDatabase, MaasError
 from bootplane.control.legacy.migrate import Report
 from bootplane.control.mirror_publish import pack
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.database import Database
+from bootplane.control.storage.images import ImageRepository
+from bootplane.control.storage.settings import SettingsRepository
 from bootplane.dataplane.store import InsufficientSpace
 from tests.fakes.maas import GENERATED, MISSING_OID, UPLOADED, Maas
 from tests.fakes.mirror import content, make_file
@@ -330,6 +335,60 @@ def test_a_rotten_file_is_mended_before_its_object_goes(maas: Maas, data: Path, 
     (data / "image-storage" / name).write_bytes(b"x" * 20_000)
     assert (carry_out(unlink=True).removed_objects, maas.objects()) == (3, 0)
     assert name in stored(data)
+
+
+def test_the_rows_survive_a_power_cut_before_the_first_object_goes(
+    maas: Maas, data: Path, carry_out: CarryOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SQLite has in its write-ahead log only is not on stable storage: the database is looked at without it."""
+    maas.resource("web", "amd64/generic", {"root-tgz": maas.put("upload", 3000)}, rtype=UPLOADED)
+    unlink = MaasDatabase.unlink
+
+    def cut_first(self: MaasDatabase, content: Content) -> bool:
+        shutil.copy(data / "region.sqlite", tmp_path / "cut.sqlite")
+        return unlink(self, content)
+
+    monkeypatch.setattr(MaasDatabase, "unlink", cut_first)
+    assert carry_out(unlink=True).removed_objects == 1
+    database = Database(f"sqlite:///{tmp_path / 'cut.sqlite'}")
+    (found,) = ImageRepository(database).sets()
+    assert found.complete and found.resource_set.resource.name == "custom/web/amd64/generic"
+    assert not state.is_pending(SettingsRepository(database))
+    database.close()
+
+
+def test_a_wrong_database_begins_nothing(postgres: Any, data: Path) -> None:
+    """Or a misspelt name would keep every machine from being deployed."""
+    with postgres.database() as url, MaasDatabase(url) as other, migrate.target(data) as region:
+        with pytest.raises(MaasError, match="expected the database of a MAAS"):
+            migrate.migrate(other, region)
+        assert not state.is_pending(region.settings) and region.board.since(MAAS_MIGRATION) is None
+
+
+def test_what_has_succeeded_does_not_begin_again_when_the_database_has_gone(
+    maas: Maas, data: Path, carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maas.image("noble")
+    carry_out()
+
+    def away(self: MaasDatabase) -> None:
+        raise MaasError("MAAS database: cannot be read: the server has ended")
+
+    with monkeypatch.context() as patch, pytest.raises(MaasError):
+        patch.setattr(MaasDatabase, "read", away)
+        carry_out(unlink=True)
+    with migrate.target(data) as region:
+        assert not state.is_pending(region.settings)
+
+
+def test_an_older_maas_keeps_extras_as_text(maas: Maas, data: Path, carry_out: CarryOut) -> None:
+    maas.image("noble", file_extra={"kparams": "quiet"})
+    for table in ("maasserver_bootresource", "maasserver_bootresourcefile"):
+        maas.connection.execute(f"alter table {table} alter column extra type text using extra::text")
+    assert carry_out().succeeded
+    with running(data) as (region, client):
+        assert client.get(f"/api/v1/images/{AMD64}").json()["title"] == "24.04 LTS"
+        assert {f.kparams for s in region.images.sets() for f in s.resource_set.files} == {"quiet"}
 
 
 def test_an_object_stays_when_neither_side_has_it_right(maas: Maas, data: Path, carry_out: CarryOut) -> None:
