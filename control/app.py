@@ -74,7 +74,7 @@ from bootplane.control.sync.transport import Transport
 from bootplane.control.sync.users import Users
 from bootplane.control.tickets import Tickets
 from bootplane.control.timeline import Timeline
-from bootplane.control.uploads import Uploads
+from bootplane.control.uploads.uploads import Uploads
 from bootplane.dataplane.catalogue import SigningKey
 from bootplane.dataplane.store import Store, StoreError
 

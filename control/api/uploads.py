@@ -24,8 +24,9 @@ from bootplane.control.api.routes import guarded
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.errors import CallerError, TooLarge, Unavailable
 from bootplane.control.image_service import ImageService
-from bootplane.control.upload_rules import Wanted
-from bootplane.control.uploads import Receiving, Uploads
+from bootplane.control.uploads.receiving import Receiving
+from bootplane.control.uploads.rules import Wanted
+from bootplane.control.uploads.uploads import Uploads
 
 PACE_S, PACE_BYTES = 60.0, 64 << 10  # so many bytes in that time, else the client is gone, or as good as that
 BATCH_BYTES = 1 << 20  # to the worker thread in one go

@@ -20,13 +20,13 @@ from typing import Annotated, Any
 
 import typer
 
-from bootplane.control import upload_magic, upload_rules
 from bootplane.control.cli import client, figures, output
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
 from bootplane.control.cli.upload_view import View, view_for
 from bootplane.control.domain.images import INITRD, KERNEL, SQUASHFS
 from bootplane.control.errors import Refused
+from bootplane.control.uploads import magic, rules
 
 PIECE_BYTES = 1 << 20  # read, hashed, sent at a time
 PAUSE_S = 0.5  # between questions while somebody else brings the same content, or the region is away
@@ -54,7 +54,7 @@ def upload(
         str, typer.Option("--arch", metavar="A", help="Machines it is for: amd64, arm64, ...", show_default=False)
     ] = "",
     kind: Annotated[
-        str, typer.Option("--type", metavar="T", help=f"Of FILE: {', '.join(upload_rules.TYPES)}.")
+        str, typer.Option("--type", metavar="T", help=f"Of FILE: {', '.join(rules.TYPES)}.")
     ] = "tgz",
     kernel: Annotated[Path | None, typer.Option("--kernel", metavar="FILE", show_default=False)] = None,
     initrd: Annotated[Path | None, typer.Option("--initrd", metavar="FILE", show_default=False)] = None,
@@ -103,13 +103,13 @@ def _sources(
     if file is not None and given:
         raise CliError("Expected FILE, or --kernel, --initrd and --squashfs; got both.", 2)
     if file is not None:
-        if kind not in upload_rules.TYPES:
-            raise CliError(f"--type: expected one of {', '.join(upload_rules.TYPES)}, got {kind!r}.", 2)
-        given = {upload_rules.TYPES[kind]: file}
+        if kind not in rules.TYPES:
+            raise CliError(f"--type: expected one of {', '.join(rules.TYPES)}, got {kind!r}.", 2)
+        given = {rules.TYPES[kind]: file}
     elif len(given) != len(parts):
         raise CliError("Expected FILE, or all of --kernel, --initrd and --squashfs.", 2)
     if manifest is not None:
-        given[upload_rules.MANIFEST] = manifest
+        given[rules.MANIFEST] = manifest
     return [_source(path, ftype, arch) for ftype, path in given.items()]
 
 
@@ -119,13 +119,13 @@ def _source(path: Path, ftype: str, arch: str) -> Source:
             raise CliError(output.clean(f"{path}: expected a file, got {'a directory' if path.is_dir() else 'none'}."))
         with path.open("rb") as opened:
             found = os.fstat(opened.fileno())
-            head = opened.read(upload_magic.HEAD_BYTES)
+            head = opened.read(magic.HEAD_BYTES)
     except OSError as error:
         raise CliError(output.clean(f"{path}: cannot be read: {error.strerror}.")) from None
     if not head:
         raise CliError(output.clean(f"{path}: expected bytes, got an empty file."))
     try:
-        upload_magic.check(ftype, arch.partition("/")[0], head, str(path))
+        magic.check(ftype, arch.partition("/")[0], head, str(path))
     except Refused as error:
         raise CliError(output.clean(error)) from None
     return Source(path, ftype, found.st_size, _stamp(found))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bootplane.control.upload_rules import TYPES
+from bootplane.control.uploads.rules import TYPES
 from bootplane.core.digest import sha256_hex
 from tests.fakes import archives
 from tests.fakes.up import Site, up

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from bootplane.control.upload_rules import TYPES
+from bootplane.control.uploads.rules import TYPES
 
 _PACKERS = {"gz": ("gzip", gzip.compress), "bz": ("bzip2", bz2.compress), "xz": ("xz", lzma.compress)}
 _OF_TYPE = {  # type -> (what is inside, packer)

@@ -89,7 +89,7 @@ def test_a_client_that_stalls_is_sent_away_holds_no_thread_and_keeps_what_came(r
     assert status == 503 and "expected at least 65536 bytes in 0.3 s, got 0;" in problem["detail"]
     assert headers["connection"] == "close"
     assert kept(region) == 3 * PIECE
-    assert region.uploads._receiving == {} and busy[1] == 0
+    assert region.uploads.figures()["receiving"] == 0 and busy[1] == 0
 
 
 class Hours(asyncio.SelectorEventLoop):
@@ -125,7 +125,7 @@ def test_a_client_that_drips_gives_its_place_up_and_a_slow_one_comes_to_the_end(
         assert 3 * PIECE <= kept(region) <= 3 * PIECE + nbytes
     else:
         assert document["state"] == "complete"
-    assert region.uploads._receiving == {}
+    assert region.uploads.figures()["receiving"] == 0
 
 
 def test_a_client_that_leaves_keeps_what_came(region: Region, client: TestClient, sender: Sender) -> None:
@@ -134,7 +134,7 @@ def test_a_client_that_leaves_keeps_what_came(region: Region, client: TestClient
 
     status, problem, _ = asyncio.run(sender.run(gone))
     assert status == 400 and "what has arrived is kept" in problem["detail"]
-    assert region.uploads._receiving == {}
+    assert region.uploads.figures()["receiving"] == 0
     shown = client.get(f"/api/v1/uploads/{sender.upload}").json()
     assert shown["done"] == kept(region) == 3 * PIECE
 
@@ -157,7 +157,7 @@ def test_a_request_that_is_cancelled_in_the_middle_of_a_write_leaves_one_thread_
 ) -> None:
     monkeypatch.setattr("bootplane.control.api.uploads.BATCH_BYTES", 1)
     writing, go_on = threading.Event(), threading.Event()
-    from bootplane.control.uploads import Receiving
+    from bootplane.control.uploads.receiving import Receiving
 
     real = Receiving.write
 
@@ -178,4 +178,4 @@ def test_a_request_that_is_cancelled_in_the_middle_of_a_write_leaves_one_thread_
             await task
 
     asyncio.run(cancelled())
-    assert kept(region) == PIECE and region.uploads._receiving == {}
+    assert kept(region) == PIECE and region.uploads.figures()["receiving"] == 0

@@ -9,7 +9,7 @@ import pytest
 from bootplane.control.api import schemas
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.service import RegionService
-from bootplane.control.uploads import Uploads
+from bootplane.control.uploads.uploads import Uploads
 from bootplane.control.web import pages
 
 

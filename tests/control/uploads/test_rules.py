@@ -6,7 +6,7 @@ import pytest
 
 from bootplane.control.domain.images import ROOT_ARCHIVES, UPLOADED, BootResource, Selection
 from bootplane.control.errors import CallerError, Conflict
-from bootplane.control.upload_rules import TYPES, Wanted, default_base, files_of, resource_of
+from bootplane.control.uploads.rules import TYPES, Wanted, default_base, files_of, resource_of
 from bootplane.dataplane.namespace import tree_name
 
 OFFERED = {("ubuntu", "noble"), ("ubuntu", "jammy"), ("centos", "8-stream"), ("grub-efi-signed", "")}

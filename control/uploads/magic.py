@@ -14,7 +14,7 @@ import zlib
 
 from bootplane.control.domain.images import INITRD, KERNEL, SQUASHFS
 from bootplane.control.errors import Refused
-from bootplane.control.upload_rules import MANIFEST, TYPE_OF
+from bootplane.control.uploads.rules import MANIFEST, TYPE_OF
 
 HEAD_BYTES = 64 << 10  # of a file, or all of it: holds every mark below and the first block of what is inside
 BLOCK = 512  # of tar, and of the partition tables' marks

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bootplane.control.errors import Refused
-from bootplane.control.upload_magic import HEAD_BYTES, check, kind_of
-from bootplane.control.upload_rules import TYPES
+from bootplane.control.uploads.magic import HEAD_BYTES, check, kind_of
+from bootplane.control.uploads.rules import TYPES
 from tests.fakes import archives
 
 

@@ -1,7 +1,7 @@
 """What an upload may be called, what it may be made from and what its files are: MAAS's rules, each with its reason.
 
 Pure: the command line asks before it hashes, the region before it takes a byte. Invariant: whatever passes here is a
-segment of names on the wire and of URLs as it stands. Left to others: what the bytes are (upload_magic).
+segment of names on the wire and of URLs as it stands. Left to others: what the bytes are (magic).
 """
 
 from __future__ import annotations
