@@ -45,6 +45,11 @@ SOURCE_FROZEN = Kind(
     "source-frozen",
     "Ask who runs it, or use another mirror: security updates may be held back. `frozen_after` sets it.",
 )
+SOURCE_FUTURE = Kind(
+    "source-future",
+    "Check this host's clock (`timedatectl`), else ask who runs the source. Its images are taken meanwhile, and so "
+    "will be the next index with an honest date.",
+)
 SELECTION_UNOFFERED = Kind(
     "selection-unoffered",
     "Check its words with `bootplane select list`, or remove it; images of it that are here stay while it is there.",
@@ -73,6 +78,7 @@ KINDS = (
     SOURCE_REFUSED,
     SOURCE_OLDER,
     SOURCE_FROZEN,
+    SOURCE_FUTURE,
     SELECTION_UNOFFERED,
     STORE_OWNER,
     STORE_DAMAGED,
