@@ -27,7 +27,9 @@ from starlette.routing import Route
 from bootplane import __version__
 from bootplane.control import datadir, metrics
 from bootplane.control.api import problems
+from bootplane.control.api.images import router as images_router
 from bootplane.control.api.limits import BodyLimit
+from bootplane.control.api.racks import router as racks_router
 from bootplane.control.api.routes import router
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.api.sources import router as sources_router
@@ -42,6 +44,7 @@ from bootplane.control.events import Hub
 from bootplane.control.image_service import ImageService
 from bootplane.control.metadata import MetadataApi
 from bootplane.control.rack_api import RackApi
+from bootplane.control.rack_service import RackService
 from bootplane.control.racks import RackBook
 from bootplane.control.service import RegionService
 from bootplane.control.source_service import SourceService
@@ -197,6 +200,18 @@ class Region:
             interval_s=settings.sync_interval_s,
         )
         self.boot_sources = SourceService(self.sources, keeper, refresher, self.hub)
+        self.image_service = ImageService(
+            images=self.images,
+            blobs=self.blobs,
+            sources=self.sources,
+            selections=self.selections,
+            store=self.store,
+            published=lambda: self.publisher.current,
+            publish=self.publish,
+        )
+        self.rack_service = RackService(
+            self.racks, self.hub, image=self.image_service.show, public_key=self.key.public_hex
+        )
         self.service = RegionService(
             region_id=self.region_id,
             started=now_text()[:19] + "Z",
@@ -205,10 +220,10 @@ class Region:
             store=self.store,
             sources=self.boot_sources,
             selections=self.selections,
-            images=self.images,
+            images=self.image_service,
             blobs=self.blobs,
             banners=self.banners,
-            racks=self.racks,
+            racks=self.rack_service,
             coordinator=self.coordinator,
             publisher=self.publisher,
             hub=self.hub,
@@ -320,9 +335,10 @@ class Region:
         app.add_middleware(BodyLimit)
         problems.install(app)
         app.include_router(router(self.service, self.sessions, self.hub))
-        image_service = ImageService(self.images, self.selections, self.store, self.publish)
         app.include_router(sources_router(self.boot_sources, self.sessions))
-        app.include_router(uploads_router(self.uploads, image_service, self.sessions, self.intake))
+        app.include_router(images_router(self.image_service, self.sessions))
+        app.include_router(uploads_router(self.uploads, self.sessions, self.intake))
+        app.include_router(racks_router(self.rack_service, self.sessions))
         rack_api = RackApi(
             region_id=self.region_id,
             publisher=self.publisher,

@@ -1,4 +1,4 @@
-"""What an operator does with images that are here, besides looking: find one by a short name, compare, delete.
+"""What an operator does with images that are here: look, find one by a short name, compare, delete.
 
 Invariant: a delete takes an upload's names from machines that begin now, never bytes from one that has begun: those go
 after the grace time, as everything does. A synced image is its selections' to remove.
@@ -10,23 +10,56 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bootplane.control import packages
+from bootplane.control.catalogue import Publication
 from bootplane.control.domain.images import CUSTOM_OS, MANIFESTS
 from bootplane.control.errors import Conflict, NotFound
+from bootplane.control.image_documents import Around, document, shown
+from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.images import ImageRepository, StoredSet
 from bootplane.control.storage.selections import SelectionRepository
+from bootplane.control.storage.sources import SourceRepository
 from bootplane.control.sync.decide import is_selected
 from bootplane.dataplane.store import Store
 
 MANIFEST_BYTES = 4 << 20
+Documents = list[dict[str, Any]]  # beside a method called list
 
 
 class ImageService:
-    def __init__(
-        self, images: ImageRepository, selections: SelectionRepository, store: Store, publish: Callable[[], None]
-    ) -> None:
-        self._images, self._selections, self._store, self._publish = images, selections, store, publish
+    """Thread-safe. *published*: the catalogue that racks have now."""
 
-    def delete(self, name: str, arch: str | None) -> list[dict[str, Any]]:
+    def __init__(
+        self,
+        *,
+        images: ImageRepository,
+        blobs: BlobRepository,
+        sources: SourceRepository,
+        selections: SelectionRepository,
+        store: Store,
+        published: Callable[[], Publication | None],
+        publish: Callable[[], None],
+    ) -> None:
+        self._images, self._blobs, self._sources, self._selections = images, blobs, sources, selections
+        self._store, self._published, self._publish = store, published, publish
+
+    def list(self) -> list[dict[str, Any]]:
+        around = self._around()
+        return [document(stored, around) for stored in shown(around.sets)]
+
+    def count(self) -> int:
+        """How many list() has."""
+        return len(shown(self._images.sets()))
+
+    def show(self, name: str, *, packages: bool = False) -> dict[str, Any]:
+        """One image by its name; with *packages*, those that its package list names."""
+        around = self._around()
+        stored = find(shown(around.sets), name)[0]
+        found = document(stored, around)
+        if packages:
+            found["packages"] = packages_of(self._store, stored)
+        return found
+
+    def delete(self, name: str, arch: str | None) -> Documents:
         """Take an upload away, of every arch or of one. Raises Conflict for a synced image."""
         sets = [each for each in self._images.sets() if each.marked is None]
         found = [each for each in sets if each.resource_set.resource.is_uploaded and _is_called(each, name)]
@@ -62,7 +95,17 @@ class ImageService:
             **packages.difference(self._packages(first), self._packages(second)),
         }
 
-    def _packages(self, stored: StoredSet) -> list[dict[str, str]]:
+    def _around(self) -> Around:
+        published = self._published()
+        return Around(
+            sets=self._images.sets(),
+            lost=self._blobs.lost(),
+            names=published.contents.names if published else {},
+            derived=self._blobs.derived(),
+            sources={record.source.id: record.source.name for record in self._sources.list()},
+        )
+
+    def _packages(self, stored: StoredSet) -> Documents:
         found = packages_of(self._store, stored)
         if not found:
             resource_set = stored.resource_set

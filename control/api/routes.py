@@ -1,4 +1,5 @@
-"""The REST API as a table, in the order of the manual. Handlers are one line each: RegionService does the work.
+"""The REST API of a region as a whole, as a table. Handlers are one line each: RegionService does the work. Sources,
+images, racks and uploads have routers of their own beside this one; what is the same in all of them stands here.
 
 Plain functions run in a thread pool, because the service reads a database; only the event stream is a coroutine. Every
 route under /api/v1 needs the admin token, or for reading an open session.
@@ -80,14 +81,6 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     def stop_sync() -> Any:
         return service.stop_sync()
 
-    @api.get("/images", response_model=schemas.Images, response_model_exclude_none=False)
-    def list_images() -> Any:
-        return {"items": service.images(), "next": None}
-
-    @api.get("/images/{name:path}", response_model=schemas.Image)
-    def show_image(name: str, packages: bool = False) -> Any:
-        return service.image(name, packages=packages)
-
     @api.get("/machines", response_model=schemas.Machines)
     def list_machines(limit: Limit = 500, after: After = None) -> Any:
         return service.machines(limit, after)
@@ -95,30 +88,6 @@ def router(service: RegionService, sessions: Sessions, hub: Hub) -> APIRouter:
     @api.get("/machines/{key}/timeline", response_model=schemas.BootTimeline)
     def machine_timeline(key: str, limit: Limit = 500, since: Since = None, after: After = None) -> Any:
         return service.timeline(key, limit, since, after)
-
-    @api.get("/racks", response_model=schemas.Racks)
-    def list_racks() -> Any:
-        return {"items": service.racks(), "next": None}
-
-    @api.get("/racks/{key}", response_model=schemas.Rack)
-    def show_rack(key: str) -> Any:
-        return service.rack(key)
-
-    @api.patch("/racks/{key}", response_model=schemas.Rack)
-    def set_rack(key: str, body: schemas.RackIn) -> Any:
-        return service.set_rack_limits(key, body.model_dump(exclude_unset=True))
-
-    @api.get("/racks/{key}/cache", response_model=schemas.RackCache)
-    def rack_cache(key: str) -> Any:
-        return service.rack_cache(key)
-
-    @api.get("/racks/{key}/forecast", response_model=schemas.RackForecast)
-    def rack_forecast(key: str, image: Name) -> Any:
-        return service.rack_forecast(key, image)
-
-    @api.post("/rack-tokens", response_model=schemas.RackToken, status_code=201)
-    def new_rack_token(body: schemas.RackTokenIn) -> Any:
-        return service.new_rack_token(body.name)
 
     @api.get("/events", response_class=StreamingResponse)
     async def event_stream() -> StreamingResponse:

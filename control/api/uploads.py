@@ -1,4 +1,4 @@
-"""The REST API of custom images: announce, send, look, cancel; and what one does with images that are here.
+"""The REST API of uploads: announce, send, look, cancel.
 
 Bytes come as the raw body of a PUT with a Content-Range, are handed to a worker thread by the mebibyte, and go to the
 store from there. A client that sends nothing, or next to nothing, holds a coroutine and no thread, and one of the few
@@ -14,16 +14,15 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 
 from bootplane.control.api import schemas
 from bootplane.control.api.routes import guarded
 from bootplane.control.api.sessions import Sessions
 from bootplane.control.errors import CallerError, TooLarge, Unavailable
-from bootplane.control.image_service import ImageService
 from bootplane.control.uploads.receiving import Receiving
 from bootplane.control.uploads.rules import Wanted
 from bootplane.control.uploads.uploads import Uploads
@@ -32,8 +31,6 @@ PACE_S, PACE_BYTES = 60.0, 64 << 10  # so many bytes in that time, else the clie
 BATCH_BYTES = 1 << 20  # to the worker thread in one go
 THREADS = 8
 
-Name = Annotated[str, Query(max_length=256)]
-Arch = Annotated[str | None, Query(max_length=97)]
 Answer = TypeVar("Answer")
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
 
@@ -140,7 +137,7 @@ def content_range(request: Request) -> tuple[int, int, int]:
     raise CallerError(f"Content-Range: expected bytes FIRST-LAST/TOTAL, got {text!r}")
 
 
-def router(uploads: Uploads, images: ImageService, sessions: Sessions, intake: Intake) -> APIRouter:
+def router(uploads: Uploads, sessions: Sessions, intake: Intake) -> APIRouter:
     api = guarded(sessions)
 
     @api.get("/uploads", response_model=schemas.Uploads)
@@ -182,13 +179,5 @@ def router(uploads: Uploads, images: ImageService, sessions: Sessions, intake: I
     )
     async def send_file(key: str, file: str, request: Request) -> Any:
         return await intake.receive(request, key, file)
-
-    @api.get("/image-diff", response_model=schemas.ImageDiff)
-    def diff_images(old: Name, new: Name) -> Any:
-        return images.diff(old, new)
-
-    @api.delete("/images/{name:path}", response_model=schemas.ImagesRemoved)
-    def delete_image(name: str, arch: Arch = None) -> Any:
-        return {"items": images.delete(name, arch), "next": None}
 
     return api
