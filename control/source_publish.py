@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ from bootplane.control.domain.images import (
     CUSTOM_OS,
     MANIFESTS,
     ROOT_ARCHIVES,
+    SYNCED,
     BootResource,
     ResourceFile,
     Tag,
@@ -58,6 +60,8 @@ STATE_FORMAT = 1
 GRACE_S = 3600.0
 READS = 5  # of the database, when sets go while they are laid out
 
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:-]{0,127}\Z")  # a content id that can be the name of a file
+_IDENTITY = ("os", "release", "arch", "subarch", "kflavor", "label", "bootloader-type")  # tags that tell products apart
 _ARCHES = {("open-firmware", "ppc64el"): "ppc64el,ppc64"}  # machines a loader starts, where that is not its arch alone
 
 
@@ -75,6 +79,7 @@ class Outcome:
     fingerprint: str
     keyring: str
     updated: str
+    left_out: tuple[str, ...]  # a sentence for each image that is not in it
     names: tuple[str, ...]
 
 
@@ -137,14 +142,14 @@ def publish_region(
         state = _read_state(folder)
         _write_state(folder, state)  # from now on it is ours: a publication that is killed can be made again
         for attempt in range(1, READS + 1):
-            products = _products(held, patterns, state)
+            products, left_out = _products(held, patterns, state)
             try:
                 placed = _lay_out(held.store, folder, products, state, how, check, meter, now())
                 break
             except Vanished:
                 if attempt == READS:
                     raise
-        return _announce(folder, products, placed, signer, state, grace_s, now())
+        return _announce(folder, products, placed, signer, state, grace_s, now(), tuple(left_out))
     finally:
         lock.release()
 
@@ -152,7 +157,8 @@ def publish_region(
 # -- what is published
 
 
-def _products(held: Holdings, patterns: Sequence[str], state: _State) -> list[PublishProduct]:
+def _products(held: Holdings, patterns: Sequence[str], state: _State) -> tuple[list[PublishProduct], list[str]]:
+    """What is published, and a sentence for each image that is not."""
     sets = [each for each in held.read().sets if each.complete and each.marked is None]
     chosen = [each for each in sets if each.resource_set.resource.is_bootloader or _matches(each, patterns)]
     images = [each for each in chosen if not each.resource_set.resource.is_bootloader]
@@ -163,7 +169,40 @@ def _products(held: Holdings, patterns: Sequence[str], state: _State) -> list[Pu
         if not any(_matches(each, (pattern,)) for each in images):
             raise PublishError(f"--image {pattern}: expected the name of a complete image, or a pattern, got neither")
     taken = {path: str(facts[0]) for path, facts in state.files.items()}
-    return [product_of(each, held.store, taken) for each in chosen]
+    own, left_out = _one_each(chosen)
+    return _apart([product_of(each, held.store, taken) for each in own]), left_out
+
+
+def _one_each(chosen: Collection[StoredSet]) -> tuple[list[StoredSet], list[str]]:
+    """Those that readers can tell apart, and a sentence for each other: an upload to this region goes before one that
+    came from another region under the same name."""
+    found: dict[BootResource, StoredSet] = {}
+    left_out = []
+    for each in sorted(chosen, key=lambda each: not each.resource_set.resource.is_uploaded):
+        abroad = replace(_known_abroad(each.resource_set.resource), title="", codename="", kflavor="", base_image="")
+        abroad = replace(abroad, rtype=SYNCED)
+        first = found.setdefault(abroad, each)
+        if first.resource_set.resource.name != each.resource_set.resource.name:
+            left_out.append(
+                f"{each.resource_set.resource.name} is left out: {first.resource_set.resource.name} is called "
+                f"{abroad.name} for readers, too"
+            )
+    names = {each.resource_set.resource.name for each in found.values()}
+    return [each for each in chosen if each.resource_set.resource.name in names], left_out
+
+
+def _apart(products: Collection[PublishProduct]) -> list[PublishProduct]:
+    """Versions of one product say the same of it (the newest's words count), and two products have two ids."""
+    tags: dict[tuple[str, str], Mapping[str, Tag]] = {}
+    owners: dict[tuple[str, str], tuple[object, ...]] = {}
+    made = []
+    for product in sorted(products, key=lambda each: each.version, reverse=True):
+        owner = tuple(product.tags.get(key) for key in _IDENTITY)
+        number, key = 1, (product.content_id, product.id)
+        while owners.setdefault(key, owner) != owner:
+            number, key = number + 1, (product.content_id, f"{product.id}:{number}")
+        made.append(replace(product, id=key[1], tags=tags.setdefault(key, product.tags)))
+    return made
 
 
 def _matches(stored: StoredSet, patterns: Sequence[str]) -> bool:
@@ -173,7 +212,7 @@ def _matches(stored: StoredSet, patterns: Sequence[str]) -> bool:
 
 def product_of(stored: StoredSet, store: Store, taken: dict[str, str]) -> PublishProduct:
     """A complete set as one version of a product. *taken*: paths in use -> digest; those of this set are added."""
-    resource = _known_abroad(stored.resource_set.resource)
+    resource, told = _known_abroad(stored.resource_set.resource), stored.told
     items: dict[str, PublishItem] = {}
     ftypes = {file.ftype for file in stored.resource_set.files}
     for file in stored.resource_set.files:
@@ -183,16 +222,24 @@ def product_of(stored: StoredSet, store: Store, taken: dict[str, str]) -> Publis
                     f"{store.path_of(file.sha256)}: expected a file of {file.size} bytes, got none or another length"
                 )
             continue  # a package list that never came: the set is complete without it
-        name = _item_name(file)
+        said, words = told.items.get(file.name, ("", {})) if told else ("", {})
+        name = said or _item_name(file)
         name = file.name if name in items else name
         path = _path(stored.paths.get(file.name, ""), file, taken)
         taken[path] = file.sha256
         tags: dict[str, Tag] = {"kparams": file.kparams} if file.kparams else {}
         if file.ftype == ARCHIVE:
             tags["src_package"] = name
+        tags |= words
         items[name] = PublishItem(name, file.ftype, path, store.path_of(file.sha256), tags)
     content_id, product_id = _ids(resource, is_root=bool(ftypes & ROOT_ARCHIVES))
-    return PublishProduct(content_id, product_id, stored.resource_set.version, _tags(resource), tuple(items.values()))
+    known: dict[str, Tag] = _tags(resource)
+    if told is not None:
+        if _ID.match(told.content_id):
+            content_id = told.content_id
+        product_id = told.product_id
+        known = {"arch": resource.arch, "label": resource.label, "os": resource.os, **told.tags}
+    return PublishProduct(content_id, product_id, stored.resource_set.version, known, tuple(items.values()))
 
 
 def _known_abroad(resource: BootResource) -> BootResource:
@@ -345,21 +392,23 @@ def _announce(
     state: _State,
     grace_s: float,
     now: float,
+    left_out: tuple[str, ...],
 ) -> Outcome:
     """Documents, the index last; then the keyring's and the folder's memory, and away with what is stale."""
     moment = max(now, state.updated)
     updated = datetime.fromtimestamp(int(moment), UTC)
     old = {*state.files, *state.documents, *state.stale}
+    names = _list_names(products)
     coming = _State(
         updated=int(moment),
         files={p: [*facts, (folder / p).lstat().st_mtime_ns] for p, facts in placed.files.items()},
-        documents=sorted({*state.documents, *_documents(products)}),
+        documents=sorted({*state.documents, *_documents(names.values())}),
         stale={path: state.stale.get(path, now) for path in old if path not in placed.files},
     )
     _write_state(folder, coming)  # before the index: whatever happens next, what lies here is known to be ours
     _write(folder / KEYRING, signer.public())
     placing.inside(folder, f"{STREAMS}/index.json")
-    lists = write_lists(folder, products, placed.files, signer, updated, list_name=_portable)
+    lists = write_lists(folder, products, placed.files, signer, updated, list_name=names.__getitem__)
     written = [str(path.relative_to(folder)) for path in lists]
     coming.documents = written
     for path in written:
@@ -386,19 +435,29 @@ def _announce(
         fingerprint=signer.fingerprint,
         keyring=str(folder / KEYRING),
         updated=updated.isoformat(),
+        left_out=left_out,
         names=tuple(sorted(f"{product.id} {product.version}" for product in products)),
     )
 
 
-def _documents(products: Collection[PublishProduct]) -> Iterator[str]:
+def _documents(names: Iterable[str]) -> Iterator[str]:
     """What write_lists is about to write."""
-    for name in {_portable(product.content_id) for product in products} | {"index"}:
+    for name in (*names, "index"):
         yield from (f"{STREAMS}/{name}{suffix}" for suffix in (".json", ".json.gpg", ".sjson"))
 
 
-def _portable(content_id: str) -> str:
-    """A file name that every file system takes: mirrors travel on disks that are formatted as FAT."""
-    return content_id.replace(":", ".")
+def _list_names(products: Collection[PublishProduct]) -> dict[str, str]:
+    """Content id -> a file name that every file system takes, and its own: mirrors travel on disks that are formatted
+    as FAT, where a colon is no letter and A is a."""
+    names: dict[str, str] = {}
+    used = {"index"}
+    for content_id in sorted({product.content_id for product in products}):
+        name = content_id.replace(":", ".")
+        if name.casefold() in used:
+            name = f"{name}-{hashlib.sha256(content_id.encode()).hexdigest()[:8]}"
+        used.add(name.casefold())
+        names[content_id] = name
+    return names
 
 
 # -- the folder's memory

@@ -87,6 +87,8 @@ def publish(
         f"{figures.size(done.bytes)}, by {done.how}) in {folder}, signed by {done.fingerprint}.",
     )
     output.say(f"Readers need {done.keyring}; tell them the fingerprint by another way than the mirror itself.")
+    for sentence in done.left_out:
+        output.say(sentence)
     if done.removed:
         output.say(f"{figures.count(done.removed, 'file')} that nothing names any more removed.")
     if done.stale:

@@ -225,6 +225,17 @@ class ResourceSet:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a source says of a set beside what machines need: kept for whoever we publish it to (support_eol, older
+    subarches, kpackage), and never believed. *items*: file name -> the item's name, its own and its version's tags."""
+
+    product_id: str
+    content_id: str
+    tags: Tags = field(default_factory=dict, hash=False)  # the product's and its list's
+    items: Mapping[str, tuple[str, Tags]] = field(default_factory=dict, hash=False)
+
+
 def lacks(ftypes: Iterable[str]) -> tuple[str, ...]:
     """What a set with these *ftypes* still lacks to be complete: empty when it is.
 

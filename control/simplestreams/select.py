@@ -12,6 +12,7 @@ Left to others: bytes (plan, sync), when an older version goes (sync).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -27,10 +28,15 @@ from bootplane.control.domain.images import (
     ResourceFile,
     ResourceSet,
     Selection,
+    Tags,
+    Told,
     Version,
     lacks,
 )
 
+_OF_DOCUMENTS = frozenset({"content_id", "datatype", "format", "updated", "products", "versions", "items"})
+_OF_FILES = frozenset({"path", "ftype", "sha256", "size", "md5", "sha512"})  # ours to say, or what nobody has checked
+TAG_CHARACTERS = 4096
 PXELINUX_ARCHES = frozenset({"i386", "amd64"})
 
 
@@ -46,6 +52,14 @@ class Choice:
     @property
     def resource(self) -> BootResource:
         return self.product.resource
+
+    def told(self) -> Told:
+        return Told(
+            self.product.id,
+            self.product.content_id,
+            _kept(self.product.tags, _OF_DOCUMENTS),
+            {item.file_name: (item.name, _kept(item.tags, _OF_FILES)) for item in self.items},
+        )
 
     def resource_set(self) -> ResourceSet:
         return ResourceSet(
@@ -130,6 +144,18 @@ def wanted_items(version: Version) -> tuple[Item, ...]:
         for item in version.items
         if item.ftype in KEPT_FTYPES and not (has_squashfs and item.ftype in (ROOT_IMAGE, "root-image.manifest"))
     )
+
+
+def _kept(tags: Tags, but: frozenset[str]) -> Tags:
+    """What every database and the next reader can take: no control characters, no infinite number, no book."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key not in but
+        and len(words := f"{key}{value}") <= TAG_CHARACTERS
+        and words.isprintable()
+        and (isinstance(value, str) or math.isfinite(value))
+    }
 
 
 def _any_match(patterns: Iterable[str], names: Iterable[str]) -> bool:

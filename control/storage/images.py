@@ -8,12 +8,13 @@ it is removed after a grace time, in which racks and machines move on.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session, selectinload
 
-from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet
+from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet, Told
 from bootplane.control.errors import Conflict
 from bootplane.control.storage.database import Database, now_text
 from bootplane.control.storage.models import FileRow, ResourceRow, SetRow
@@ -30,6 +31,7 @@ class StoredSet:
     marked: str | None = None
     source_id: str | None = None  # None when the source has been removed
     paths: dict[str, str] = field(default_factory=dict, hash=False)
+    told: Told | None = field(default=None, hash=False)  # None: no source has said anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class WantedSet:
     resource_set: ResourceSet
     source_id: str | None  # None: no source's; what is known of the resource's source stays
     paths: dict[str, str] = field(hash=False)
+    told: Told | None = field(default=None, hash=False)  # None: what is known stays
 
 
 class ImageRepository:
@@ -169,6 +172,8 @@ def _want(session: Session, wish: WantedSet) -> None:
         session.add(found)
         session.flush()
     found.marked = None
+    if wish.told is not None:
+        found.told = asdict(wish.told)
     present = {file.name: file for file in found.files}
     if {name: file.sha256 for name, file in present.items()} != {f.name: f.sha256 for f in wish.resource_set.files}:
         found.complete = False  # a version whose content changed under its name is a new one in all but name
@@ -220,4 +225,12 @@ def _stored(row: SetRow) -> StoredSet:
         marked=row.marked,
         source_id=str(owner.source_id) if owner.source_id is not None else None,
         paths={f.name: f.path for f in row.files},
+        told=_told(row.told),
     )
+
+
+def _told(found: dict[str, Any] | None) -> Told | None:
+    if found is None:
+        return None
+    items = {name: (item, tags) for name, (item, tags) in found["items"].items()}
+    return Told(found["product_id"], found["content_id"], found["tags"], items)

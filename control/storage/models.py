@@ -108,6 +108,7 @@ class SetRow(Model):
     complete: Mapped[bool]
     created: Mapped[str] = mapped_column(Time)
     marked: Mapped[str | None] = mapped_column(Time)  # superseded or dropped at; removed after the grace time
+    told: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))  # by its source: domain.images.Told
     resource: Mapped[ResourceRow] = relationship(back_populates="sets")
     files: Mapped[list[FileRow]] = relationship(
         back_populates="resource_set", cascade="all, delete-orphan", order_by="FileRow.id", passive_deletes=True

@@ -85,9 +85,8 @@ def decide(
         if any(each.complete and each.resource_set.version > choice.version.name for each in by_name.get(name, ())):
             keep_ids.update(each.id for each in by_name[name] if each.complete)
             continue
-        wanted.append(
-            WantedSet(choice.resource_set(), choice.source.id, {item.file_name: item.path for item in choice.items})
-        )
+        paths = {item.file_name: item.path for item in choice.items}
+        wanted.append(WantedSet(choice.resource_set(), choice.source.id, paths, choice.told()))
     coming = {(each.resource_set.resource.name, each.resource_set.version) for each in wanted}
     dropped: list[int] = []
     marked: list[int] = []
@@ -117,8 +116,8 @@ def changes(wanted: Iterable[WantedSet], stored: Iterable[StoredSet]) -> list[Wa
         of = each.resource_set
         return of.resource, of.version, frozenset(of.files), each.source_id, frozenset(each.paths.items())
 
-    there = {key(each) for each in stored if each.marked is None}
-    return [each for each in wanted if key(each) not in there]
+    there = {key(each): each.told for each in stored if each.marked is None}
+    return [each for each in wanted if key(each) not in there or there[key(each)] != each.told]
 
 
 def fetches(

@@ -12,18 +12,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from bootplane.control import datadir, placing, source_publish
+from bootplane.control.app import Region
 from bootplane.control.cli.main import app
 from bootplane.control.domain.images import BootResource, ResourceFile
 from bootplane.control.errors import StartError
 from bootplane.control.holdings import holdings
+from bootplane.control.mirror_publish import PublishProduct, image
 from bootplane.control.placing import How, PlaceError
 from bootplane.control.simplestreams.signer import PublishError, Signer
 from bootplane.control.source_publish import (
@@ -36,10 +40,11 @@ from bootplane.control.source_publish import (
     signer_for,
 )
 from bootplane.control.storage.blobs import BlobRecord
+from bootplane.control.storage.models import SetRow
 from bootplane.core.digest import sha256_hex
 from tests.fakes.filesystems import mounted, or_skip
 from tests.fakes.filled import fill, filled
-from tests.fakes.mirror import serve
+from tests.fakes.mirror import make_file, serve
 from tests.fakes.regions import running, synced
 
 
@@ -502,12 +507,7 @@ def test_a_second_publication_at_the_same_time_is_refused(data: Path, tmp_path: 
 def test_a_custom_image_goes_along(tmp_path: Path, signer: Signer) -> None:
     content = b"a root archive of our own" * 1000
     with filled(tmp_path / "a", signer) as (region, _):
-        with region.store.begin(sha256_hex(content), len(content)) as ingest:
-            ingest.write(content)
-            made = ingest.commit()
-        region.blobs.record([BlobRecord(made.sha256, made.size, made.root)])
-        resource = BootResource("custom", "amd64", "web", "generic", "uploaded", title="Ours", rtype="uploaded")
-        region.images.add_uploaded(resource, [ResourceFile("root-tgz", "root-tgz", made.sha256, made.size)], "20261122")
+        upload(region, "web", content)
         publish(region.settings.data, tmp_path / "out", signer)
     with running(tmp_path / "b") as (region, client):
         keyring = base64.b64encode(signer.public()).decode()
@@ -518,7 +518,110 @@ def test_a_custom_image_goes_along(tmp_path: Path, signer: Signer) -> None:
         done = synced(region, client)
         assert done["state"] == "complete", done["error"]
         names = region.publisher.current.contents.names
-        assert names["upstream/amd64/generic/web/custom/root-tgz"] == made.sha256
+        assert names["upstream/amd64/generic/web/custom/root-tgz"] == sha256_hex(content)
+
+
+def listed(folder: Path) -> dict[str, dict[str, Any]]:
+    """Product id -> what the mirror in *folder* says of it."""
+    index = json.loads((folder / "streams/v1/index.json").read_text())["index"]
+    found: dict[str, dict[str, Any]] = {}
+    for content_id, entry in index.items():
+        document = json.loads((folder / entry["path"]).read_text())
+        assert document["content_id"] == content_id
+        found |= document["products"]
+    return found
+
+
+def upstream_of_odd_words(inputs: Path) -> list[PublishProduct]:
+    """A product whose id, list and tags follow no scheme of ours, and one of a list whose name is another's on FAT."""
+    files = {name: make_file(inputs, f"odd-{name}", 3000) for name in ("kernel", "initrd", "squashfs")}
+    odd = image(serial="20260101.odd", release="plucky", version="25.04", title="Plucky Puffin", **files)
+    kernel = replace(odd.items[0], tags={"kpackage": "linux-generic", "src_version": "6.14.0", "md5": "0" * 32})
+    words = {**odd.tags, "support_eol": "2026-01-15", "subarches": "generic,hwe-p,ga-24.04", "rank": 3, "share": 0.5}
+    odd = replace(odd, content_id="org.example:Odd", id="org.example/odd?1", tags=words, items=(kernel, *odd.items[1:]))
+    files = {name: make_file(inputs, f"even-{name}", 3000) for name in ("kernel", "initrd", "squashfs")}
+    even = image(serial="1", release="questing", version="25.10", title="25.10", **files)
+    return [odd, replace(even, content_id="org.example.odd")]
+
+
+def test_a_mirror_tells_what_its_upstream_told(tmp_path: Path, signer: Signer) -> None:
+    selections = [{"os": "ubuntu", "release": name, "arches": ["amd64"]} for name in ("noble", "plucky", "questing")]
+    with filled(tmp_path / "a", signer, more=upstream_of_odd_words, selections=selections) as (region, _):
+        publish(region.settings.data, tmp_path / "out", signer)
+    upstream, ours = listed(tmp_path / "a" / "source"), listed(tmp_path / "out")
+    assert "org.example/odd?1" in ours and ours.keys() < upstream.keys()
+    del upstream["org.example/odd?1"]["versions"]["20260101.odd"]["items"]["boot-kernel"]["md5"]  # nobody checks it
+    assert {product_id: upstream[product_id] for product_id in ours} == ours
+    assert len({path.name.casefold() for path in (tmp_path / "out/streams/v1").iterdir()}) == 3 * 5
+    with running(tmp_path / "b") as (region, client):  # and once more along the chain
+        fill(region, client, (tmp_path / "out").as_uri() + "/", signer.public(), selections)
+        publish(region.settings.data, tmp_path / "further", signer)
+    assert listed(tmp_path / "further") == ours
+
+
+def test_what_came_before_a_source_told_anything_is_published_by_the_scheme_and_mended_by_a_sync(
+    tmp_path: Path, signer: Signer
+) -> None:
+    """As with an older version's database, or images that came from a MAAS."""
+    with filled(tmp_path / "a", signer) as (region, client):
+        with region.database.begin() as session:
+            session.execute(sa.update(SetRow).values(told=None))
+        publish(region.settings.data, tmp_path / "before", signer)
+        assert listed(tmp_path / "before").keys() <= listed(tmp_path / "a" / "source").keys()
+        assert synced(region, client)["state"] == "complete"
+        publish(region.settings.data, tmp_path / "after", signer)
+    upstream, ours = listed(tmp_path / "a" / "source"), listed(tmp_path / "after")
+    assert {product_id: upstream[product_id] for product_id in ours} == ours
+
+
+def upload(region: Region, name: str, content: bytes, title: str = "Ours") -> None:
+    with region.store.begin(sha256_hex(content), len(content)) as ingest:
+        ingest.write(content)
+        made = ingest.commit()
+    region.blobs.record([BlobRecord(made.sha256, made.size, made.root)])
+    resource = BootResource("custom", "amd64", name, "generic", "uploaded", title=title, rtype="uploaded")
+    region.images.add_uploaded(resource, [ResourceFile("root-tgz", "root-tgz", made.sha256, made.size)], "20261122")
+
+
+def test_an_upload_goes_before_one_of_another_region_under_the_same_name(tmp_path: Path, signer: Signer) -> None:
+    with filled(tmp_path / "a", signer) as (region, _):
+        upload(region, "web", b"of the first region" * 999, "First")
+        publish(region.settings.data, tmp_path / "first", signer)
+    with running(tmp_path / "b") as (region, client):
+        selections = [{"os": "upstream", "release": "web", "arches": ["amd64"]}]
+        fill(region, client, (tmp_path / "first").as_uri() + "/", signer.public(), selections)
+        upload(region, "web", b"of the second region" * 999, "Second")
+        done = publish(region.settings.data, tmp_path / "second", signer)
+    assert done.left_out == (
+        "upstream/web/amd64/generic/custom is left out: custom/web/amd64/generic is called "
+        "upstream/web/amd64/generic/custom for readers, too",
+    )
+    (found,) = [each for each in listed(tmp_path / "second").values() if each["os"] == "upstream"]
+    (version,) = found["versions"].values()
+    assert version["items"]["root-tgz"]["sha256"] == sha256_hex(b"of the second region" * 999)
+
+
+def test_two_products_of_one_scheme_have_two_ids(tmp_path: Path, signer: Signer) -> None:
+    """Uploads whose titles begin with one number."""
+    with filled(tmp_path / "a", signer) as (region, _):
+        for name in ("one", "two"):
+            files = []
+            for ftype in ("boot-kernel", "boot-initrd", "squashfs"):
+                content = f"{name} {ftype}".encode() * 99
+                with region.store.begin(sha256_hex(content), len(content)) as ingest:
+                    ingest.write(content)
+                    made = ingest.commit()
+                region.blobs.record([BlobRecord(made.sha256, made.size, made.root)])
+                files.append(ResourceFile(ftype, ftype, made.sha256, made.size))
+            resource = BootResource(
+                "ubuntu", "amd64", name, "generic", "uploaded", title=f"24.04 {name}", rtype="uploaded"
+            )
+            region.images.add_uploaded(resource, files, "20261122")
+        publish(region.settings.data, tmp_path / "out", signer)
+    assert {each["release"] for each in listed(tmp_path / "out").values() if each["label"] == "custom"} == {
+        "one",
+        "two",
+    }
 
 
 @pytest.mark.parametrize("kind", ["btrfs", "xfs", "ext4"])
