@@ -37,7 +37,7 @@ def test_a_full_disk_while_the_region_is_built(tmp_path: Path, monkeypatch: pyte
     def full(*arguments: object) -> None:
         raise FULL
 
-    monkeypatch.setattr("bootplane.control.app.SettingsRepository.get_or_put", full)
+    monkeypatch.setattr("bootplane.control.storage.settings.SettingsRepository.get_or_put", full)
     with pytest.raises(StartError, match=r"cannot start: the database says: database or disk is full$"):
         Region(settings(tmp_path / "data"), engine=ThreadEngine())
     monkeypatch.undo()
