@@ -167,7 +167,8 @@ cdef int cache_remove(cache_t* c, segment_t* seg, int reason, blob_t* wanted_by,
 
 cdef int cache_evict(cache_t* c, int reason, blob_t* wanted_by, uint64_t wanted, fault_t* fault) noexcept nogil:
     # One step towards room: *wanted* bytes of it for a segment of *wanted_by*, or for nobody (NULL, 0). Lets go of the lock.
-    # ST_OK: look again. ST_FULL, ST_CLOSED or -errno.
+    # ST_OK: look again. ST_FULL, ST_CLOSED or -errno. While more is held than the limit allows, the limit was lowered, and
+    # what goes goes for that, whoever is first to evict it: then *reason* is another.
     cdef uint64_t condemned = c.condemned, charge, filled
     cdef uint32_t index
     cdef uint8_t digest[32]
@@ -189,6 +190,8 @@ cdef int cache_evict(cache_t* c, int reason, blob_t* wanted_by, uint64_t wanted,
         return ST_OK
     charge, filled, index = victim.charge, victim.lru_filled, victim.index
     memcpy(digest, victim.blob.digest, 32)
+    if c.charged + c.condemned > c.limit:
+        reason, wanted_by = REASON_LIMIT, NULL
     status = cache_remove(c, victim, reason, wanted_by, fault)
     if status == ST_OK:
         c.evicted_segments[reason] += 1
@@ -413,7 +416,7 @@ cdef int cache_shrink(cache_t* c, uint64_t wanted, const uint64_t* limit, fault_
     if target > c.limit:
         target = c.limit
     while status == ST_OK and c.charged + c.condemned > target:
-        status = cache_evict(c, REASON_DISK if limit == NULL else REASON_LIMIT, NULL, 0, fault)
+        status = cache_evict(c, REASON_DISK, NULL, 0, fault)
     pthread_mutex_unlock(&c.lock)
     return status
 

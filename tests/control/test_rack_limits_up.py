@@ -67,9 +67,9 @@ def on_disk(site: Site) -> int:
     return sum(size for file, size in first.items() if file in second)
 
 
-def evicted(told: dict[str, Any], *reasons: str) -> int:
-    """Segments that left for one of *reasons*, as of the rack's last beat."""
-    return sum(eviction["segments"] for eviction in told["evictions"] if eviction["reason"] in reasons)
+def fits(told: dict[str, Any]) -> bool:
+    """Whether the rack, as of its last beat, is within the lower limit: what was in use when it fell has left, too."""
+    return bool(told["limit_bytes"] == SMALL and told["charged_bytes"] + told["condemned_bytes"] <= SMALL)
 
 
 def in_force(site: Site) -> int:
@@ -98,10 +98,14 @@ def test_a_cache_shrinks_while_it_serves_and_grows_again(site: Site) -> None:
         assert storm["short_bytes"] > 0 and storm["needed_bytes"] == storm["size"] - storm["present_bytes"]
         assert "It does not fit: " in site.run("rack", "cache", "local", "--forecast", storm["image"])
         assert "Cache limit: 9.0 MiB, as set here." in site.run("rack", "show", "local")
-        told = site.eventually(lambda: site.json("rack", "cache"), lambda now: evicted(now, "limit", "room") >= 4)
-        lowered = next(eviction for eviction in told["evictions"] if eviction["reason"] == "limit")
-        assert lowered["name"] == "ubuntu/noble/amd64/ga-24.04/squashfs"
-        assert 1 <= lowered["segments"] <= told["evicted_limit_segments"]  # those in use went later, for want of room
+        told = site.eventually(lambda: site.json("rack", "cache"), fits)
+        (lowered,) = (
+            each for each in told["evictions"] if each["reason"] == "limit"
+        )  # one after another, none between
+        assert lowered["name"] == "ubuntu/noble/amd64/ga-24.04/squashfs" and lowered["wanted_name"] == ""
+        assert lowered["segments"] == told["evicted_limit_segments"] >= 4 and lowered["bytes"] >= ROOT_BYTES - SMALL
+        counts = [told[f"evicted_{why}segments"] for why in ("", "room_", "limit_", "disk_")]
+        assert counts[0] == sum(counts[1:]) and counts[3] == 0
         assert " of ubuntu/noble/amd64/ga-24.04/squashfs left as the limit was lowered, " in site.run("rack", "cache")
         site.run("rack", "set", "local", "--cache-size", "default")
         site.eventually(lambda: in_force(site), lambda limit: limit == LARGE)

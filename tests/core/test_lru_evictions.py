@@ -42,6 +42,30 @@ class TestWhy:
         stats = it.cache.stats()
         assert [stats[f"evicted_{why}segments"] for why in ("", "room_", "limit_", "disk_")] == [4, 1, 2, 1]
 
+    @pytest.mark.parametrize("by", ["a fill", "a look"])
+    def test_what_is_above_a_lowered_limit_leaves_for_the_limit_whenever_and_by_whomever(
+        self, rack: Callable[[int], Rack], by: str
+    ) -> None:
+        it = rack(8)
+        it.use("a0", "a1")
+        held = [it.blob(f"b{i}") for i in range(6)]
+        for blob in held:
+            assert it.cache.begin(blob, 4, it.now)
+        it.cache.limit_bytes = 2 * BLOCK  # six of eight are being filled
+        assert it.cache.stats()["evicted_limit_segments"] == 2
+        for i, blob in enumerate(held):
+            it.cache.store(blob, 4, f"b{i}".encode())
+        if by == "a fill":
+            it.use("c")
+        else:
+            it.cache.evict(0)
+        reasons = [(NAMES[each.sha256], each.reason, NAMES.get(each.wanted_by)) for each in it.cache.evictions()]
+        above = [(name, "limit", None) for name in ("a0", "a1", "b0", "b1", "b2", "b3")]
+        assert reasons == above + ([("b4", "room", "c")] if by == "a fill" else [])
+        stats = it.cache.stats()
+        assert stats["charged_bytes"] + stats["condemned_bytes"] == 2 * BLOCK
+        assert stats["evicted_limit_segments"] == 6 and stats["evicted_disk_segments"] == 0
+
     def test_segments_of_one_blob_that_leave_together_are_one_entry(self, rack: Callable[[int], Rack]) -> None:
         it = rack(2 * SEGMENT // BLOCK + 1)
         chunks = hashlib.sha256(bytes(MIB)).digest() * 8

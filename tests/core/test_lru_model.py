@@ -170,9 +170,10 @@ class CacheMachine(RuleBasedStateMachine):
             segment = self.pick(need if blob in self.protected else 0)
             if segment is None:
                 return False
-            self.remove(segment, reason, DIGESTS[blob] if blob >= 0 else "")
-            self.evicted[reason] += 1
-            if reason == "room":
+            why = "limit" if self.used > self.limit else reason
+            self.remove(segment, why, DIGESTS[blob] if blob >= 0 and why == reason else "")
+            self.evicted[why] += 1
+            if why == "room":
                 self.room_bytes += segment.charge
                 self.ghosts[segment.key] = self.room_bytes, segment.filled
         return True
