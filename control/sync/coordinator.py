@@ -335,6 +335,7 @@ class Coordinator:
             while pending and not outcome.space and not self._must_end(outcome) and not self._must_pause():
                 with self._wake:
                     self._wake.wait(max(POLL_S, cost_s * REST_FOR_COST))
+                self._room.look_if_due()
                 began = time.monotonic()
                 ended = (ended | self._downloader.ended()) & pending.keys()
                 if began - swept >= SWEEP_S:  # works that other processes have ended
@@ -357,6 +358,7 @@ class Coordinator:
         self._enter(run, "paused")
         _LOG.info("sync: paused until the window %s opens; what has arrived is kept", self.limits.window)
         while self._must_pause() and not self._must_end(outcome):
+            self._room.look_if_due()
             with self._wake:
                 self._wake.wait(WINDOW_CHECK_S)
         if not self._must_end(outcome):

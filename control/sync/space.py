@@ -1,17 +1,20 @@
 """Room on the disk for a sync: reserved before the first byte, for all of its files or for none.
 
 Half a set boots nothing, so a sync that does not fit does not begin. What is lacking is remembered, and the sync goes
-on by itself when it is there. A warning comes before that.
+on by itself when it is there. A warning comes before that, and stands no longer than LOOK_S after there is room again.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 
 from bootplane.control.banners import DISK_FULL, LOW_SPACE, Board
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.sync.decide import Fetch
 from bootplane.dataplane.store import InsufficientSpace, Reservation, Store
+
+LOOK_S = 60.0
 
 
 class Room:
@@ -23,6 +26,7 @@ class Room:
         self._board = Board(banners)
         self._low_space_bytes = low_space_bytes
         self.reservations: dict[str, Reservation] = {}
+        self._next_look = 0.0
         self.needed_bytes: int | None = None  # free bytes that a stopped sync waits for
 
     def waits(self) -> bool:
@@ -69,8 +73,14 @@ class Room:
         self.needed_bytes = None
         self._board.end(DISK_FULL)
 
+    def look_if_due(self) -> None:
+        """For a sync that runs, or is paused, for hours."""
+        if time.monotonic() >= self._next_look:
+            self.look()
+
     def look(self) -> None:
         """Warn while there still is room; take the warning back when there is enough."""
+        self._next_look = time.monotonic() + LOOK_S
         free_bytes = self._store.free_bytes()
         if free_bytes >= self._low_space_bytes:
             self._board.end(LOW_SPACE)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 
+from bootplane.control.app import Region
 from bootplane.control.storage.banners import BannerRepository
 from bootplane.control.storage.database import Database
+from bootplane.control.sync import space
 from bootplane.control.sync.decide import Fetch
 from bootplane.control.sync.space import Room
 from bootplane.dataplane.store import InsufficientSpace, Store
+from tests.control.sync.test_coordinator import GA_KERNEL
+from tests.control.sync.test_store_start import banners as shown
+from tests.control.sync.test_store_start import until
+from tests.fakes.mirror import Fault, MirrorServer
+from tests.fakes.regions import ENDS_S
 
 A, B = Fetch("aa" * 32, 1000, "a", ()), Fetch("bb" * 32, 500, "b", ())
 
@@ -79,3 +88,22 @@ def test_a_sync_that_waits_for_room_goes_on_when_it_has_come_over_a_restart_too(
     assert Room(store, banners, 0).waits()  # a new process finds the banner
     room.sufficed()
     assert not room.waits() and not Room(store, banners, 0).waits()
+
+
+def test_the_warning_ends_while_a_sync_runs(
+    region: Region, client: TestClient, mirror: MirrorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space, "LOOK_S", 0.1)
+    room, goes_on = region.coordinator._room, threading.Event()
+    room._low_space_bytes = 1 << 60
+    mirror.faults[GA_KERNEL] = Fault(first=lambda: goes_on.wait(ENDS_S))
+    try:
+        client.post("/api/v1/sync")
+        until(lambda: "low-space" in shown(client), "the warning")
+        until(lambda: region.coordinator.document()["state"] == "downloading", "a sync that downloads")
+        room._low_space_bytes = 0
+        until(lambda: "low-space" not in shown(client), "no warning while the sync runs")
+        assert region.coordinator.document()["state"] == "downloading"
+    finally:
+        goes_on.set()
+    assert region.coordinator.wait_ended(ENDS_S)
