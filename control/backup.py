@@ -16,7 +16,6 @@ Left to others: copying rows (storage.transfer), what becomes of the store after
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import io
 import json
@@ -25,7 +24,6 @@ import re
 import shutil
 import sqlite3
 import tarfile
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,33 +198,15 @@ def _begun(data: Path) -> list[str]:
 
 @contextmanager
 def _beside(file: Path) -> Iterator[Path]:
-    """A folder for its owner alone on *file*'s file system, locked; those of backups that were killed go."""
+    """A folder for its owner alone on *file*'s file system."""
     try:
-        for left in file.parent.glob(f"{_ASIDE}*"):
-            _clear(left)
-        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=file.parent, ignore_cleanup_errors=True) as folder:
-            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield Path(folder)
-            finally:
-                os.close(descriptor)
+        with datadir.private_folder(file.parent, _ASIDE) as folder:
+            yield folder
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         named = error.filename if isinstance(error, OSError) else None
         where = named if named and _ASIDE not in str(named) else file
         raise BackupError(f"{where}: cannot be read or written: {reason or error}") from None
-
-
-def _clear(left: Path) -> None:
-    """A folder that nobody has locked: its backup was killed, and there are keys in it."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        finally:
-            os.close(descriptor)
 
 
 def _snapshot(database: Database, target: Path, meter: Meter) -> int:

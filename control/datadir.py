@@ -16,7 +16,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,44 @@ def write_secret(path: Path, text: str) -> None:
         aside.rename(path)
     except OSError as error:
         raise StartError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def private_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A folder for its owner alone, below *parent*, gone at the end. Those whose process was killed go now: there are
+    keys in them. Raises OSError."""
+    for left in parent.glob(f"{prefix}*"):
+        _clear(left)
+    folder, lock = _locked_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new one and the descriptor that holds its lock. Another process may take it for a dead one's before it has."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
+            os.close(lock)
+
+
+def _clear(left: Path) -> None:
+    """Remove a folder of ours that nobody has locked."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_uid == os.geteuid():
+                shutil.rmtree(left, ignore_errors=True)
+        finally:
+            os.close(descriptor)
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:

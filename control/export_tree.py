@@ -64,7 +64,7 @@ def export_tree(
     is hashed, too, and made anew when it is damaged. Raises PlaceError in one sentence."""
     tree = folder.absolute() / TREE
     try:
-        tree.mkdir(parents=True, exist_ok=True)
+        placing.make_folders(tree)
     except OSError as error:
         raise PlaceError(f"{tree}: expected a folder that can be written, got: {error.strerror}") from None
     lock = datadir.Lock(tree / LOCK, "export")
@@ -149,6 +149,7 @@ def _build(
     first: dict[str, Path] = {}  # digest -> its file in this snapshot: one copy for all its names
     try:
         building.mkdir()
+        building.chmod(0o755)
         for wire, sha256 in sorted(names.items()):
             target = building / wire
             if sha256 in first:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from bootplane.control.domain.images import ARCHIVE, INITRD, KERNEL, SQUASHFS, Tag, kernel_name
-from bootplane.control.placing import write_whole
+from bootplane.control.placing import FOR_ALL, make_folders, write_whole
 from bootplane.control.simplestreams.errors import HostilePath
 from bootplane.control.simplestreams.paths import item_path
 from bootplane.control.simplestreams.signer import PublishError, Signer
@@ -132,7 +132,7 @@ def _place(root: Path, item: PublishItem, link: bool) -> tuple[str, int]:
         raise PublishError(str(error)) from None
     part = target.with_name(f".{target.name}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         part.unlink(missing_ok=True)
         digest, size = _copy(item.source, part, link)
         if target.exists():
@@ -227,15 +227,15 @@ def _write_document(path: Path, plain: dict[str, Any], clear: dict[str, Any], si
     """
     signed, detached = path.with_suffix(".sjson"), path.with_name(path.name + ".gpg")
     try:  # an index of zeros after a power cut would be a half mirror: each is on stable storage before it has its name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         if signer is None:
             signed.unlink(missing_ok=True)
             detached.unlink(missing_ok=True)
-            write_whole(path, _encode(plain))
+            write_whole(path, _encode(plain), FOR_ALL)
             return [path]
-        write_whole(detached, signer.detach(_encode(plain)))
-        write_whole(path, _encode(plain))
-        write_whole(signed, signer.clearsign(_encode(clear)))
+        write_whole(detached, signer.detach(_encode(plain)), FOR_ALL)
+        write_whole(path, _encode(plain), FOR_ALL)
+        write_whole(signed, signer.clearsign(_encode(clear)), FOR_ALL)
         return [detached, path, signed]
     except OSError as error:
         raise PublishError(f"{path}: cannot be written: {error.strerror}") from None

@@ -25,6 +25,7 @@ from bootplane.control.simplestreams.errors import HostilePath
 from bootplane.control.simplestreams.paths import item_path
 
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
+FOR_ALL = 0o644  # other servers run as other users
 COPY_BYTES = 1 << 20
 MARGIN_BYTES = 16 << 20  # left free beside what is copied: documents, folders
 
@@ -77,6 +78,15 @@ def _try(source: Path, probe: Path, how: How) -> None:
         fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
 
 
+def make_folders(folder: Path) -> None:
+    """*folder* and what is missing above it, for other users' servers to read whatever our umask is. Raises OSError."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(exist_ok=True)
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            each.chmod(0o755)
+
+
 def inside(folder: Path, path: str) -> Path:
     """*folder*/*path*, which is plain, and whose folders below *folder* are folders and no links: a disk that has been
     elsewhere, or a web server's user, must not have us write or remove outside. Raises PlaceError."""
@@ -102,7 +112,7 @@ def place(
     """
     part = target.with_name(f".{target.name[:200]}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         part.unlink(missing_ok=True)
         got = _make(source, part, how, progress)
         if got != sha256:
@@ -124,7 +134,7 @@ def place(
 def name_again(first: Path, target: Path) -> None:
     """*first*, which was placed a moment ago, under a further name of the same file system. Raises PlaceError."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(target.parent)
         if first.is_symlink():
             target.symlink_to(first.readlink())
         else:
@@ -141,11 +151,13 @@ def is_right(path: Path, sha256: str) -> bool:
         return False
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
     """A small file by one rename, on stable storage before. Raises OSError."""
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
     with part.open("xb") as file:  # x: never through a link that somebody has put there
+        with contextlib.suppress(PermissionError):
+            os.fchmod(file.fileno(), mode)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -163,7 +175,8 @@ def _make(source: Path, target: Path, how: How, progress: Callable[[int], None])
         return found
     hasher = hashlib.sha256()
     with source.open("rb") as file, target.open("x+b") as out:
-        os.fchmod(out.fileno(), 0o644)  # other servers run as other users
+        with contextlib.suppress(PermissionError):  # a file system without modes
+            os.fchmod(out.fileno(), FOR_ALL)
         if how is How.REFLINK:
             fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
             while block := out.read(COPY_BYTES):

@@ -58,6 +58,7 @@ STATE = ".bootplane-mirror.json"
 LOCK = ".bootplane-mirror.lock"
 STATE_FORMAT = 1
 GRACE_S = 3600.0
+_KEY_ASIDE = "bootplane-key-"  # in the folder for temporary files; names of sockets must be short
 READS = 5  # of the database, when sets go while they are laid out
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:-]{0,127}\Z")  # a content id that can be the name of a file
@@ -96,8 +97,8 @@ class _State:
 @contextmanager
 def signer_for(data: Path, key: Path | None) -> Iterator[Signer]:
     """What signs: the key in *key*, or the region's own, made at its first use. Raises PublishError, StartError."""
-    with tempfile.TemporaryDirectory(prefix="bootplane-key-") as folder:
-        home = Path(folder) / "home"
+    with datadir.private_folder(Path(tempfile.gettempdir()), _KEY_ASIDE) as folder:
+        home = folder / "home"
         if key is not None:
             try:
                 secret = key.read_bytes()
@@ -106,7 +107,7 @@ def signer_for(data: Path, key: Path | None) -> Iterator[Signer]:
             name = str(key)
         else:
             own = data / KEY_FILE
-            secret = datadir.secret(own, lambda: _generated(Path(folder) / "new")).encode("ascii")
+            secret = datadir.secret(own, lambda: _generated(folder / "new")).encode("ascii")
             name = str(own)
         with Signer.imported(home, secret, name) as signer:
             yield signer
@@ -406,7 +407,7 @@ def _announce(
         stale={path: state.stale.get(path, now) for path in old if path not in placed.files},
     )
     _write_state(folder, coming)  # before the index: whatever happens next, what lies here is known to be ours
-    _write(folder / KEYRING, signer.public())
+    _write(folder / KEYRING, signer.public(), placing.FOR_ALL)
     placing.inside(folder, f"{STREAMS}/index.json")
     lists = write_lists(folder, products, placed.files, signer, updated, list_name=names.__getitem__)
     written = [str(path.relative_to(folder)) for path in lists]
@@ -466,7 +467,7 @@ def _list_names(products: Collection[PublishProduct]) -> dict[str, str]:
 def _prepare(folder: Path) -> None:
     """Make *folder*. Raises PublishError when it holds something and is not ours."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        placing.make_folders(folder)
         names = {entry.name for entry in os.scandir(folder)}
     except OSError as error:
         raise PublishError(f"{folder}: expected a folder that can be written, got: {error.strerror}") from None
@@ -505,8 +506,8 @@ def _write_state(folder: Path, state: _State) -> None:
     _write(folder / STATE, json.dumps(document).encode() + b"\n")
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
     try:
-        placing.write_whole(path, content)
+        placing.write_whole(path, content, mode)
     except OSError as error:
         raise PublishError(f"{path}: cannot be written: {error.strerror}") from None

@@ -324,7 +324,6 @@ def test_a_backup_that_was_killed_leaves_no_keys_for_long(
     site: Region, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with killed_at(monkeypatch, module, "_pack", when=lambda *_words: True):
-        monkeypatch.setattr(module.tempfile.TemporaryDirectory, "cleanup", lambda _self: None)
         back_up(tmp_path / "one", site.settings.data)
     monkeypatch.undo()
     (left,) = tmp_path.iterdir()

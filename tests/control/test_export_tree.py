@@ -236,6 +236,17 @@ def test_what_the_tree_says_of_itself_puts_no_file_of_the_host_into_it(site: Reg
     assert laid_out(tmp_path / "out") == names_of(site)
 
 
+def test_other_users_servers_can_read_all_of_it_whatever_the_umask(site: Region, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        export(site, tmp_path / "out", How.COPY)
+    finally:
+        os.umask(before)
+    for at, folders, files in os.walk(tmp_path / "out" / TREE / CURRENT):
+        assert Path(at).stat().st_mode & 0o555 == 0o555, at
+        assert all((Path(at) / name).stat().st_mode & 0o444 == 0o444 for name in (*folders, *files)), at
+
+
 def test_what_a_killed_export_left_is_cleared_away(site: Region, tmp_path: Path) -> None:
     left = tmp_path / "out" / TREE / ".building-snapshot-1-00000000"
     left.mkdir(parents=True)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +177,45 @@ def test_the_key_is_made_once_and_kept_for_its_owner_alone(data: Path, tmp_path:
             prints.add(signer.fingerprint)
     assert len(prints) == 1
     assert (data / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_publication_that_is_ended_leaves_no_key_for_long(end: signal.Signals, data: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key")  # it reads there for ever, its folder made
+    aside = tmp_path / "t"
+    aside.mkdir()
+    argv = [sys.executable, "-m", "bootplane", "source", "publish", str(tmp_path / "out"), "--data", str(data)]
+    argv += ["--key", str(tmp_path / "key")]
+    tick, writer = threading.Event(), -1
+    with subprocess.Popen(argv, env={**os.environ, "TMPDIR": str(aside)}, stderr=subprocess.DEVNULL) as process:
+        for _ in range(6000):
+            with suppress(OSError):  # ENXIO until it reads
+                writer = os.open(tmp_path / "key", os.O_WRONLY | os.O_NONBLOCK)
+                break
+            tick.wait(0.01)
+        process.send_signal(end)
+        process.wait(60)
+    os.close(writer)
+    left = list(aside.iterdir())
+    if end is signal.SIGTERM:
+        assert left == []
+        return
+    assert [path.stat().st_mode & 0o777 for path in left] == [0o700]
+    with datadir.private_folder(aside, "bootplane-key-") as folder:
+        assert list(aside.iterdir()) == [folder]
+    assert list(aside.iterdir()) == []
+
+
+def test_other_users_servers_can_read_all_of_it_whatever_the_umask(data: Path, tmp_path: Path, signer: Signer) -> None:
+    before = os.umask(0o077)
+    try:
+        publish(data, tmp_path / "deep" / "out", signer, how=How.COPY)
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "deep", *(tmp_path / "deep").rglob("*")]
+    closed = {path.name for path in paths if path.stat().st_mode & 0o444 != 0o444}
+    assert closed == {STATE, LOCK}
+    assert all(path.stat().st_mode & 0o111 == 0o111 for path in paths if path.is_dir())
 
 
 def test_a_given_key_signs(data: Path, tmp_path: Path, signer: Signer) -> None:
