@@ -218,7 +218,7 @@ def cut(raw: bytes) -> bytes:
 
 
 def flip(raw: bytes) -> bytes:
-    return raw[:-40] + bytes([raw[-40] ^ 1]) + raw[-39:]
+    return raw[:-1] + bytes([raw[-1] ^ 1])  # of the checksum over all of it
 
 
 @pytest.mark.parametrize("harm", [cut, flip, lambda _raw: b"", lambda _raw: b"no backup at all" * 99])
@@ -227,6 +227,25 @@ def test_a_damaged_backup_leaves_nothing_behind(harm: Callable[[bytes], bytes], 
     with pytest.raises(BackupError, match=r"file: (expected|region\.sqlite: expected)"):
         restore(tmp_path / "file", tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_bit_that_flipped_anywhere_is_found_or_means_nothing(archive: Path, tmp_path: Path) -> None:
+    raw, expected = archive.read_bytes(), members(archive)
+    del expected["backup.json"]
+    refused = 0
+    for at in {*range(len(raw) - 64, len(raw)), *range(0, len(raw), len(raw) // 64)}:
+        for bit in (0, 7):
+            (tmp_path / "file").write_bytes(raw[:at] + bytes([raw[at] ^ 1 << bit]) + raw[at + 1 :])
+            folder = tmp_path / f"{at}-{bit}"
+            folder.mkdir()
+            try:
+                module._unpack(tmp_path / "file", folder)
+            except BackupError:
+                refused += 1
+            else:  # zstd has bits that change nothing
+                assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+            shutil.rmtree(folder)
+    assert refused > 200
 
 
 def test_what_a_backup_must_not_hold_is_refused(archive: Path, tmp_path: Path) -> None:
