@@ -17,6 +17,7 @@ from tests.fakes.http_client import Response as Answer
 from tests.fakes.up import Site, up
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+OTHER_MAC, OTHER_MACHINE = "52:54:00:77:00:02", "127.0.0.3"
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def test_a_machine_boots_and_says_so_on_one_connection(site: Site) -> None:
 
 def test_a_ticket_is_good_when_the_region_was_killed_while_its_machine_booted(site: Site) -> None:
     data, ready = site.data, site.ready
-    with Machine(int(ready["http"].rpartition(":")[2])) as machine:
-        script = machine.get(f"/grub/grub.cfg-{MAC}").body.decode()
+    with Machine(int(ready["http"].rpartition(":")[2]), OTHER_MACHINE) as machine:
+        script = machine.get(f"/grub/grub.cfg-{OTHER_MAC}").body.decode()
         ticket = re.search(r"/MAAS/metadata/boot/[A-Za-z0-9_-]+", script)
         assert ticket is not None, script
         before = (data / "region.lock").read_text()

@@ -24,9 +24,9 @@ LIMIT = 64 << 20
 ENDS = ("hits", "misses", "coalesced")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with up(tmp_path_factory.mktemp("site"), "--no-share", "--cache-size", str(LIMIT)) as found:
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with up(tmp_path, "--no-share", "--cache-size", str(LIMIT)) as found:
         yield found
 
 
