@@ -48,6 +48,7 @@ from bootplane.control.simplestreams.errors import (
     shown,
 )
 from bootplane.control.simplestreams.paths import check_url, shown_url
+from bootplane.control.simplestreams.watch import Watch
 
 TIMEOUT_S = 30.0  # of one connect or one read, not of a transfer
 HEAD_DEADLINE_S = 90.0  # of one answer's head, from the connect on
@@ -57,6 +58,7 @@ RETRY_WAITS_S = (0.3, 1.0)  # between the tries of a document
 BUFFER_BYTES = 1 << 16
 
 _REDIRECTS = {301, 302, 303, 307, 308}
+_WATCH = Watch()
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)\Z")
 
 _Origin = tuple[str, str, int, str]  # scheme, host, port, proxy
@@ -430,9 +432,7 @@ def _within(connection: http.client.HTTPConnection, seconds: float) -> Iterator[
             with contextlib.suppress(OSError, ValueError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
+    due = _WATCH.call_in(seconds, cut)
     try:
         yield
     except (OSError, http.client.HTTPException):
@@ -440,7 +440,7 @@ def _within(connection: http.client.HTTPConnection, seconds: float) -> Iterator[
             raise TimeoutError from None
         raise
     finally:
-        timer.cancel()
+        _WATCH.take_back(due)
     if is_late.is_set():  # http.client takes the end of a connection for the end of a head
         raise TimeoutError
 

@@ -82,8 +82,8 @@ class BlobRepository:
 
     def _records(self, which: sa.ColumnElement[bool]) -> dict[str, BlobRecord]:
         with self._database.read() as session:
-            rows = session.scalars(sa.select(BlobRow).where(which))
-            return {row.sha256: BlobRecord(row.sha256, row.size, row.root) for row in rows}
+            rows = session.execute(sa.select(BlobRow.sha256, BlobRow.size, BlobRow.root).where(which))
+            return {sha256: BlobRecord(sha256, size, root) for sha256, size, root in rows}
 
     def lost(self) -> set[str]:
         with self._database.read() as session:

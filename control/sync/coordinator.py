@@ -44,6 +44,7 @@ SPACE_CHECK_S = 15.0  # a sync waits for room
 SPACE_LOOK_S = 60.0
 SWEEP_S = 5.0  # between two looks at all works of a sync, whoever has them
 REST_FOR_COST = 4  # of a sync of many small files no more than a fifth of a processor goes into looking at it
+COMMIT_REST = 20  # nor more than a twentieth into publishing what is whole: that looks at all sets, each time
 WINDOW_CHECK_S = 10.0  # how soon an opened or closed window is seen
 REFUSED_OFTEN = 2  # syncs in a row; then it is the file, and not the line
 SHOWN_FILES = 3
@@ -104,6 +105,7 @@ class Coordinator:
         self._stop_asked = False
         self._closing = False
         self._run: Run | None = runs.unfinished() or runs.last()
+        self._goes_on = self._is_running()  # with what an earlier process has begun
         self._state = self._run.state if self._run else "idle"
         self._ended_at = time.monotonic() - _age_s(self._run)  # when the last run ended, on the monotonic clock
         self._thread = threading.Thread(target=self._main, name="sync", daemon=True)
@@ -187,7 +189,7 @@ class Coordinator:
             self._board.show(SYNC_ENGINE, f"The sync engine cannot start: {error}.")
             return
         self._board.end(SYNC_ENGINE)
-        if self._is_running():
+        if self._goes_on:
             _LOG.info("going on with the sync of %s, which was %s", self._run.started, self._state)  # type: ignore[union-attr]
             with self._wake:
                 was = self._state
@@ -332,6 +334,7 @@ class Coordinator:
             self._downloader.open_gate(self._room.reservations)
             ended: set[str] = set()
             swept, cost_s = time.monotonic(), 0.0
+            brought, due = False, 0.0  # files that no commit has seen; when the next one is due
             while pending and not outcome.space and not self._must_end(outcome) and not self._must_pause():
                 with self._wake:
                     self._wake.wait(max(POLL_S, cost_s * REST_FOR_COST))
@@ -340,12 +343,18 @@ class Coordinator:
                 ended = (ended | self._downloader.ended()) & pending.keys()
                 if began - swept >= SWEEP_S:  # works that other processes have ended
                     ended, swept = set(pending), began
-                self._collect(pending, outcome, ended)
+                brought |= self._collect(pending, outcome, ended)
                 self._tell()
                 cost_s = time.monotonic() - began
-            if not pending:
-                return
-            self._settle(pending, outcome)
+                if brought and pending and time.monotonic() >= due:
+                    began, brought = time.monotonic(), False
+                    self._commit(outcome, last=False)
+                    due = time.monotonic() + COMMIT_REST * (time.monotonic() - began)
+            if not pending and not outcome.space:
+                return  # what follows commits
+            brought |= self._settle(pending, outcome)
+            if brought:
+                self._commit(outcome, last=False)
             have = self._blobs.present()
             wanted = [each for each in wanted if each.sha256 not in have and each.sha256 not in outcome.refused]
             pauses += 1
@@ -377,15 +386,14 @@ class Coordinator:
             self._engine.cancel(running.values())
         return pending
 
-    def _collect(self, pending: dict[str, Fetch], outcome: _Outcome, among: Iterable[str] | None = None) -> None:
-        """Take ended works out of *pending*, those *among* it that are asked for; None: all. When some brought files,
-        sets may be whole now."""
+    def _collect(self, pending: dict[str, Fetch], outcome: _Outcome, among: Iterable[str] | None = None) -> bool:
+        """Take ended works out of *pending*, those *among* it that are asked for; None: all. True when some brought
+        files: sets may be whole now."""
         brought = False
         for work_id, status in self._engine.status(pending if among is None else among).items():
             if status.is_over:
                 brought |= self._judge(status, pending.pop(work_id), outcome)
-        if brought:
-            self._commit(outcome, last=False)
+        return brought
 
     def _judge(self, status: WorkStatus, fetch: Fetch, outcome: _Outcome) -> bool:
         """Note how one work ended; True when its file is here."""
@@ -406,8 +414,9 @@ class Coordinator:
             outcome.moved |= said.get("kind") == "NotFound"
         return False
 
-    def _settle(self, pending: dict[str, Fetch], outcome: _Outcome) -> None:
-        """After a stop: running works end within one read, queued ones are cancelled, or left when the process ends."""
+    def _settle(self, pending: dict[str, Fetch], outcome: _Outcome) -> bool:
+        """After a stop: running works end within one read, queued ones are cancelled, or left when the process ends.
+        True when some had brought files."""
         self._downloader.stop()
         if not self._closing:
             self._engine.cancel(pending)
@@ -419,9 +428,10 @@ class Coordinator:
             ):
                 break
             time.sleep(0.05)
-        self._collect(pending, outcome)
+        brought = self._collect(pending, outcome)
         for each in pending.values():
             self._progress.end(each.sha256, "stopped")
+        return brought
 
     def _say_refused(self, outcome: _Outcome) -> None:
         """One banner for all files that were refused in several syncs in a row."""
@@ -442,7 +452,7 @@ class Coordinator:
         """Unpack, complete what is whole, publish; at the end also let go what nobody needs."""
         sets = self._images.sets()
         refused = self._housekeeper.unpack_archives(sets, self._blobs.present())
-        ready = self._housekeeper.ready(sets, self._blobs.present())
+        ready = self._housekeeper.ready(sets, self._blobs.present())  # with what was unpacked
         if ready:
             self._images.complete(each.id for each in ready)
         if last:

@@ -10,10 +10,11 @@ files (plan), room on the disk (coordinator, which reserves before it opens the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bootplane.control.simplestreams.errors import SizeRefused, SourceError, Unreachable
@@ -75,6 +76,7 @@ class Downloader:
         self._lock = threading.Lock()
         self._busy = 0
         self._ended: set[str] = set()
+        self._idle: list[Fetcher] = []  # nobody uses these just now; only while the gate is open
 
     @property
     def is_busy(self) -> bool:
@@ -100,8 +102,13 @@ class Downloader:
         self._gate.set()
 
     def close_gate(self) -> None:
-        self._gate.clear()
+        """The run has ended: later works wait, and no connection to a source is left open."""
+        with self._lock:
+            self._gate.clear()
+            idle, self._idle = self._idle, []
         self._reservations = {}
+        for fetcher in idle:
+            fetcher.close()
 
     def __call__(self, work_id: str, job: Job) -> Outcome:
         with self._lock:
@@ -146,13 +153,29 @@ class Downloader:
         if self._is_here(job):
             return
         *others, last = (str(url) for url in job["urls"])
-        with self._fetcher() as fetcher:
+        with self._borrowed() as fetcher:
             for url in others:
                 try:
                     return self._fetch(fetcher, job, url)
                 except SourceError as error:
                     _LOG.warning("%s; trying the next source that has this file", error)
             self._fetch(fetcher, job, last)
+
+    @contextlib.contextmanager
+    def _borrowed(self) -> Iterator[Fetcher]:
+        """A fetcher for this thread alone, with the connections that another file has left open."""
+        with self._lock:
+            fetcher = self._idle.pop() if self._idle else None
+        fetcher = fetcher or self._fetcher()
+        try:
+            yield fetcher
+        finally:
+            with self._lock:
+                is_kept = self._gate.is_set()
+                if is_kept:
+                    self._idle.append(fetcher)
+            if not is_kept:
+                fetcher.close()
 
     def _is_here(self, job: Job) -> bool:
         """Whether nothing need be fetched: it was found, somebody else has brought it, or its row was lost with a crash

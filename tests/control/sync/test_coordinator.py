@@ -12,7 +12,8 @@ from fastapi.testclient import TestClient
 
 from bootplane.control.app import Region
 from bootplane.control.simplestreams.signer import Signer
-from bootplane.control.sync import download
+from bootplane.control.sync import coordinator, download
+from bootplane.control.sync.engine import WorkFunction
 from bootplane.dataplane.store import InsufficientSpace
 from tests.fakes.engine import ThreadEngine
 from tests.fakes.mirror import (
@@ -28,6 +29,8 @@ from tests.fakes.mirror import (
 from tests.fakes.regions import ENDS_S, running, synced
 
 GA, HWE = "ubuntu/noble/amd64/ga-24.04", "ubuntu/noble/amd64/hwe-24.04"
+HWE_KERNEL = "noble/amd64/20250709/hwe-24.04/generic/boot-kernel"
+PARALLEL = 4  # of the ThreadEngine
 GA_KERNEL = "noble/amd64/20250709/ga-24.04/generic/boot-kernel"
 
 
@@ -275,6 +278,60 @@ def test_the_engine_hurries_while_files_are_fetched_and_no_longer(tmp_path: Path
         assert engine.hurried == []
         assert synced(region, client)["state"] == "complete"
     assert engine.hurried == [True, False]
+
+
+def test_a_sync_that_is_asked_for_before_the_engine_is_ready_is_one_sync(
+    tmp_path: Path, source: dict[str, Any]
+) -> None:
+    class SlowEngine(ThreadEngine):
+        may_start = threading.Event()
+
+        def start(self, work: WorkFunction) -> None:
+            assert self.may_start.wait(ENDS_S)
+            super().start(work)
+
+    with running(tmp_path / "data", engine=SlowEngine()) as (region, client):
+        client.post("/api/v1/sources", json=source)
+        client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+        client.post("/api/v1/sync")
+        SlowEngine.may_start.set()
+        assert region.coordinator.wait_ended(ENDS_S)
+        run = region.runs.last()
+        assert run is not None and (run.id, run.state) == (1, "complete")
+
+
+def test_what_is_whole_when_a_sync_is_stopped_is_published_though_none_was_due(
+    region: Region, client: TestClient, mirror: MirrorServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "COMMIT_REST", 1e9)  # one look at all sets, and none for years
+    is_published, go_on = threading.Event(), threading.Event()
+    mirror.faults[HWE_KERNEL] = Fault(first=lambda: is_published.wait(ENDS_S))
+    mirror.faults[GA_KERNEL] = Fault(first=lambda: go_on.wait(ENDS_S))
+    client.post("/api/v1/sync")
+    tick = threading.Event()
+    while "bootx64.efi" not in names(region):
+        tick.wait(0.01)
+    is_published.set()
+    while [file["path"] for file in client.get("/api/v1/sync").json()["files"] if file["state"] != "done"] != [
+        GA_KERNEL
+    ]:
+        tick.wait(0.01)
+    client.post("/api/v1/sync/stop")
+    go_on.set()
+    assert region.coordinator.wait_ended(ENDS_S)
+    assert client.get("/api/v1/sync").json()["state"] == "stopped"
+    assert HWE in complete(client) and GA not in complete(client)
+    assert "ubuntu/amd64/hwe-24.04/noble/stable/squashfs" in names(region)
+
+
+def test_the_files_of_a_sync_share_a_few_connections_and_none_is_left(
+    region: Region, client: TestClient, mirror: MirrorServer
+) -> None:
+    before = mirror.connections
+    assert synced(region, client)["state"] == "complete"
+    assert len({path for path in mirror.requests if not path.startswith("streams/")}) > 2 * PARALLEL
+    assert mirror.connections - before <= 1 + PARALLEL  # one for the metadata
+    assert region.coordinator._downloader._idle == []
 
 
 def test_selections_without_a_source_are_an_error_that_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -82,6 +83,15 @@ def test_a_work_that_is_asked_for_twice_is_done_once_and_its_outcome_is_kept(
         assert engine.unfinished() == [] and engine.status(["nobody"]) == {}
     finally:
         engine.close()
+
+
+def test_its_commits_are_durable_by_one_fsync_of_a_log(tmp_path: Path, database: Database) -> None:
+    engine = engine_of(tmp_path, database)
+    engine.start(Work())
+    engine.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "sync.sqlite")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL, as for DBOS, which says nothing else
 
 
 def test_in_a_hurry_it_looks_for_work_more_often(tmp_path: Path, database: Database) -> None:
