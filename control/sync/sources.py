@@ -80,7 +80,7 @@ class SourceKeeper:
 
     def remember(self, source: BootSource, reading: SourceReading) -> None:
         """*reading* is accepted: later ones are measured against it."""
-        self._sources.accept(source.id, self._remembered(reading, {}))
+        self._sources.accept(source.id, self._remembered(reading, self._sources.accepted(source.id)))
         self._sources.offer(source.id, {(product.os, product.release) for product in reading.products})
         self._readings[source.id] = reading
         self._say(source, reading, None)

@@ -108,6 +108,20 @@ def test_a_source_moves_and_what_it_said_before_binds_it(
         assert len(mirror.requests) == asked and gave_files(new)
 
 
+def test_a_source_that_moves_into_the_future_still_cannot_go_back(
+    client: TestClient, tmp_path: Path, mirror: MirrorServer, signer: Signer, source: dict[str, Any]
+) -> None:
+    publish_small(mirror.root, signer, updated=LATE)
+    client.post("/api/v1/sources", json=source)
+    publish_small(tmp_path / "new", signer, updated=datetime(2199, 1, 1, tzinfo=UTC))
+    with serve(tmp_path / "new") as new:
+        assert changed(client, url=new.url).error is None
+        publish_small(tmp_path / "new", signer, updated=LATE)
+        assert client.post(f"{URL}/check").json()["error"] is None
+        publish_small(tmp_path / "new", signer, updated=EARLY)
+        assert "expected updated 2026-02-01" in client.post(f"{URL}/check").json()["error"]
+
+
 def test_a_keyring_is_changed_for_one_that_has_signed(
     region: Region, client: TestClient, mirror: MirrorServer, signer: Signer, stranger: Signer, added: schemas.Source
 ) -> None:
