@@ -67,8 +67,8 @@ def upload(
     base_image: Annotated[
         str | None,
         typer.Option(
-            "--base-image", metavar="OS/SERIES", help="What it was made from; else the newest LTS here.",
-            show_default=False,
+            "--base-image", metavar="OS/SERIES",
+            help="What it was made from; else what it was before, or the newest Ubuntu LTS here.", show_default=False,
         ),
     ] = None,
     data: Data = None,
@@ -87,11 +87,12 @@ def upload(
         raise typer.Exit(130) from None
     if document["state"] != "complete":
         raise CliError(output.clean(document["error"] or f"The upload ended in state {document['state']}."))
+    base = f", on {document['base_image']}" if document["base_image"] else ""
     output.done(
         document,
         json,
-        f"{document['image']} {document['version']} is complete, {figures.size(document['size'])}, "
-        f"on {document['base_image']}; `bootplane image show {document['image']}` has the names machines fetch it by.",
+        f"{document['image']} {document['version']} is complete, {figures.size(document['size'])}{base}; "
+        f"`bootplane image show {document['image']}` has the names machines fetch it by.",
     )
 
 

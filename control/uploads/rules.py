@@ -7,8 +7,8 @@ segment of names on the wire and of URLs as it stands. Left to others: what the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from bootplane.control.domain.images import (
     CUSTOM_OS,
@@ -47,7 +47,12 @@ OSES = frozenset(
     {"ubuntu", "ubuntu-core", "debian", "centos", "rhel", "ol", "rocky", "almalinux", "suse", "windows", "esxi"}
 )  # what may stand before the slash of a name
 RESERVED = OSES | {CUSTOM_OS, "bootloader", "fedora", "opensuse"}  # no image is called like an operating system
-BASE_OSES = ("ubuntu", "debian", "centos", "rhel", "ol", "rocky", "almalinux")
+BASE_OSES = ("ubuntu", "debian", "centos", "rhel", "ol", "rocky", "almalinux")  # MAAS's four and three more
+UBUNTU_SERIES = (
+    "trusty", "utopic", "vivid", "wily", "xenial", "yakkety", "zesty", "artful", "bionic", "cosmic", "disco", "eoan",
+    "focal", "groovy", "hirsute", "impish", "jammy", "kinetic", "lunar", "mantic", "noble", "oracular", "plucky",
+    "questing", "resolute",
+)  # fmt: skip  # in their order; a later one is known by the source that offers it
 LAST_BASE = "ubuntu/noble"  # when nothing is selected and nothing is here
 NAME_CHARACTERS = 64
 TITLE_CHARACTERS = 128
@@ -72,19 +77,23 @@ def resource_of(
     title: str,
     base_image: str | None,
     offered: Iterable[tuple[str, str]],
-    default_base: str,
+    here: Iterable[BootResource],
+    selections: Iterable[Selection],
 ) -> BootResource:
-    """The resource that an upload called *name* becomes. *offered*: (os, release) of sources and of synced images.
+    """The resource that an upload called *name* becomes. *offered*: (os, release) of sources and of synced images;
+    *here*: what is offered to machines, uploads included.
 
-    Raises CallerError or Conflict with the rule that is broken.
+    Without *base_image* it is that of the image it replaces, else default_base(). Raises CallerError or Conflict with
+    the rule that is broken.
     """
-    os, release = _os_and_release(name, set(offered))
+    offered, here = set(offered), list(here)
+    os, release = _os_and_release(name, offered)
     arch, subarch = _arch(name, arch)
     if len(title) > TITLE_CHARACTERS or not title.isprintable():
         raise CallerError(
             f"title of image {name!r}: expected at most {TITLE_CHARACTERS} printable characters, got {title!r}"
         )
-    return BootResource(
+    resource = BootResource(
         os=os,
         arch=arch,
         release=release,
@@ -92,8 +101,20 @@ def resource_of(
         label=UPLOADED_LABEL,
         title=title or release,
         rtype=UPLOADED,
-        base_image=_base_image(name, base_image or default_base),
     )
+    if os != CUSTOM_OS:
+        if base_image:
+            raise CallerError(
+                f"image {name!r}: expected no base image, its name says that it is of {os}; got {base_image!r} "
+                f"(custom/{release} would take one)"
+            )
+        return resource
+    if base_image:
+        base = _base_image(name, base_image, {series for system, series in offered if system == "ubuntu"})
+    else:
+        elder = next((each for each in here if each.is_uploaded and each.name == resource.name), None)
+        base = (elder.base_image if elder else "") or default_base(here, selections)
+    return replace(resource, base_image=base)
 
 
 def files_of(name: str, wanted: Sequence[Wanted]) -> tuple[ResourceFile, ...]:
@@ -112,6 +133,13 @@ def files_of(name: str, wanted: Sequence[Wanted]) -> tuple[ResourceFile, ...]:
             raise CallerError(f"image {name!r}: {each.ftype}: expected bytes, got an empty file")
         if not _SHA256.match(each.sha256):
             raise CallerError(f"image {name!r}: {each.ftype}: expected a SHA-256 of 64 hex digits, got {each.sha256!r}")
+    sizes = {each.sha256: each.size for each in wanted}
+    for each in wanted:
+        if sizes[each.sha256] != each.size:
+            raise CallerError(
+                f"image {name!r}: {each.ftype}: expected one size for one content, got {each.size} and "
+                f"{sizes[each.sha256]} bytes of SHA-256 {each.sha256}"
+            )
     root = roots[0] if is_archive else SQUASHFS
     return tuple(
         ResourceFile(f"{root}.manifest" if each.ftype == MANIFEST else each.ftype, each.ftype, each.sha256, each.size)
@@ -130,7 +158,13 @@ def default_base(resources: Iterable[BootResource], selections: Iterable[Selecti
     if numbered:
         return f"ubuntu/{max(numbered)[1]}"
     named = [each.release for each in selections if each.os == "ubuntu" and _NAME.match(each.release)]
-    return f"ubuntu/{max(named)}" if named else LAST_BASE  # code names follow the alphabet since 2017
+    return f"ubuntu/{max(named, key=_ubuntu_order)}" if named else LAST_BASE
+
+
+def _ubuntu_order(release: str) -> tuple[int, str]:
+    """Code names begin at A again now and then."""
+    known = release in UBUNTU_SERIES
+    return (UBUNTU_SERIES.index(release) if known else len(UBUNTU_SERIES), release)
 
 
 def _os_and_release(name: str, offered: set[tuple[str, str]]) -> tuple[str, str]:
@@ -169,11 +203,15 @@ def _arch(name: str, text: str) -> tuple[str, str]:
     return arch, subarch or SUBARCH
 
 
-def _base_image(name: str, text: str) -> str:
-    os, slash, series = text.partition("/")
+def _base_image(name: str, text: str, offered_ubuntu: Collection[str]) -> str:
+    os, slash, series = text.lower().partition("/")
     if not slash or os not in BASE_OSES or not _NAME.match(series):
         raise CallerError(
             f"image {name!r}: expected a base image OS/SERIES with OS one of {', '.join(BASE_OSES)} "
             f"(like ubuntu/noble), got {text!r}"
         )
-    return text
+    if os == "ubuntu" and series not in UBUNTU_SERIES and series not in offered_ubuntu:
+        raise CallerError(f"image {name!r}: base image: expected the code name of an Ubuntu release, got {series!r}")
+    if os not in ("ubuntu", "debian") and not any(character.isdigit() for character in series):
+        raise CallerError(f"image {name!r}: base image: expected a release of {os} with its number, got {series!r}")
+    return f"{os}/{series}"

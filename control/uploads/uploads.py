@@ -79,7 +79,7 @@ class Uploads:
 
     def check(self, name: str, arch: str, title: str, base_image: str | None) -> dict[str, Any]:
         """What an upload of this name would become: the refusals of begin(), before anybody hashes a large file."""
-        resource = rules.resource_of(name, arch, title, base_image, self.reserved(), self.default_base())
+        resource = self._resource(name, arch, title, base_image)
         return {"image": resource.name, "title": resource.title, "base_image": resource.base_image}
 
     def begin(
@@ -89,7 +89,7 @@ class Uploads:
 
         Complete at once when everything is here. Raises CallerError, Conflict or Refused with the rule, NoSpace.
         """
-        resource = rules.resource_of(name, arch, title, base_image, self.reserved(), self.default_base())
+        resource = self._resource(name, arch, title, base_image)
         files = rules.files_of(name, wanted)
         with self._deciding:
             known = self._rows.list()
@@ -126,14 +126,6 @@ class Uploads:
         self._parts.cancel(upload.id)
         self._forget(upload)
         return last
-
-    def reserved(self) -> set[tuple[str, str]]:
-        """(os, release) that sources offer or that were synced from one: no upload may be called so."""
-        synced = {(each.os, each.release) for each in self._resources() if not each.is_uploaded}
-        return self._offered() | synced
-
-    def default_base(self) -> str:
-        return rules.default_base(self._resources(), self._selections.list())
 
     def figures(self) -> dict[str, int]:
         """For the metrics: unfinished uploads, files that come in just now, bytes taken since the start."""
@@ -328,8 +320,13 @@ class Uploads:
             raise NotFound(f"upload {upload_id!r}: there is none with this id; it may have expired or been cancelled")
         return upload
 
-    def _resources(self) -> Sequence[BootResource]:
-        return [each.resource_set.resource for each in self._images.sets()]
+    def _resource(self, name: str, arch: str, title: str, base_image: str | None) -> BootResource:
+        """No upload may be called like what sources offer, or what was synced from one and may be here still."""
+        sets = self._images.sets()
+        synced = [each.resource_set.resource for each in sets if not each.resource_set.resource.is_uploaded]
+        offered = self._offered() | {(each.os, each.release) for each in synced}
+        here = [each.resource_set.resource for each in sets if each.marked is None]
+        return rules.resource_of(name, arch, title, base_image, offered, here, self._selections.list())
 
     def _document(self, upload: Upload) -> dict[str, Any]:
         is_complete = upload.state == COMPLETE

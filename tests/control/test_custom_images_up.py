@@ -150,9 +150,13 @@ def test_a_deleted_image_is_no_longer_found_and_goes_on_for_who_has_begun(site: 
 
 
 def test_the_list_shows_what_is_custom_and_what_it_stands_on(site: Site, tmp_path: Path) -> None:
-    site.run("image", "upload", "centos/golden", str(archives.archive(tmp_path, "tgz")), "--arch", "amd64")
-    line = next(line for line in site.run("image", "list").splitlines() if line.startswith("centos/golden"))
-    assert line.split()[0] == "centos/golden/amd64/generic"
-    assert "golden (on ubuntu/noble)" in line and "uploaded" in line
+    for name in ("golden", "centos/golden"):
+        site.run("image", "upload", name, str(archives.archive(tmp_path, "tgz")), "--arch", "amd64")
+    listed = site.run("image", "list").splitlines()
+    custom, centos = (
+        next(line for line in listed if line.startswith(f"{os}/golden/amd64/generic ")) for os in ("custom", "centos")
+    )
+    assert "golden (on ubuntu/noble)" in custom and "uploaded" in custom
+    assert " on " not in centos and "uploaded" in centos  # its name says what it is
     refused = site.command("image", "upload", "noble", str(archives.archive(tmp_path, "tgz")), "--arch", "amd64")
     assert refused.returncode == 1 and "a boot source offers ubuntu/noble" in refused.stderr

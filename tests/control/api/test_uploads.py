@@ -632,3 +632,18 @@ def test_a_region_on_postgresql_takes_replaces_and_deletes_the_same(
         assert put(client, third, "root-tgz", tgz + b"x", 5000).json()["version"] == first["version"] + ".2"
         region.removal.step()
         assert bulk(region, sha(tgz)) == tgz  # marked, and within its grace time
+
+
+def test_an_upload_that_replaces_another_keeps_its_base_image_until_it_was_deleted(
+    client: TestClient, tgz: bytes, other_tgz: bytes
+) -> None:
+    uploaded(client, tgz, base_image="centos/8")
+    uploaded(client, other_tgz)
+    assert client.get("/api/v1/images/web").json()["base_image"] == "centos/8"
+    client.delete("/api/v1/images/web")
+    uploaded(client, tgz)
+    assert client.get("/api/v1/images/web").json()["base_image"] == "ubuntu/noble"
+    uploaded(client, tgz, name="rhel/web")
+    assert client.get("/api/v1/images/rhel/web/amd64/generic").json()["base_image"] == ""
+    with_base = announced(("root-tgz", tgz), name="rhel/web", base_image="ubuntu/noble")
+    assert "expected no base image" in problem(client.post("/api/v1/uploads", json=with_base), 400)

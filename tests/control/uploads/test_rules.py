@@ -11,10 +11,15 @@ from bootplane.dataplane.namespace import tree_name
 
 OFFERED = {("ubuntu", "noble"), ("ubuntu", "jammy"), ("centos", "8-stream"), ("grub-efi-signed", "")}
 SHA = "ab" * 32
+HERE = [
+    BootResource("ubuntu", "amd64", "jammy", "ga-22.04", "stable", title="22.04 LTS"),
+    BootResource("custom", "amd64", "db", "generic", "uploaded", rtype=UPLOADED, base_image="centos/8"),
+    BootResource("custom", "arm64", "web", "generic", "uploaded", rtype=UPLOADED, base_image="rhel/9"),
+]
 
 
 def made(name: str, arch: str = "amd64", title: str = "", base: str | None = None) -> BootResource:
-    return resource_of(name, arch, title, base, OFFERED, "ubuntu/jammy")
+    return resource_of(name, arch, title, base, OFFERED, HERE, [])
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,7 @@ def made(name: str, arch: str = "amd64", title: str = "", base: str | None = Non
 )
 def test_a_name_that_nobody_has_becomes_a_resource(name: str, resource: str) -> None:
     found = made(name)
-    assert (found.name, found.rtype, found.label, found.base_image) == (resource, UPLOADED, "uploaded", "ubuntu/jammy")
+    assert (found.name, found.rtype, found.label) == (resource, UPLOADED, "uploaded")
     assert tree_name(found.os, found.arch, found.subarch, found.release, found.label, "root-tgz").endswith("/root-tgz")
 
 
@@ -69,17 +74,45 @@ def test_a_name_is_refused_with_its_reason(name: str, error: type[Exception], wo
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("base", ["ubuntu/noble", "centos/8", "rhel/9.4", "ol/9"])
+@pytest.mark.parametrize(
+    "base", ["ubuntu/noble", "ubuntu/trusty", "centos/8", "centos/centos70", "rhel/9.4", "ol/9", "debian/trixie"]
+)
 def test_a_base_image_is_an_os_and_a_series(base: str) -> None:
     assert made("web", base=base).base_image == base
+    assert made("web", base=base.title()).base_image == base
+
+
+def test_an_ubuntu_that_only_a_source_knows_is_a_base_image() -> None:
+    offered = OFFERED | {("ubuntu", "stonking")}
+    assert resource_of("web", "amd64", "", "ubuntu/stonking", offered, [], []).base_image == "ubuntu/stonking"
 
 
 @pytest.mark.parametrize(
-    "base", ["noble", "windows/2022", "ubuntu/", "/noble", "ubuntu/no ble", "ubuntu/a/b", "custom/x"]
-)
-def test_any_other_base_image_is_refused(base: str) -> None:
-    with pytest.raises(CallerError, match="expected a base image OS/SERIES"):
+    ("base", "words"),
+    [
+        *((base, "expected a base image OS/SERIES") for base in
+          ("noble", "windows/2022", "ubuntu/", "/noble", "ubuntu/no ble", "ubuntu/a/b", "custom/x")),
+        ("ubuntu/nobel", "expected the code name of an Ubuntu release, got 'nobel'"),
+        ("ubuntu/24.04", "expected the code name of an Ubuntu release"),
+        ("centos/stream", "expected a release of centos with its number"),
+    ],
+)  # fmt: skip
+def test_any_other_base_image_is_refused(base: str, words: str) -> None:
+    with pytest.raises(CallerError, match=words):
         made("web", base=base)
+
+
+def test_without_a_base_image_it_is_that_of_the_image_it_replaces() -> None:
+    assert made("db").base_image == "centos/8"
+    assert made("custom/db", base="ubuntu/noble").base_image == "ubuntu/noble"
+    assert made("web").base_image == "ubuntu/jammy"  # the one that is here is of another arch
+    assert made("web", "arm64").base_image == "rhel/9"
+
+
+def test_an_image_whose_name_says_its_system_has_no_base_image() -> None:
+    assert made("rhel/9").base_image == ""
+    with pytest.raises(CallerError, match="expected no base image, its name says that it is of rhel; got 'rhel/9'"):
+        made("rhel/golden", base="rhel/9")
 
 
 @pytest.mark.parametrize("arch", ["", "x86_64", "amd64/", "amd64/a/b", "amd64/../x", "AMD64"])
@@ -111,7 +144,14 @@ def test_the_default_base_is_the_newest_lts_that_is_here() -> None:
 
 
 @pytest.mark.parametrize(
-    ("releases", "base"), [(["focal", "jammy"], "ubuntu/jammy"), (["*"], "ubuntu/noble"), ([], "ubuntu/noble")]
+    ("releases", "base"),
+    [
+        (["focal", "jammy"], "ubuntu/jammy"),
+        (["noble", "xenial"], "ubuntu/noble"),  # the alphabet began anew in between
+        (["noble", "amazing"], "ubuntu/amazing"),  # and will again
+        (["*"], "ubuntu/noble"),
+        ([], "ubuntu/noble"),
+    ],
 )
 def test_before_anything_is_here_the_selections_say_the_default_base(releases: list[str], base: str) -> None:
     selections = [Selection(str(i), "ubuntu", release, ("amd64",)) for i, release in enumerate(releases)]
@@ -123,7 +163,7 @@ def test_every_type_is_an_ftype_of_its_own() -> None:
 
 
 def test_a_manifest_is_named_after_its_root() -> None:
-    files = files_of("web", [Wanted("manifest", SHA, 5), Wanted("root-tgz", SHA, 7)])
+    files = files_of("web", [Wanted("manifest", SHA, 7), Wanted("root-tgz", SHA, 7)])
     assert [(file.name, file.ftype) for file in files] == [
         ("root-tgz.manifest", "manifest"),
         ("root-tgz", "root-tgz"),
@@ -153,3 +193,9 @@ def test_files_that_make_no_image_are_refused(ftypes: list[str], size: int, sha2
     with pytest.raises(CallerError) as refused:
         files_of("web", [Wanted(ftype, sha256, size) for ftype in ftypes])
     assert words in str(refused.value)
+
+
+def test_one_content_has_one_size() -> None:
+    wanted = [Wanted(ftype, SHA, size) for ftype, size in (("boot-kernel", 5), ("boot-initrd", 5), ("squashfs", 6))]
+    with pytest.raises(CallerError, match="expected one size for one content, got 5 and 6 bytes"):
+        files_of("web", wanted)
