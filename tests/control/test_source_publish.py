@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,8 @@ from tests.fakes.filesystems import mounted, or_skip
 from tests.fakes.filled import fill, filled
 from tests.fakes.mirror import make_file, serve
 from tests.fakes.regions import running, synced
+
+EVERY = int(os.environ.get("BOOTPLANE_CUTS_EVERY", "9"))  # of the moments at which a publication is killed
 
 
 @pytest.fixture(scope="module")
@@ -675,3 +678,65 @@ def test_the_cheapest_way_is_taken_by_what_the_file_system_can(kind: str, tmp_pa
         assert publish(disk / "region" / "data", disk / "out", signer).removed == 0
         over_there = publish(disk / "region" / "data", tmp_path / "out", signer)  # another file system
         assert over_there.how == "copy" and over_there.copied_bytes >= over_there.bytes
+
+
+class Cut(BaseException):
+    """As SIGKILL."""
+
+
+@contextmanager
+def cut_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Killed just before the *number*-th change of a name (replace, unlink, rmdir); the count so far."""
+    count = [0]
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink", "rmdir"):
+            call = getattr(Path, name)
+
+            def counted(*words: Any, call: Any = call, **options: Any) -> Any:
+                count[0] += 1
+                if count[0] >= number:  # and nothing is cleared away either
+                    raise Cut
+                return call(*words, **options)
+
+            patch.setattr(Path, name, counted)
+        yield count
+
+
+def is_whole(folder: Path) -> None:
+    """What its index leads to is there and right, in both forms."""
+    for form in ("json", "sjson"):
+        text = (folder / f"streams/v1/index.{form}").read_text()
+        for path in re.findall(r'"path": "([^"]+)"', text):
+            listed = (folder / path).read_text()
+            items = re.findall(r'"path": "([^"]+)",\s+"sha256": "([^"]+)"', listed)
+            assert items
+            assert {p: sha256_hex((folder / p).read_bytes()) for p, _ in items} == dict(items)
+
+
+@pytest.mark.parametrize("how", [How.LINK, How.COPY])
+def test_killed_anywhere_it_is_the_old_mirror_or_the_new_one_and_the_next_publication_ends_it(
+    how: How, data: Path, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: set[str] = set()
+    number, step = 1, EVERY
+    while True:
+        folder = tmp_path / str(number)
+        publish(data, folder, signer, how=how, patterns=["centos/*"])
+        old = json.loads((folder / "streams/v1/index.json").read_text())["index"].keys()
+        try:
+            with cut_at(number, monkeypatch):
+                publish(data, folder, signer, how=how, patterns=["ubuntu/*"], grace_s=0)
+            break
+        except Cut:
+            pass
+        is_whole(folder)
+        new = json.loads((folder / "streams/v1/index.json").read_text())["index"].keys()
+        assert new == old or not any("centos" in each for each in new)
+        publish(data, folder, signer, how=how, patterns=["ubuntu/*"], grace_s=0)
+        is_whole(folder)
+        found = set(tree(folder))
+        expected = expected or found
+        assert found == expected, "nothing is left of the one that was killed"
+        shutil.rmtree(folder)
+        number += step
+    assert number > 40
