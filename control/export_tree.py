@@ -35,6 +35,8 @@ from bootplane.dataplane.store import Store
 TREE, CURRENT, LOCK = "boot-resources", "current", ".lock"
 READS = 5
 _SNAPSHOT = re.compile(r"snapshot-\d+-[0-9a-f]{8}\Z")
+_MEMORY = re.compile(r"\.(snapshot-\d+-[0-9a-f]{8})\.json\Z")
+_HALF = re.compile(r"\.(current-\d+|\.snapshot-\d+-[0-9a-f]{8}\.json\.part)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,4 +246,7 @@ def _remove_others(tree: Path, kept: set[str | None]) -> None:
     for entry in tree.iterdir():
         if _SNAPSHOT.match(entry.name) and entry.name not in kept and entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
-            (tree / f".{entry.name}.json").unlink(missing_ok=True)
+    for entry in tree.iterdir():  # a snapshot's memory that is left alone, what a killed export left half made
+        memory = _MEMORY.match(entry.name)
+        if (memory and not (tree / memory[1]).is_dir()) or _HALF.match(entry.name):
+            entry.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from bootplane.control.mirror_publish import PublishProduct, bootloader, image, 
 from bootplane.control.placing import How, PlaceError
 from bootplane.control.simplestreams.signer import Signer
 from bootplane.core.digest import sha256_hex
+from tests.fakes.cuts import EVERY, Cut, cut_at
 from tests.fakes.filled import SELECTIONS, filled
 from tests.fakes.mirror import make_file
 from tests.fakes.ports import quiet_port
@@ -234,6 +235,36 @@ def test_what_the_tree_says_of_itself_puts_no_file_of_the_host_into_it(site: Reg
     memory.write_text(json.dumps(known))
     export(site, tmp_path / "out", How.COPY)
     assert laid_out(tmp_path / "out") == names_of(site)
+
+
+@pytest.mark.parametrize("how", [How.LINK, How.COPY])
+def test_killed_anywhere_current_is_whole_and_the_next_export_leaves_nothing_of_it(
+    how: How, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(tmp_path / "site", signer) as (site, _):
+        before = names_of(site)
+        export(site, tmp_path / "old", how)
+        drop(site, "centos/8/amd64/generic")
+        after, number = names_of(site), 1
+        expected: set[str] = set()
+        while True:
+            folder = tmp_path / f"out-{number}"
+            shutil.copytree(tmp_path / "old", folder, symlinks=True, copy_function=os.link)
+            try:
+                with cut_at(number, monkeypatch):
+                    export(site, folder, how)
+                break
+            except Cut:
+                pass
+            assert laid_out(folder) in (before, after)
+            export(site, folder, how)
+            assert laid_out(folder) == after
+            found = {path.name for path in (folder / TREE).iterdir()}
+            expected = expected or found
+            assert found == expected
+            shutil.rmtree(folder)
+            number += EVERY
+    assert number > 40
 
 
 def test_other_users_servers_can_read_all_of_it_whatever_the_umask(site: Region, tmp_path: Path) -> None:

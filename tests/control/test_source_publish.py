@@ -44,12 +44,11 @@ from bootplane.control.source_publish import (
 from bootplane.control.storage.blobs import BlobRecord
 from bootplane.control.storage.models import SetRow
 from bootplane.core.digest import sha256_hex
+from tests.fakes.cuts import EVERY, Cut, cut_at
 from tests.fakes.filesystems import mounted, or_skip
 from tests.fakes.filled import fill, filled
 from tests.fakes.mirror import make_file, serve
 from tests.fakes.regions import running, synced
-
-EVERY = int(os.environ.get("BOOTPLANE_CUTS_EVERY", "9"))  # of the moments at which a publication is killed
 
 
 @pytest.fixture(scope="module")
@@ -680,28 +679,6 @@ def test_the_cheapest_way_is_taken_by_what_the_file_system_can(kind: str, tmp_pa
         assert over_there.how == "copy" and over_there.copied_bytes >= over_there.bytes
 
 
-class Cut(BaseException):
-    """As SIGKILL."""
-
-
-@contextmanager
-def cut_at(number: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Killed just before the *number*-th change of a name (replace, unlink, rmdir); the count so far."""
-    count = [0]
-    with monkeypatch.context() as patch:
-        for name in ("replace", "unlink", "rmdir"):
-            call = getattr(Path, name)
-
-            def counted(*words: Any, call: Any = call, **options: Any) -> Any:
-                count[0] += 1
-                if count[0] >= number:  # and nothing is cleared away either
-                    raise Cut
-                return call(*words, **options)
-
-            patch.setattr(Path, name, counted)
-        yield count
-
-
 def is_whole(folder: Path) -> None:
     """What its index leads to is there and right, in both forms."""
     for form in ("json", "sjson"):
@@ -718,7 +695,7 @@ def test_killed_anywhere_it_is_the_old_mirror_or_the_new_one_and_the_next_public
     how: How, data: Path, tmp_path: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected: set[str] = set()
-    number, step = 1, EVERY
+    number = 1
     while True:
         folder = tmp_path / str(number)
         publish(data, folder, signer, how=how, patterns=["centos/*"])
@@ -738,5 +715,5 @@ def test_killed_anywhere_it_is_the_old_mirror_or_the_new_one_and_the_next_public
         expected = expected or found
         assert found == expected, "nothing is left of the one that was killed"
         shutil.rmtree(folder)
-        number += step
+        number += EVERY
     assert number > 40
