@@ -216,7 +216,7 @@ class Region:
         """Bring bulk table and catalogue up to date with the database. Blobs first: a rack asks at once."""
         with self._publishing:
             present = self.blobs.present()
-            new = contents(self.images.sets(), self.blobs.derived(), self.blobs.promised())
+            new = contents(self.images.sets(), self.blobs.derived(), self.blobs.promised(), self.blobs.lost())
             self.bulk.publish(((blob.sha256, blob.size) for blob in present.values()), self.blobs.removed())
             before = self.publisher.current
             self.custody.before_publishing(has_names=bool(new.names))

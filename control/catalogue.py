@@ -7,6 +7,10 @@ Invariants: only files of complete sets have names; a name's blob is in the stor
 that holds it serves it: what was offered once is not withdrawn for a disk of ours); the version goes up whenever names
 or blobs differ from what was published last, over restarts too, and stays when they do not. A set that cannot be named
 (two files for one name, a tag that is no name) is left out and reported; it never withholds the others.
+
+Machines that begin get the newest version of which every file they need is here. A whole older one boots everywhere;
+the newest, while it lacks a lost file, boots from racks that happen to hold all of it, of which a region cannot be
+sure. Who has begun with the newest goes on to find it by content. With no whole version the newest keeps the names.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootplane.control.domain.images import ARCHIVE, ResourceSet
@@ -36,7 +40,7 @@ class Contents:
 
     names: Mapping[str, str]
     blobs: Mapping[str, BlobRecord]
-    offered: tuple[ResourceSet, ...]  # the newest complete set of each resource
+    offered: tuple[ResourceSet, ...]  # the set of each resource that machines begin with
     left_out: tuple[str, ...]  # one sentence for each set that could not be named
 
 
@@ -50,32 +54,52 @@ class Publication:
     contents: Contents
 
 
-def contents(
-    sets: Iterable[StoredSet], derived: Mapping[str, Sequence[DerivedFile]], present: Mapping[str, BlobRecord]
-) -> Contents:
-    """The newest complete set of each resource under all its names, older complete ones by content only."""
-    newest: dict[str, StoredSet] = {}
-    older: list[StoredSet] = []
+Derived = Mapping[str, Sequence[DerivedFile]]  # archive's sha256 -> its files
+
+
+def chosen(sets: Iterable[StoredSet], derived: Derived, lost: Collection[str]) -> dict[str, StoredSet]:
+    """Resource's name -> the version that machines which begin get: the newest one without a file among *lost*, else
+    the newest. An uploaded one that was deleted or replaced is for whoever has begun to fetch it, and nobody else."""
+    best: dict[str, StoredSet] = {}
+    ranks: dict[str, tuple[object, ...]] = {}
     for stored in sets:
-        if not stored.complete:
+        resource = stored.resource_set.resource
+        if not stored.complete or (stored.marked is not None and resource.is_uploaded):
             continue
-        name = stored.resource_set.resource.name
-        if stored.marked is not None and stored.resource_set.resource.is_uploaded:
-            older.append(stored)  # deleted or replaced: for whoever has begun to fetch it, and nobody else
-            continue
-        known = newest.get(name)
-        if known is None or stored.resource_set.order > known.resource_set.order:
-            newest[name] = stored
-            if known is not None:
-                older.append(known)
-        else:
-            older.append(stored)
+        rank = (_is_whole(stored.resource_set, derived, lost), stored.resource_set.order)
+        if resource.name not in best or rank > ranks[resource.name]:
+            best[resource.name], ranks[resource.name] = stored, rank
+    return best
+
+
+def stand_ins(sets: Sequence[StoredSet], derived: Derived, lost: Collection[str]) -> list[StoredSet]:
+    """Superseded sets that machines begin with because the newest, which is still wanted, lacks a lost file."""
+    newest = chosen(sets, derived, ())
+    return [
+        stored
+        for name, stored in chosen(sets, derived, lost).items()
+        if stored.id != newest[name].id and newest[name].marked is None
+    ]
+
+
+def contents(
+    sets: Sequence[StoredSet],
+    derived: Derived,
+    present: Mapping[str, BlobRecord],
+    lost: Collection[str] = (),
+) -> Contents:
+    """The chosen set of each resource under all its names, other complete ones by content only. *present*: those that
+    are *lost* included."""
+    begun_with = chosen(sets, derived, lost)
+    others = [
+        stored for stored in sets if stored.complete and begun_with.get(stored.resource_set.resource.name) != stored
+    ]
     names: dict[str, str] = {}
     offered: list[ResourceSet] = []
     left_out: list[str] = []
     # Tested labels first, and PXELINUX of i386 before the same of amd64: where two boot loaders claim one bare name
     # with different bytes, the first has it.
-    for stored in sorted(newest.values(), key=_precedence):
+    for stored in sorted(begun_with.values(), key=_precedence):
         resource_set = stored.resource_set
         resource = resource_set.resource
         try:
@@ -92,10 +116,18 @@ def contents(
             continue
         names.update(added)
         offered.append(resource_set)
-    for stored in older:
+    for stored in others:
         names.update(_by_content(stored.resource_set, present, left_out))
     blobs = {sha256: present[sha256] for sha256 in set(names.values())}
     return Contents(names, blobs, tuple(offered), tuple(left_out))
+
+
+def _is_whole(resource_set: ResourceSet, derived: Derived, lost: Collection[str]) -> bool:
+    """Whether every file that a machine needs of a complete set is here."""
+    files = resource_set.files
+    if resource_set.resource.is_bootloader:  # machines fetch what was unpacked
+        return not any(inner.sha256 in lost for file in files for inner in derived.get(file.sha256, ()))
+    return resource_set.is_complete(file.sha256 for file in files if file.sha256 not in lost)
 
 
 def _precedence(stored: StoredSet) -> tuple[bool, bool, str]:
@@ -230,7 +262,7 @@ def _files_of(resource_set: ResourceSet) -> list[ImageFile]:
 
 
 def _by_content(resource_set: ResourceSet, present: Mapping[str, BlobRecord], left_out: list[str]) -> dict[str, str]:
-    """An older set goes on being served to whoever booted into it, until it is removed."""
+    """A set that nobody begins with goes on being served to whoever has, until it is removed."""
     found: dict[str, str] = {}
     try:
         for file in _image_files(resource_set, present):

@@ -95,6 +95,12 @@ class ImageRepository:
                     .values(marked=now_text())
                 )
 
+    def renew_marks(self, set_ids: Iterable[int]) -> None:
+        """Their grace time begins anew."""
+        with self._database.begin() as session:
+            of_them = sa.and_(SetRow.id.in_(list(set_ids)), SetRow.marked.is_not(None))
+            session.execute(sa.update(SetRow).where(of_them).values(marked=now_text()))
+
     def add_uploaded(self, resource: BootResource, files: Sequence[ResourceFile], day: str) -> str:
         """A new version of an uploaded image: complete at once, its elders marked in the same transaction.
 

@@ -4,7 +4,8 @@
     blob marked ──every rack has a catalogue without it──▶ its row says removed ─▶ bulk port: 410 ─▶ its file goes
 
 The grace time runs from the moment a set was marked; a blob that no set ever named has it from its coming. What is
-wanted again meanwhile is un-marked.
+wanted again meanwhile is un-marked. A superseded set that machines begin with, because the newest lacks a lost file,
+stays for as long as that is so, and has the grace time from then.
 
 Invariants: one thread calls step(), that of the sync, so that nothing is removed while it is being fetched; a blob goes
 only if no set names it in the transaction that takes it away; nothing goes while the store is strange (custody).
@@ -18,7 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
-from bootplane.control.catalogue import Publication
+from bootplane.control.catalogue import Publication, stand_ins
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.images import ImageRepository, StoredSet
 from bootplane.control.sync.users import Users
@@ -74,8 +75,12 @@ class Removal:
 
     def _expired(self) -> list[StoredSet]:
         """Marked sets whose grace time has passed and that no machine is booting."""
+        sets = self._images.sets()
+        needed = {each.id for each in stand_ins(sets, self._blobs.derived(), self._blobs.lost())}
+        if needed:
+            self._images.renew_marks(needed)
         before = self._before()
-        late = [each for each in self._images.sets() if each.marked is not None and each.marked < before]
+        late = [each for each in sets if each.marked is not None and each.marked < before and each.id not in needed]
         held = self._users.machines_on(late)
         for each in late:
             if each.id in held and each.id not in self._held:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bootplane.control.catalogue import Publisher, contents, names_by_file
+from bootplane.control.catalogue import Publisher, contents, names_by_file, stand_ins
 from bootplane.control.domain.images import BootResource, ResourceFile, ResourceSet
 from bootplane.control.storage.blobs import BlobRecord, DerivedFile
 from bootplane.control.storage.database import Database
@@ -42,6 +42,63 @@ def present(*sets: StoredSet, derived: dict[str, tuple[DerivedFile, ...]] | None
     return {digest: BlobRecord(digest, 10, "ab" * 32) for digest in digests}
 
 
+UPLOADED = BootResource("ubuntu", "amd64", "noble", "ga-24.04", "uploaded", rtype="uploaded")
+KERNEL = "ubuntu/amd64/ga-24.04/noble/stable/boot-kernel"
+
+
+def test_machines_begin_with_the_newest_version_of_which_no_file_is_lost() -> None:
+    sets = [image("1"), image("2"), image("3")]
+    kernels = [each.resource_set.files[0].sha256 for each in sets]
+    for lost, version in (
+        ([], 3),
+        ([kernels[0]], 3),
+        ([kernels[2]], 2),
+        ([kernels[2], kernels[1]], 1),
+        (kernels, 3),
+    ):
+        made = contents(sets, {}, present(*sets), set(lost))
+        assert [each.version for each in made.offered] == [str(version)]
+        assert made.names[KERNEL] == kernels[version - 1]
+        by_content = {digest for name, digest in made.names.items() if name.startswith("images/")}
+        assert by_content == set(present(*sets))  # whoever has begun with another one goes on to find it
+
+
+def test_a_lost_package_list_is_no_reason_to_begin_with_an_older_version() -> None:
+    old, new = image("1"), image("2")
+    manifest = ResourceFile("squashfs.manifest", "manifest", sha("list"), 10)
+    files = (*new.resource_set.files, manifest)
+    new = replace(new, resource_set=replace(new.resource_set, files=files))
+    made = contents([old, new], {}, present(old, new), {manifest.sha256})
+    assert [each.version for each in made.offered] == ["2"]
+
+
+def test_of_a_boot_loader_what_was_unpacked_counts_and_not_its_archive() -> None:
+    old, new = loader("grub-efi", "amd64", "one"), loader("grub-efi", "amd64", "two")
+    new = replace(new, resource_set=replace(new.resource_set, version="2"))
+    derived = {sha(name): (DerivedFile("grubx64.efi", sha(f"{name} inner"), 10),) for name in ("one", "two")}
+    held = present(old, new, derived=derived)
+    assert contents([old, new], derived, held, {sha("two")}).names["grubx64.efi"] == sha("two inner")
+    assert contents([old, new], derived, held, {sha("two inner")}).names["grubx64.efi"] == sha("one inner")
+
+
+def test_only_what_stands_in_for_a_version_that_is_still_wanted_is_a_stand_in() -> None:
+    old, new = replace(image("1"), marked="2026"), image("2")
+    kernel = {new.resource_set.files[0].sha256}
+    assert stand_ins([old, new], {}, kernel) == [old]
+    assert stand_ins([old, new], {}, set()) == []
+    assert stand_ins([old, replace(new, marked="2026")], {}, kernel) == []  # deselected: both go
+    assert stand_ins([new], {}, kernel) == []
+
+
+def test_a_deleted_upload_never_stands_in() -> None:
+    old, new = (
+        replace(each, resource_set=replace(each.resource_set, resource=UPLOADED)) for each in (image("1"), image("2"))
+    )
+    old = replace(old, marked="2026")
+    made = contents([old, new], {}, present(old, new), {new.resource_set.files[0].sha256})
+    assert [each.version for each in made.offered] == ["2"]
+
+
 def test_a_set_that_is_not_complete_has_no_names() -> None:
     made = contents([image(complete=False)], {}, present(image()))
     assert (made.names, made.blobs, made.offered) == ({}, {}, ())
@@ -63,7 +120,7 @@ def test_a_package_list_that_could_not_be_had_keeps_nothing_from_being_served() 
     held = present(one)
     listed = ResourceFile("squashfs.manifest", "manifest", sha("m"), 5)
     files = (*one.resource_set.files, listed)
-    with_list = dataclasses.replace(one, resource_set=dataclasses.replace(one.resource_set, files=files))
+    with_list = replace(one, resource_set=replace(one.resource_set, files=files))
     made = contents([with_list], {}, held)
     assert "ubuntu/amd64/ga-24.04/noble/stable/squashfs" in made.names
     assert not any("manifest" in name for name in made.names)

@@ -403,6 +403,24 @@ def test_a_machine_that_may_still_ask_for_it_holds_it(place: Place, steps: list[
     assert place.removal.step() == []
 
 
+def test_a_superseded_set_stays_while_machines_begin_with_it_and_has_its_grace_time_from_then(place: Place) -> None:
+    old, _ = superseded(place)
+    new, before = sha256_hex(b"new"), place.images.sets()[0].marked
+    place.blobs.lose([new])
+    assert place.removal.step() == place.removal.step() == [] and place.store.has(sha256_hex(b"old"))
+    kept = next(each for each in place.images.sets() if each.id == old)
+    assert before is not None and kept.marked is not None and kept.marked > before
+    place.blobs.record([BlobRecord(new, 3, "ab" * 32)])
+    assert place.removal.step() == [sha256_hex(b"old")]  # there is no grace time here
+
+
+def test_a_set_that_is_no_longer_wanted_goes_although_its_newer_one_has_lost_a_file(place: Place) -> None:
+    old, _ = superseded(place)
+    place.images.decide((), (), [each.id for each in place.images.sets()])
+    place.blobs.lose([sha256_hex(b"new")])
+    assert sha256_hex(b"old") in place.removal.step() and old not in {each.id for each in place.images.sets()}
+
+
 def test_at_most_some_missing_files_have_a_line_of_their_own(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     digests = [place.put(b"%d" % number) for number in range(30)]
     for sha256 in digests:
