@@ -30,6 +30,7 @@ from bootplane.control.uploads import magic, rules
 
 PIECE_BYTES = 1 << 20  # read, hashed, sent at a time
 PAUSE_S = 0.5  # between questions while somebody else brings the same content, or the region is away
+UNSAID_S = 30.0  # of waiting for somebody else before it is said; most often it is over by then
 PATIENCE_S = 60.0  # how long a region may stay away, or refuse for now, without a byte in between
 SILENCE_S = 60.0  # of the region while it takes bytes; it hashes again what it has of a file before it takes the first
 HASHED_BYTES_S = 100 << 20  # at least so fast
@@ -166,14 +167,14 @@ def _bring(
             view.show(document)
             wanted = next((each for each in lacking if each["state"] == "waiting"), None)
             if wanted is None:  # somebody else sends it, or has just sent the last of it
-                raise _WaitError
+                raise _WaitError("somebody else sends the rest of it just now")
             document = _send(region, document, wanted, by_type[wanted["ftype"]], view)
             if document["state"] != "receiving":
                 return document
         except client.Problem as problem:
             kind = str(problem.document.get("type", "")).rpartition(":")[2]
             if kind in ("wrong-offset", "busy"):  # ours that came further than we heard; a sync's, or somebody else's
-                time.sleep(PAUSE_S)
+                patience.queue(str(problem))
             elif kind == "unavailable" and wanted is not None:  # it ends, its disk fails, or we were too slow
                 patience.lost(problem)
             elif kind == "refused" and refused == 0 and wanted is not None and wanted["done"]:
@@ -183,8 +184,8 @@ def _bring(
                 for source in sources:
                     _refuse_changed(source)
                 raise
-        except _WaitError:
-            time.sleep(PAUSE_S)
+        except _WaitError as wait:
+            patience.queue(str(wait))
         except client.Unreachable as error:
             patience.lost(error)
 
@@ -199,6 +200,7 @@ class _Patience:
     def __init__(self, view: View, clock: Callable[[], float] = time.monotonic) -> None:
         self._view, self._clock = view, clock
         self._since: float | None = None
+        self._queued: float | None = None
         self._done = 0  # bytes
         self._said = ""
 
@@ -207,7 +209,18 @@ class _Patience:
         if self._since is not None and done != self._done:
             self._view.note("The region answers again.")
             self._since, self._said = None, ""
+        if done != self._done:
+            self._queued = None
         self._done = done
+
+    def queue(self, why: str) -> None:
+        """Waits a little for somebody else, however long it takes in all; says so when it takes long."""
+        if self._queued is None:
+            self._queued = self._clock()
+        elif self._clock() - self._queued > UNSAID_S and why != self._said:
+            self._said = why
+            self._view.note(f"{why}: waiting.")
+        time.sleep(PAUSE_S)
 
     def lost(self, error: CliError) -> None:
         """Waits a little; raises *error* when it has been long."""

@@ -117,6 +117,19 @@ def test_a_region_that_takes_nothing_any_more_is_waited_for_a_minute_and_its_rea
     assert notes.said == [waited, "The region answers again.", waited]
 
 
+def test_who_waits_long_for_others_says_so_once() -> None:
+    now, notes = [0.0], Notes()
+    patience = upload_module._Patience(notes, lambda: now[0])
+    for _ in range(10):
+        patience.heard(5)
+        patience.queue("16 files come in")
+        now[0] += 10.0
+    assert notes.said == ["16 files come in: waiting."]
+    patience.heard(6)  # it goes on meanwhile, by somebody else
+    patience.queue("somebody else sends it")
+    assert len(notes.said) == 1
+
+
 def test_an_upload_that_has_failed_says_why(bootplane, region, tgz: Path) -> None:
     failed = told(tgz, "failed", "waiting", 0, error="image web: root-tgz: sha256 differs")
     region.answers |= {"POST /uploads/check": CHECKED, "POST /uploads": failed}
