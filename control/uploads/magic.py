@@ -112,11 +112,11 @@ def check(ftype: str, arch: str, head: bytes, name: str) -> None:
 
 def kind_of(head: bytes) -> str:
     """What *head* begins like, in one word; empty for what is not known."""
+    if _is_tar(head):  # before the marks: its first bytes are any file's name
+        return "tar"
     for kind, offset, mark in _MARKS:
         if head[offset : offset + len(mark)] == mark:
             return kind
-    if _is_tar(head):
-        return "tar"
     if head[510:512] == b"\x55\xaa" or head[512:520] == b"EFI PART" or head[4096:4104] == b"EFI PART":
         return "disk"
     if re.match(rb"\s*<(!doctype|html)", head[:256], re.IGNORECASE):

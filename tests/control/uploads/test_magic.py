@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,10 @@ def test_a_short_file_is_refused_and_nothing_else_goes_wrong(size: int) -> None:
     for ftype in (*TYPES.values(), "squashfs", "boot-kernel", "boot-initrd"):
         with pytest.raises(Refused):
             check(ftype, "amd64", b"\x1f\x8b"[:size] if ftype == "root-dd.raw" else bytes(size), ftype)
+
+
+@pytest.mark.parametrize("name", ["BZhang.img", "PK\x03\x04", "hsqs", "07070/disk"])
+def test_a_tar_is_a_tar_whatever_its_first_file_is_called(name: str) -> None:
+    head = tarfile.TarInfo(name).tobuf() + bytes(1024)
+    assert kind_of(head) == "tar"
+    check("root-dd.tar", "amd64", head, "image")
