@@ -33,14 +33,13 @@ from typing import Any
 
 import sqlalchemy as sa
 import zstandard
-from alembic.script import ScriptDirectory
 
 from bootplane import __version__
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError
 from bootplane.control.holdings import SQLITE, holdings, opened, shown
 from bootplane.control.placing import write_whole
-from bootplane.control.storage.database import MIGRATIONS, Database, now_text
+from bootplane.control.storage.database import Database, known_revisions, now_text
 from bootplane.control.storage.models import Model
 from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, REGION_ID, SettingsRepository
 from bootplane.control.storage.transfer import copy_all, count_rows, same_rows
@@ -139,8 +138,7 @@ def restore(
         folder.mkdir(mode=0o700)
         manifest = _unpack(file, folder)
         revision = str(manifest["schema"])
-        known = {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
-        if revision not in known:
+        if revision not in known_revisions():
             raise BackupError(
                 f"{file}: expected a schema that version {__version__} knows, got {revision} of version "
                 f"{manifest['version']}: restore with that one or a newer one"

@@ -88,6 +88,7 @@ def opened(url: str) -> Iterator[Database]:
         except SQLAlchemyError as error:
             reason = getattr(error, "orig", None) or error
             raise StartError(f"database {shown(database)}: cannot be read: {str(reason).strip()}") from None
+        database.refuse_newer(revision)
         if revision != database.head():
             raise StartError(
                 f"database {shown(database)}: expected schema {database.head()}, got {revision or 'none'}: "

@@ -38,6 +38,11 @@ def document_time(text: str | None) -> str | None:
     return text[:19] + "Z" if text else None
 
 
+def known_revisions() -> set[str]:
+    """Of the schema, the newest one's and all before."""
+    return {script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions()}
+
+
 class Database:
     """Owns the engine. ``begin()`` gives a session in one transaction that may write: committed at the end, rolled back
     on an error. ``read()`` gives one that must not, and that on SQLite waits for no writer."""
@@ -69,12 +74,13 @@ class Database:
             yield session
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision. Raises StartError in one sentence."""
+        """Bring the schema to the newest revision. Raises StartError in one sentence, as for one that is newer."""
         logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
         try:
             with self.engine.begin() as connection:
+                self.refuse_newer(MigrationContext.configure(connection).get_current_revision())
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
         except sa.exc.DBAPIError as error:
@@ -84,6 +90,14 @@ class Database:
         """The schema's revision as it stands; None without one."""
         with self.engine.connect().execution_options(**{READ_ONLY: True}) as connection:
             return MigrationContext.configure(connection).get_current_revision()
+
+    def refuse_newer(self, revision: str | None) -> None:
+        """Raises StartError for a schema that this version does not know."""
+        if revision is not None and revision not in known_revisions():
+            raise StartError(
+                f"database {self.engine.url!r}: expected schema {self.head()} or older, got {revision}, which a newer "
+                "version of bootplane made: start that version, or restore a backup of this one"
+            )
 
     @staticmethod
     def head() -> str | None:
