@@ -256,7 +256,7 @@ class Uploads:
             self._rows.touch(upload_id)
         before = (datetime.now(UTC) - timedelta(seconds=self._kept_s)).isoformat(timespec="microseconds")
         for upload in self._rows.list():
-            if upload.touched < before and upload.id not in busy:
+            if upload.touched < before and upload.id not in self._parts.busy():  # somebody may have come meanwhile
                 if upload.state != COMPLETE:
                     _LOG.info(
                         "upload %s of %s: nothing came since %s; what has arrived is removed",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from bootplane.control.errors import Gone
 from bootplane.control.storage.models import UploadRow
 from bootplane.dataplane import store as store_module
 from tests.control.api.test_routes import problem
-from tests.control.api.test_uploads import announced, begun, bulk, put, sha, uploaded
+from tests.control.api.test_uploads import announced, begun, bulk, names, put, sha, uploaded
 from tests.fakes import archives
 from tests.fakes.regions import running
 
@@ -30,13 +31,19 @@ def tgz(tmp_path: Path) -> bytes:
     return archives.archive(tmp_path, "tgz").read_bytes()
 
 
-def until_complete(client: TestClient, upload: dict[str, Any]) -> None:
+def until(is_so: Callable[[], bool], what: str) -> None:
+    """The job of uploads does it, on a thread of its own."""
     tick = threading.Event()
     for _ in range(int(WAIT_S / 0.05)):
-        if client.get(f"/api/v1/uploads/{upload['id']}").json()["state"] == "complete":
+        if is_so():
             return
         tick.wait(0.05)
-    raise AssertionError(f"expected it to be complete within {WAIT_S:g} s")
+    raise AssertionError(f"expected {what} within {WAIT_S:g} s")
+
+
+def until_offered(region: Region, data: bytes) -> None:
+    """The very last step."""
+    until(lambda: sha(data) in names(region).values(), "a name for it")
 
 
 def test_a_region_killed_between_the_last_byte_and_the_files_name_ends_the_upload_when_it_is_back(
@@ -46,16 +53,18 @@ def test_a_region_killed_between_the_last_byte_and_the_files_name_ends_the_uploa
         upload = begun(client, announced(("root-tgz", tgz)))
         region.store.partial_path(sha(tgz)).write_bytes(tgz)  # all of it, and killed while it was made durable
     with running(tmp_path / "data") as (region, client):
-        until_complete(client, upload)
+        until_offered(region, tgz)
+        assert client.get(f"/api/v1/uploads/{upload['id']}").json()["state"] == "complete"
         assert bulk(region, sha(tgz)) == tgz and region.store.partials() == []
 
 
 def test_a_whole_part_of_other_bytes_is_thrown_away_and_the_client_begins_anew(tmp_path: Path, tgz: bytes) -> None:
     with running(tmp_path / "data") as (region, client):
-        begun(client, announced(("root-tgz", tgz)))
+        upload = begun(client, announced(("root-tgz", tgz)))
         region.store.partial_path(sha(tgz)).write_bytes(bytes(len(tgz)))
     with running(tmp_path / "data") as (region, client):
-        region.uploads._turn()
+        until(lambda: region.store.partials() == [], "the part to go")
+        until(lambda: region.uploads.get(upload["id"])["state"] == "failed", "a refusal")
         again = begun(client, announced(("root-tgz", tgz)))
         assert (again["state"], again["done"]) == ("receiving", 0)
         assert put(client, again, "root-tgz", tgz).json()["state"] == "complete"
@@ -77,7 +86,7 @@ def test_a_disk_that_fails_at_the_very_end_is_told_in_a_sentence_and_needs_no_by
     assert os.strerror(number) in detail and "what has arrived is kept" in detail
     assert begun(client, announced(("root-tgz", tgz)))["done"] == len(tgz)
     region.uploads._turn()
-    until_complete(client, upload)
+    until_offered(region, tgz)
     assert bulk(region, sha(tgz)) == tgz
 
 

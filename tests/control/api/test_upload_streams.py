@@ -93,12 +93,12 @@ def test_a_client_that_stalls_is_sent_away_holds_no_thread_and_keeps_what_came(r
 
 
 class Hours(asyncio.SelectorEventLoop):
-    """A loop whose clock the test moves on."""
+    """A loop whose clock the test moves on, and nothing else."""
 
     passed_s = 0.0
 
     def time(self) -> float:
-        return super().time() + self.passed_s
+        return self.passed_s
 
 
 @pytest.mark.parametrize(("nbytes", "status"), [(1, 503), (60_000, 503), (66_000, 200)])
