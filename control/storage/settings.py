@@ -8,6 +8,7 @@ from bootplane.control.storage.models import SettingRow
 REGION_ID = "region_id"
 CATALOGUE_VERSION = "catalogue_version"
 CATALOGUE_DIGEST = "catalogue_digest"
+SYNC_DECIDED = "sync_decided"  # id of the last run that read all sources and found all that is selected
 
 
 class SettingsRepository:

@@ -27,7 +27,7 @@ from bootplane.control.events import Hub
 from bootplane.control.storage.blobs import BlobRepository
 from bootplane.control.storage.images import ImageRepository
 from bootplane.control.storage.runs import Run, RunRepository
-from bootplane.control.storage.settings import SettingsRepository
+from bootplane.control.storage.settings import SYNC_DECIDED, SettingsRepository
 from bootplane.control.sync.decide import Fetch
 from bootplane.control.sync.download import Downloader
 from bootplane.control.sync.engine import SyncEngine, WorkStatus
@@ -62,6 +62,7 @@ class _Outcome:
     """What a run has met so far."""
 
     errors: list[str] = field(default_factory=list)
+    is_decided: bool = False  # every source was read, and has what is selected: what is wanted stands in the database
     refused: dict[str, str] = field(default_factory=dict)  # digest -> why its file was not taken
     moved: bool = False  # a file was not where its list says: the stream may have moved on
     space: str | None = None  # the disk is full, in one sentence
@@ -279,6 +280,7 @@ class Coordinator:
         except Exception as error:  # ours: the run must end and say so, not die with its thread
             _LOG.exception("sync failed")
             outcome.errors.insert(0, f"the sync failed in the region itself: {error}")
+            outcome.is_decided = False
         finally:
             self._downloader.close_gate()
             self._room.release()
@@ -295,6 +297,7 @@ class Coordinator:
                 refreshed = self._refresher.refresh()
                 self._hub.publish("sources", {})
             outcome.errors = [*refreshed.errors]
+            outcome.is_decided = not refreshed.errors and not (resumed and turn == 1)
             outcome.refused = {}
             outcome.moved = False
             if self._must_end(outcome):
@@ -308,11 +311,7 @@ class Coordinator:
         wanted = list(wanted)
         self._progress.begin([(each.sha256, each.path, each.size) for each in wanted])
         self._enter(run, "downloading")
-        try:
-            self._room.reserve(wanted)
-        except InsufficientSpace as error:
-            outcome.space = f"{error.path}: expected {error.needed} bytes free for this sync, got {error.free}"
-            outcome.needed_bytes = error.needed
+        if not self._has_room(wanted, outcome):
             return
         self._engine.hurry(True)
         try:
@@ -328,7 +327,7 @@ class Coordinator:
         pauses = 0
         while wanted and not outcome.space and not self._must_end(outcome):
             if self._must_pause():
-                self._pause(run, outcome)
+                self._pause(run, wanted, outcome)
                 continue
             pending = self._enqueue(run, f"{turn}.{pauses}" if pauses else turn, wanted)
             self._downloader.open_gate(self._room.reservations)
@@ -362,16 +361,28 @@ class Coordinator:
     def _must_pause(self) -> bool:
         return not self._by_hand and not self.limits.is_open()
 
-    def _pause(self, run: Run, outcome: _Outcome) -> None:
-        """Until the window opens, or somebody asks for the sync or stops it."""
+    def _pause(self, run: Run, wanted: list[Fetch], outcome: _Outcome) -> None:
+        """Until the window opens, or somebody asks for the sync or stops it. Room is for what comes meanwhile, an
+        operator's upload; the rest of *wanted* asks for it anew."""
+        self._room.release()
         self._enter(run, "paused")
         _LOG.info("sync: paused until the window %s opens; what has arrived is kept", self.limits.window)
         while self._must_pause() and not self._must_end(outcome):
             self._room.look_if_due()
             with self._wake:
                 self._wake.wait(WINDOW_CHECK_S)
-        if not self._must_end(outcome):
+        if not self._must_end(outcome) and self._has_room(wanted, outcome):
             self._enter(run, "downloading")
+
+    def _has_room(self, wanted: list[Fetch], outcome: _Outcome) -> bool:
+        """Reserve what *wanted* lacks; False, and noted, when the disk has not got it."""
+        try:
+            self._room.reserve(wanted)
+        except InsufficientSpace as error:
+            outcome.space = f"{error.path}: expected {error.needed} bytes free for this sync, got {error.free}"
+            outcome.needed_bytes = error.needed
+            return False
+        return True
 
     def _enqueue(self, run: Run, turn: str, wanted: Iterable[Fetch]) -> dict[str, Fetch]:
         """Works of an earlier start of this run go on under their own ids; the rest gets new ones."""
@@ -493,6 +504,8 @@ class Coordinator:
             self._board.end(SYNC_FAILED)
         if state in ("failed", "complete"):
             self._say_refused(outcome)
+            if outcome.is_decided:
+                self._settings.put({SYNC_DECIDED: str(run.id)})
         for sentence in outcome.errors:
             _LOG.warning("sync: %s", sentence)
         with self._wake:

@@ -27,7 +27,7 @@ from bootplane.control.storage.blobs import BlobRecord, BlobRepository
 from bootplane.control.storage.database import now_text
 from bootplane.control.storage.images import ImageRepository
 from bootplane.control.storage.runs import RunRepository
-from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SettingsRepository
+from bootplane.control.storage.settings import CATALOGUE_DIGEST, CATALOGUE_VERSION, SYNC_DECIDED, SettingsRepository
 from bootplane.control.sync.audit import Auditor, Finding
 from bootplane.control.sync.housekeeping import Housekeeper, Reconciled
 from bootplane.control.sync.owner import OwnerFile, Verdict, judge
@@ -252,9 +252,12 @@ class Custody:
             self._board.end(STORE_EMPTIED)
 
     def _has_synced(self) -> bool:
-        """Whether a sync that began after the store was taken has ended well."""
+        """Whether a sync that began after the store was taken has said what is wanted, and brought what could be had: a
+        file that no source has right is named in a banner, and would hold the store up for ever."""
         run = self._runs.last()
-        return run is not None and run.state == "complete" and run.started >= self._taken_at
+        if run is None or run.started < self._taken_at:
+            return False
+        return run.state == "complete" or (run.state == "failed" and self._settings.get(SYNC_DECIDED) == str(run.id))
 
     def _examined(self) -> None:
         """One found file less. After the last one a sync may find that it has everything."""

@@ -191,6 +191,28 @@ def test_the_windows_end_pauses_a_sync_and_the_next_window_brings_the_rest(site:
     site.is_sound()
 
 
+def test_a_paused_sync_leaves_its_room_to_others_and_asks_for_it_anew(
+    site: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coordinator, "SPACE_CHECK_S", 0.05)
+    at(site, NIGHT)
+    site.run("sync", "set", "--window", "22:00-06:00")
+    closes(site)
+    store, room = site.region.store, site.region.coordinator._room
+    site.region.coordinator.request(by_hand=False)
+    until_paused(site)
+    assert room.reservations == {} and store._reserved == 0
+    free = 1000  # an operator's upload has taken the rest meanwhile
+    monkeypatch.setattr(store, "free_bytes", lambda: free)
+    at(site, NIGHT)
+    until(site, "stopped")
+    assert "bytes free for this sync, got 1000" in site.banners()["disk-full"]
+    free = 1 << 40
+    until(site, "complete")
+    assert "disk-full" not in site.banners()
+    site.is_sound()
+
+
 def test_a_paused_sync_goes_on_when_an_operator_asks_and_ends_when_one_stops_it(site: Operator) -> None:
     for words, state in ((("sync", "stop"), "stopped"), (("sync",), "complete")):
         at(site, NIGHT)

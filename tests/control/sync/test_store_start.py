@@ -25,7 +25,7 @@ from bootplane.control.storage.images import WantedSet
 from bootplane.control.sync import audit
 from bootplane.core.digest import Verifier, chunk_root, sha256_hex
 from bootplane.dataplane import store as store_module
-from tests.fakes.mirror import MirrorServer, publish_small
+from tests.fakes.mirror import Fault, MirrorServer, publish_small
 from tests.fakes.regions import ENDS_S, running, synced
 
 GA = "ubuntu/noble/amd64/ga-24.04"
@@ -187,6 +187,49 @@ def test_a_lost_database_costs_no_file_and_no_second_download(
         }
         assert len(region.store.aside.kept()) == 2  # what was put aside then stays
         assert catalogue(client)["version"] > version  # racks refuse an older one
+
+
+def found_again(region: Region, client: TestClient, source: dict[str, Any]) -> None:
+    """After a lost database: every file was hashed, and the operator has said again what is wanted."""
+    until(lambda: "files are taken in, 0 set aside" in banners(client)["store-owner"], "every file to be hashed")
+    client.post("/api/v1/sources", json=source)
+    client.post("/api/v1/selections", json={"os": "ubuntu", "release": "noble", "arches": ["amd64"]})
+
+
+def test_a_file_that_no_source_has_right_does_not_keep_a_store_strange(
+    tmp_path: Path, source: dict[str, Any], mirror: MirrorServer
+) -> None:
+    data = tmp_path / "d"
+    with filled(data, source) as (region, client):
+        kernel, before = files_of(client)["boot-kernel"], set(region.blobs.present())
+    lose_database(data)
+    (data / "image-storage" / kernel).unlink()
+    mirror.faults["noble/amd64/20250709/ga-24.04/generic/boot-kernel"] = Fault(body=b"x" * 30_000)
+    with running(data, removal_grace=0) as (region, client):
+        found_again(region, client, source)
+        assert synced(region, client)["state"] == "failed"
+        region.removal.step()
+        assert not region.custody.is_strange and "store-owner" not in banners(client)
+        assert set(region.blobs.present()) == before - {kernel}
+
+
+def test_while_it_is_not_known_what_is_wanted_a_store_stays_strange(
+    tmp_path: Path, source: dict[str, Any], mirror: MirrorServer
+) -> None:
+    data = tmp_path / "d"
+    with filled(data, source) as (region, _client):
+        before = set(region.blobs.present())
+    lose_database(data)
+    with running(data, removal_grace=0) as (region, client):
+        found_again(region, client, source)
+        other = {"os": "ubuntu", "release": "jammy", "arches": ["amd64"]}  # which nobody offers, just now
+        added = client.post("/api/v1/selections", json=other).json()
+        assert synced(region, client)["state"] == "failed"
+        region.removal.step()
+        assert region.custody.is_strange and set(region.blobs.present()) == before
+        client.delete(f"/api/v1/selections/{added['id']}")
+        assert synced(region, client)["state"] == "complete"
+        until(lambda: region.custody.may_delete(), "the store to be settled")
 
 
 def test_a_database_from_a_backup_is_behind_its_store_and_deletes_nothing(
