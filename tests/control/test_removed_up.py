@@ -96,7 +96,7 @@ def machine_gets_the_new_kernel(site: Site, data: Path, folder: Path, old: str, 
     (folder / "told").write_text(told["token"] + "\n")
     (folder / "told").chmod(0o600)
     with relay(site.ready["region"]) as path:
-        path.hold_request = b"GET /rack/v1/catalogue"  # the long poll it begins with
+        path.hold_request = b"Prefer: wait"  # every long poll
         place = SimpleNamespace(token=racktoken.read(folder / "told"), url=f"http://{path.address}")
         with RackProcess(folder, place, data=data) as rack:  # type: ignore[arg-type]
             assert path.held.wait(60)

@@ -105,6 +105,7 @@ class FakeRegion:
         self.begun: list[tuple[str, int]] = []  # the same, in order
         self.bulk_bytes = 0
         self.requests: list[tuple[str, str]] = []
+        self.hasty = 0  # questions for the catalogue that were no long polls
         self.beats: list[dict[str, Any]] = []
         self.batches: list[transfers.Batch] = []  # of transfers, repeated ones included
         self.boots: list[dict[str, str]] = []
@@ -297,6 +298,7 @@ class _Api(_Handler):
         wait = float(self.headers.get("Prefer", "wait=0").partition("=")[2])
         have = self.headers.get("If-None-Match")
         with region.changed:
+            region.hasty += wait == 0
             region.changed.wait_for(lambda: have != f'"{region.version}"' or region.stopping.is_set(), timeout=wait)
             version, body, signature = region.version, region.body, region.signature
         while wait and region.hold_polls.is_set() and not region.stopping.wait(0.01):

@@ -23,7 +23,7 @@ class Relay:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self.hold_at: int | None = None
-        self.hold_request: bytes | None = None  # the first connection that sends what begins so is held before it
+        self.hold_request: bytes | None = None  # connections that send a piece with this in it are held before it
         self.held = threading.Event()
         self.release = threading.Event()
         self.sent: list[int] = []  # bytes from the client, by connection
@@ -81,9 +81,8 @@ class Relay:
         passed = 0
         with contextlib.suppress(OSError):
             while data := client.recv(PIECE):
-                is_chosen = self.hold_request is not None and data.startswith(self.hold_request)
+                is_chosen = self.hold_request is not None and self.hold_request in data
                 if is_chosen or (self.hold_at is not None and passed + len(data) > self.hold_at):
-                    self.hold_request = None
                     self.held.set()
                     self.release.wait(WAIT_S)
                     if self._is_cut:
