@@ -288,8 +288,10 @@ def _unpack(file: Path, folder: Path) -> dict[str, Any]:
             while packed.read(COPY_BYTES):  # to the checksum at its end: a flipped bit counts wherever it is
                 pass
             return manifest
-    except FileNotFoundError:
-        raise BackupError(f"{file}: expected a backup, got no such file") from None
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        if error.filename != str(file):
+            raise
+        raise BackupError(f"{file}: expected a backup, got: {error.strerror}") from None
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
         raise BackupError(f"{file}: expected a backup that `bootplane backup` made, got: {error}") from None
 

@@ -65,6 +65,7 @@ def export_tree(
     """Lay the catalogue of *held* out below *folder* and switch ``current``. *check*: a snapshot that is there already
     is hashed, too, and made anew when it is damaged. Raises PlaceError in one sentence."""
     tree = folder.absolute() / TREE
+    placing.refuse_store(tree, held.store.directory)
     try:
         placing.make_folders(tree)
     except OSError as error:

@@ -78,6 +78,12 @@ def _try(source: Path, probe: Path, how: How) -> None:
         fcntl.ioctl(out.fileno(), FICLONE, file.fileno())
 
 
+def refuse_store(folder: Path, store: Path) -> None:
+    """Raises PlaceError when *folder* is the store or in it: what does not belong there is put aside, and goes."""
+    if folder.resolve().is_relative_to(store.resolve()):
+        raise PlaceError(f"{folder}: expected a folder outside the store, got one in {store}")
+
+
 def make_folders(folder: Path) -> None:
     """*folder* and what is missing above it, for other users' servers to read whatever our umask is. Raises OSError."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

@@ -137,6 +137,7 @@ def publish_region(
     Raises PublishError or PlaceError in one sentence.
     """
     folder = folder.absolute()
+    placing.refuse_store(folder, held.store.directory)
     _prepare(folder)
     lock = datadir.Lock(folder / LOCK, "publication")
     try:

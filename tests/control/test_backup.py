@@ -271,6 +271,12 @@ def test_what_a_backup_must_not_hold_is_refused(archive: Path, tmp_path: Path) -
         assert list((tmp_path / "data").iterdir()) == []
 
 
+def test_what_is_no_file_is_no_backup(tmp_path: Path) -> None:
+    for name, words in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
+        with pytest.raises(BackupError, match=f"^{name}: expected a backup, got: {words}$"):
+            restore(name, tmp_path / "data")
+
+
 def test_a_link_in_a_backup_is_refused(tmp_path: Path) -> None:
     with packed(tmp_path / "file") as tar:
         member = tarfile.TarInfo("backup.json")

@@ -50,6 +50,8 @@ from tests.fakes.filled import fill, filled
 from tests.fakes.mirror import make_file, serve
 from tests.fakes.regions import running, synced
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, signer: Signer) -> Iterator[Path]:
@@ -189,7 +191,9 @@ def test_a_publication_that_is_ended_leaves_no_key_for_long(end: signal.Signals,
     argv = [sys.executable, "-m", "bootplane", "source", "publish", str(tmp_path / "out"), "--data", str(data)]
     argv += ["--key", str(tmp_path / "key")]
     tick, writer = threading.Event(), -1
-    with subprocess.Popen(argv, env={**os.environ, "TMPDIR": str(aside)}, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        argv, cwd=ROOT, env={**os.environ, "TMPDIR": str(aside)}, stderr=subprocess.DEVNULL
+    ) as process:
         for _ in range(6000):
             with suppress(OSError):  # ENXIO until it reads
                 writer = os.open(tmp_path / "key", os.O_WRONLY | os.O_NONBLOCK)
@@ -394,6 +398,17 @@ def test_time_that_goes_back_does_not_take_the_index_back(data: Path, tmp_path: 
     noon = 1_795_000_000.0
     first = publish(data, tmp_path / "out", signer, now=lambda: noon)
     assert publish(data, tmp_path / "out", signer, now=lambda: noon - 3600).updated == first.updated
+
+
+@pytest.mark.parametrize("place", ["", ".aside", "mirror"])
+@pytest.mark.parametrize("command", [["source", "publish"], ["export-tree"]])
+def test_nothing_is_laid_out_in_the_store(command: list[str], place: str, data: Path) -> None:
+    folder = data / "image-storage" / place
+    before = sorted((data / "image-storage").rglob("*"))
+    done = CliRunner().invoke(app, [*command, str(folder), "--data", str(data)])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "expected a folder outside the store, got one in" in done.stderr and done.stderr.count("\n") == 1
+    assert sorted((data / "image-storage").rglob("*")) == before
 
 
 def test_a_folder_that_is_not_ours_is_refused_and_left_alone(data: Path, tmp_path: Path, signer: Signer) -> None:
