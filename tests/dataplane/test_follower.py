@@ -131,6 +131,36 @@ def test_a_list_nobody_has_leaves_out_its_file_only_and_is_tried_again(
     rack.eventually(lambda: rack.names() == 2)
 
 
+def test_a_list_of_a_file_that_was_removed_is_said_and_the_newer_catalogue_comes_next(
+    make: Callable[[], Rack], region: FakeRegion, caplog: pytest.LogCaptureFixture
+) -> None:
+    region.removed.add(BIG_SHA)
+    rack = make()
+    rack.thread.start()
+    rack.eventually(lambda: rack.names() == 1)
+    said = [record.message for record in caplog.records if "has removed" in record.message]
+    assert said == [f"chunk list of {BIG_SHA}: {region.url} has removed the file"]
+    region.publish({"loader": b"x", "squashfs": b"the newer one"})
+    rack.eventually(lambda: rack.follower.version == 2 and rack.names() == 2)
+
+
+def test_what_a_question_and_the_long_poll_both_bring_is_served_once(
+    make: Callable[[], Rack], region: FakeRegion
+) -> None:
+    rack = make()
+    rack.thread.start()
+    rack.eventually(lambda: sum(path == "/rack/v1/catalogue" for _, path in region.requests) == 2)  # it polls
+    region.hold_polls.set()
+    region.publish({"loader": b"y"})
+    rack.follower.refresh()
+    assert rack.follower.version == 2 and [len(table) for table in rack.tables] == [2, 1]
+    asked = len(region.requests)
+    region.hold_polls.clear()  # the poll of version 1 is answered with version 2 now
+    rack.eventually(lambda: len(region.requests) > asked)
+    rack.follower.refresh()  # which is not newer
+    assert rack.follower.version == 2 and [len(table) for table in rack.tables] == [2, 1]
+
+
 def test_a_list_that_is_not_the_signed_one_is_refused_in_one_sentence(
     make: Callable[[], Rack], region: FakeRegion, caplog: pytest.LogCaptureFixture
 ) -> None:
