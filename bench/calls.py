@@ -6,7 +6,6 @@ strace's figure is the smaller one, for HTTP both say the same.
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import shutil
 import signal
@@ -15,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.meter import Server
+from bench.perf import WAIT_S, NoPerf, perf
 
-WAIT_S = 30.0
 PERF_EVENT = "raw_syscalls:sys_enter"
 
 
@@ -55,40 +54,19 @@ def can_perf() -> bool:
 
 
 def _by_perf(thread: int, work: Callable[[], object]) -> int:
-    """perf says when it has begun to count: a command on one pipe, an answer on another."""
-    command, ours = os.pipe()
-    theirs, answer = os.pipe()[::-1]
-    ends = [command, theirs]
-    argv = ["perf", "stat", "-x", ",", "-e", PERF_EVENT, "-t", str(thread)]
-    argv += ["--delay=-1", "--control", f"fd:{command},{theirs}"]
-    perf = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, pass_fds=ends
-    )
     try:
-        os.write(ours, b"enable\n")
-        _answered(answer)
-        work()
-        os.write(ours, b"disable\n")
-        _answered(answer)
-        perf.send_signal(signal.SIGINT)
-        text = perf.communicate(timeout=WAIT_S)[1]
-    finally:
-        if perf.poll() is None:
-            perf.kill()
-            perf.communicate()
-        for fd in (*ends, ours, answer):
-            os.close(fd)
+        with perf("stat", "-x", ",", "-e", PERF_EVENT, "-t", str(thread)) as counter:
+            counter.tell("enable")
+            work()
+            counter.tell("disable")
+            text = counter.end()
+    except NoPerf as error:
+        raise CannotCount(str(error)) from None
     for line in text.splitlines():
         number, _, rest = line.partition(",")
         if PERF_EVENT in rest and number.isdigit():
             return int(number)
     raise CannotCount(f"perf: expected a number of system calls, got {text.strip()!r}")
-
-
-def _answered(fd: int) -> None:
-    if not select.select([fd], [], [], WAIT_S)[0]:
-        raise CannotCount("perf: it does not answer")
-    os.read(fd, 64)
 
 
 def _by_strace(thread: int, work: Callable[[], object]) -> int:
