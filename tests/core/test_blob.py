@@ -34,7 +34,8 @@ def nothing_leaks() -> Iterator[None]:
     yield
     gc.collect()
     reap()
-    assert (counts(), open_fds()) == (before, fds)
+    assert counts() == before
+    assert open_fds() <= fds
     assert before["graveyard"] == 0
 
 
@@ -143,7 +144,8 @@ def test_a_dropped_blob_is_closed_by_reap_and_by_nothing_else(path: str) -> None
     assert open_fds() == fds + 1
     assert counts() == {"segments": before["segments"] + 1, "blobs": before["blobs"] + 1, "graveyard": 1}
     assert reap() == 1
-    assert (counts(), open_fds()) == (before, fds)
+    assert counts() == before
+    assert open_fds() <= fds
     assert reap() == 0
 
 

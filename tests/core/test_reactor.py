@@ -44,7 +44,7 @@ def test_a_reactor_that_never_ran_gives_its_descriptors_back() -> None:
     reactor = Reactor()
     assert descriptors() > before
     del reactor
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_old_snapshots_come_back_and_let_their_blobs_go() -> None:
@@ -96,7 +96,7 @@ def test_mails_that_were_never_read_free_what_they_own() -> None:
     right.close()
     settle()
     assert blobs.counts() == before
-    assert descriptors() == open_before
+    assert descriptors() <= open_before
 
 
 def test_starting_twice_is_refused() -> None:

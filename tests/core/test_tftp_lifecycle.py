@@ -122,7 +122,7 @@ def test_stopping_in_the_middle_leaves_no_descriptor_behind() -> None:
             client.rrq("kernel")
             client.receive()
         del rack
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_every_transfer_ends_in_one_counter() -> None:

@@ -612,7 +612,7 @@ def test_a_load_makes_exactly_the_transfers_asked_for() -> None:
     assert 0 < got.p50_s <= got.p99_s <= got.seconds * 1.01
     assert got.cpu_s > 0
     assert len(set(server.peers)) >= 8  # ports the kernel picked at random: a few may meet
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
 
 
 @pytest.mark.parametrize("windowsize", [1, 8])

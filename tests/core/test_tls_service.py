@@ -559,7 +559,7 @@ def test_200_connections_leave_no_descriptor_and_no_memory(big: Blob) -> None:
         some(100)
         fds, memory = len(list(pathlib.Path("/proc/self/fd").iterdir())), anonymous()
         some(200)
-        assert len(list(pathlib.Path("/proc/self/fd").iterdir())) == fds
+        assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= fds
         assert IS_SANITIZED or anonymous() - memory < 4 << 20
 
 
