@@ -18,7 +18,7 @@ from bootplane.core.counters cimport (
     C_NAMES_UNKNOWN, count, count_n, counters_t,
 )
 from bootplane.core.http_head cimport (
-    FIELD_USER_AGENT, HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER, head_scan,
+    FIELD_IF_RANGE, FIELD_USER_AGENT, HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER, head_scan,
     head_t, slice_t, target_path,
 )
 from bootplane.core.http_range cimport precondition
@@ -320,7 +320,10 @@ cdef int exchange_damaged(exchange_t* x) noexcept nogil:
 
 
 cdef int ask_again(exchange_t* x, scene_t* scene, const char* data, const head_t* h) noexcept nogil:
-    """What was parked is gone, and none of it was sent: the name may mean another file by now."""
+    """What was parked is gone, and none of it was sent: the name may mean another file by now.
+
+    Who asks for a later part has an earlier one of the file that is gone, unless If-Range says what it has.
+    """
     cdef blob_t* before = x.blob
     cdef blob_t* blob = NULL
     cdef int source = x.pending.source if x.pending != NULL else 0
@@ -329,7 +332,7 @@ cdef int ask_again(exchange_t* x, scene_t* scene, const char* data, const head_t
         blob = table_find(scene.table, scene.name, scene.name_length)
     if blob == before:
         return say(x, scene, 503, b"it was removed where it came from", RETRY_AFTER_S, True, 0)
-    if blob == NULL:
+    if blob == NULL or (x.offset > 0 and h.field[<int>FIELD_IF_RANGE].n == 0):
         return say(x, scene, 410, b"the file was removed", 0, True, 0)
     x.blob = NULL
     action = plan(x, scene, data, h, blob)

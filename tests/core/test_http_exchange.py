@@ -317,15 +317,15 @@ LATER = Table({"kernel": NEWER}, 2, ["empty"])
 def test_a_miss_of_a_file_that_was_removed_is_answered_with_what_its_name_means_by_now() -> None:
     before = KERNEL.references, NEWER.references
     x = Exchange(TABLE)
-    x.feed(b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=1-\r\n\r\n")
+    x.feed(b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=0-3\r\n\r\n")
     x.absent()
-    request = b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=1-\r\n\r\n"
+    request = b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=0-3\r\n\r\n"
     assert x.wake(ST_GONE, kept=request, table=LATER) == "send"
     assert KERNEL.references == before[0]
-    assert x.owed == (1, 5)  # of the newer file, and nothing of the older one was sent
+    assert x.owed == (0, 4)  # of the newer file, and nothing of the older one was sent
     head = x.head()
     assert head.startswith(b"HTTP/1.1 206 Partial Content\r\n")
-    assert b"\r\nContent-Range: bytes 1-4/5\r\n" in head
+    assert b"\r\nContent-Range: bytes 0-3/5\r\n" in head
     assert NEWER.sha256.encode() in head
     assert x.sent(4) == "read"
     assert x.counts() == {
@@ -358,6 +358,21 @@ def test_a_miss_of_a_file_that_was_removed_is_refused_when_its_name_means_nothin
     assert text(x.reply).endswith(b": kernel: " + phrase + b"\n")
     assert KERNEL.references == before
     assert x.text_sent() == "read"
+
+
+def test_a_later_part_of_a_removed_file_is_410_or_with_if_range_the_whole_of_the_newer_one() -> None:
+    request = b"GET /kernel HTTP/1.1\r\nHost: rack\r\nRange: bytes=4-\r\n"
+    x = Exchange(TABLE)
+    x.feed(request + b"\r\n")
+    x.absent()
+    assert x.wake(ST_GONE, kept=request + b"\r\n", table=LATER) == "text"
+    assert status(x.reply) == 410
+    request += b'If-Range: "%b"\r\n\r\n' % KERNEL.sha256.encode()
+    y = Exchange(TABLE)
+    y.feed(request)
+    y.absent()
+    assert y.wake(ST_GONE, kept=request, table=LATER) == "send"
+    assert y.owed == (0, 5) and y.head().startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 def test_what_was_begun_is_cut_and_never_goes_on_with_another_file() -> None:
