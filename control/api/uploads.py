@@ -30,6 +30,7 @@ from bootplane.control.uploads.uploads import Uploads
 PACE_S, PACE_BYTES = 60.0, 64 << 10  # so many bytes in that time, else the client is gone, or as good as that
 BATCH_BYTES = 1 << 20  # to the worker thread in one go
 THREADS = 8
+ENDS = "the region ends; it goes on with the upload when it is back"
 
 Answer = TypeVar("Answer")
 _RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})\Z")
@@ -65,16 +66,22 @@ class Intake:
         opened: list[Receiving] = []  # also when this request is cancelled in the middle of it
 
         def open_() -> None:
-            opened.append(self._uploads.open(upload_id, file_name, start, total))
+            receiving = self._uploads.open(upload_id, file_name, start, total)
+            if self._ending:  # while what was here of the file was hashed again
+                receiving.abandon()
+                raise Unavailable(ENDS)
+            opened.append(receiving)
 
         try:
             await self._work(open_)
             await self._pump(request, opened[0], end - start)
-        except BaseException:  # whatever it is, also the end of the process: what has arrived is kept
+            return await self._work(opened[0].end)
+        except BaseException as error:  # whatever it is, also the end of the process: what has arrived is kept
             for receiving in opened:
                 await self._work(receiving.abandon)
+            if self._ending and isinstance(error, asyncio.CancelledError):  # it took longer than the server waits
+                raise Unavailable(ENDS) from None
             raise
-        return await self._work(opened[0].end)
 
     async def _pump(self, request: Request, receiving: Receiving, limit: int) -> None:
         """The body into the store, batch by batch, *limit* bytes at most. A short one is a client that is gone."""
@@ -108,7 +115,7 @@ class Intake:
             if isinstance(error, ClientDisconnect):
                 raise CallerError(f"{receiving.file.name}: the client has left; what has arrived is kept") from None
             if self._ending:
-                raise Unavailable("the region ends; it goes on with the upload when it is back") from None
+                raise Unavailable(ENDS) from None
             raise Unavailable(
                 f"{receiving.file.name}: expected at least {PACE_BYTES} bytes in {self._pace_s:g} s, "
                 f"got {seen - paced}; what has arrived is kept"
@@ -118,11 +125,16 @@ class Intake:
 
     async def _work(self, work: Callable[[], Answer]) -> Answer:
         """On a thread of ours, to its end: a cancelled request must not leave two threads at one file."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+        except RuntimeError:  # closed: only what is under way is still put in order, in no time
+            return work()
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             await asyncio.wait({future})
+            if not future.cancelled():
+                future.exception()  # taken: nobody else hears of it
             raise
 
 

@@ -51,7 +51,8 @@ def test_a_region_killed_between_the_last_byte_and_the_files_name_ends_the_uploa
 ) -> None:
     with running(tmp_path / "data") as (region, client):
         upload = begun(client, announced(("root-tgz", tgz)))
-        region.store.partial_path(sha(tgz)).write_bytes(tgz)  # all of it, and killed while it was made durable
+        part = region.store.partial_path(sha(tgz))
+    part.write_bytes(tgz)  # all of it, and killed while it was made durable
     with running(tmp_path / "data") as (region, client):
         until_offered(region, tgz)
         assert client.get(f"/api/v1/uploads/{upload['id']}").json()["state"] == "complete"
@@ -61,7 +62,8 @@ def test_a_region_killed_between_the_last_byte_and_the_files_name_ends_the_uploa
 def test_a_whole_part_of_other_bytes_is_thrown_away_and_the_client_begins_anew(tmp_path: Path, tgz: bytes) -> None:
     with running(tmp_path / "data") as (region, client):
         upload = begun(client, announced(("root-tgz", tgz)))
-        region.store.partial_path(sha(tgz)).write_bytes(bytes(len(tgz)))
+        part = region.store.partial_path(sha(tgz))
+    part.write_bytes(bytes(len(tgz)))
     with running(tmp_path / "data") as (region, client):
         until(lambda: region.store.partials() == [], "the part to go")
         until(lambda: region.uploads.get(upload["id"])["state"] == "failed", "a refusal")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import threading
@@ -150,6 +151,39 @@ def test_a_region_that_ends_sends_clients_away_at_once_and_keeps_what_came(regio
     status, problem, _ = asyncio.run(bounded())
     assert status == 503 and "goes on with the upload when it is back" in problem["detail"]
     assert kept(region) == 3 * PIECE
+
+
+def test_a_region_that_ends_while_it_hashes_a_part_again_leaves_no_traceback_and_nobody_at_the_file(
+    region: Region, sender: Sender, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hashing, go_on = threading.Event(), threading.Event()
+    real = region.uploads.open
+
+    def slow(*words: Any) -> Any:
+        receiving = real(*words)
+        hashing.set()
+        assert go_on.wait(20)
+        return receiving
+
+    monkeypatch.setattr(region.uploads, "open", slow)
+
+    async def ended() -> None:
+        task = asyncio.create_task(sender.run(never))
+        await asyncio.to_thread(hashing.wait, 20)
+        region.intake.end_waits()
+        task.cancel()  # the server's patience is over
+        closing = asyncio.create_task(asyncio.to_thread(region.intake.close))
+        while not region.intake._threads._shutdown:
+            await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        status, problem, _ = await task
+        assert status == 503 and "goes on with the upload when it is back" in problem["detail"]
+
+    asyncio.run(ended())
+    gc.collect()  # a future whose exception nobody took says so when it goes
+    assert region.uploads.figures()["receiving"] == 0
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_a_request_that_is_cancelled_in_the_middle_of_a_write_leaves_one_thread_at_the_file(
