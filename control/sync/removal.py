@@ -69,9 +69,10 @@ class Removal:
         published = self._published()
         if published is None:
             return []
+        partials = self._store.partials()  # first: who begins one after this has said so before
         used = self._used()
         self._blobs.mark(used, published.contents.blobs, published.version)
-        return self._remove(used) if is_allowed else []
+        return self._remove(used, partials) if is_allowed else []
 
     def _expired(self) -> list[StoredSet]:
         """Marked sets whose grace time has passed and that no machine is booting."""
@@ -96,8 +97,8 @@ class Removal:
         named |= {file.sha256 for archive, inner in derived.items() if archive in named for file in inner}
         return named.union(self.arriving())
 
-    def _remove(self, used: set[str]) -> list[str]:
-        for sha256 in self._store.partials():
+    def _remove(self, used: set[str], partials: Iterable[str]) -> list[str]:
+        for sha256 in partials:
             if sha256 not in used:
                 self._store.discard_idle_partial(sha256)
         before = self._before()

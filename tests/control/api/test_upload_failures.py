@@ -138,6 +138,22 @@ def test_a_client_that_leaves_a_cancelled_upload_leaves_nothing_there(
         assert region.store._reserved == 0
 
 
+def test_a_part_that_begins_while_removal_looks_around_stays(
+    region: Region, client: TestClient, tgz: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, part = region.blobs.mark, region.store.partial_path(sha(tgz))
+
+    def mark(*words: Any) -> tuple[int, int]:
+        begun(client, announced(("root-tgz", tgz)))
+        part.write_bytes(tgz[:5000])
+        return real(*words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(region.blobs, "mark", mark)
+        region.removal.step()
+    assert part.exists()
+
+
 def test_what_another_upload_wants_stays_when_one_is_cancelled(region: Region, client: TestClient, tgz: bytes) -> None:
     upload = begun(client, announced(("root-tgz", tgz)))
     twin = begun(client, announced(("root-tgz", tgz), name="twin"))
