@@ -14,42 +14,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bootplane.control.cli.main import app
+from tests.fakes import documents
 
 TOKEN = "c0ffee" * 8
-FILE = {
-    "sha256": "a" * 64, "path": "noble/amd64/1/boot-kernel", "size": 2048, "done": 2048, "rate": 0, "state": "done",
-    "error": None,
-}  # fmt: skip
-SYNC = {
-    "state": "complete",
-    "files": [FILE],
-    "bytes_total": 2048,
-    "bytes_done": 2048,
-    "rate": 0,
-    "eta_s": None,
-    "limit_bytes_s": None,
-    "window": None,
-    "window_open": True,
-    "started": "2026-11-21T10:00:00Z",
-    "finished": "2026-11-21T10:00:09Z",
-    "error": None,
-}
-SOURCE = {
-    "id": 1,
-    "name": "images",
-    "url": "http://mirror.test/stable/",
-    "priority": 1,
-    "enabled": True,
-    "unsigned": False,
-    "fingerprints": ["D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81"],
-    "last_checked": "2026-11-21T10:00:00Z",
-    "last_updated": "2026-11-20T10:00:00Z",
-    "error": None,
-    "own_ca": False,
-    "warnings": [],
-    "passed_over": [],
-}
-SELECTION = {"id": 7, "os": "ubuntu", "release": "noble", "arches": ["amd64"], "subarches": ["*"], "labels": ["*"]}
+SYNC = documents.sync(documents.sync_file("noble/amd64/1/boot-kernel", 2048, sha256="a" * 64))
 IMAGE = {
     "name": "ubuntu/noble/amd64/ga-24.04",
     "os": "ubuntu",
@@ -74,13 +42,6 @@ IMAGE = {
         }
     ],
 }
-RACK = {
-    "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3,
-    "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 2},
-    "limits": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
-    "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,
-    "created": "2026-11-21T09:00:00Z", "last_seen": "2026-11-21T10:00:00Z",
-}  # fmt: skip
 CACHE = {
     "rack": "rack1", "name": "a07", "heard": "2026-11-21T10:00:00Z", "age_s": 3.4, "up_s": 7269.2,
     "limit_bytes": 4 << 30, "charged_bytes": 3328599654, "condemned_bytes": 0, "segments": 812,
@@ -111,36 +72,6 @@ FORECAST = {
         {"name": "", "sha256": "", "size": 0, "bytes": 100 << 20},
     ],
 }  # fmt: skip
-STATUS = {
-    "version": "0.1.0",
-    "region": {"id": "r1", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-21T09:00:00Z"},
-    "store": {
-        "path": "/srv/image-storage",
-        "blobs": 3,
-        "bytes": 5 << 20,
-        "free_bytes": 9 << 30,
-        "marked_bytes": 0,
-        "aside": {"path": "/srv/image-storage/.aside", "files": 0, "bytes": 0, "until": None},
-        "audit": {
-            "interval_s": 604800.0,
-            "due": 0,
-            "oldest": "2026-11-20T10:00:00Z",
-            "newest": "2026-11-21T10:00:00Z",
-            "found": 0,
-            "found_bytes": 0,
-            "checked": 3,
-            "checked_bytes": 5 << 20,
-            "rotten": 0,
-        },
-    },
-    "catalogue": {"version": 3, "names": 12},
-    "sync": SYNC,
-    "sources": 1,
-    "selections": 1,
-    "images": 1,
-    "racks": [RACK],
-    "banners": [],
-}
 
 
 @dataclass
@@ -206,16 +137,16 @@ def _handler(region: FakeRegion) -> type[BaseHTTPRequestHandler]:
 def region() -> Iterator[FakeRegion]:
     fake = FakeRegion(
         answers={
-            "GET /status": STATUS,
+            "GET /status": documents.status(sync=SYNC),
             "GET /sync": SYNC,
             "POST /sync": SYNC,
-            "GET /sources": items(SOURCE),
-            "GET /selections": items(SELECTION),
+            "GET /sources": items(documents.source()),
+            "GET /selections": items(documents.selection(id=7)),
             "GET /images": items(IMAGE),
             f"GET /images/{IMAGE['name']}": IMAGE,
-            "GET /racks": items(RACK),
-            "GET /racks/rack1": RACK,
-            "PATCH /racks/rack1": RACK,
+            "GET /racks": items(documents.rack()),
+            "GET /racks/rack1": documents.rack(),
+            "PATCH /racks/rack1": documents.rack(),
             "GET /racks/rack1/cache": CACHE,
             "GET /racks/rack1/forecast?image=ubuntu%2Fnoble%2Famd64%2Fga-24.04": FORECAST,
             "GET /machines": items(),

@@ -9,20 +9,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
 
 from bootplane.control.web.pages import router
+from tests.fakes import documents
 
 TOKEN = "admin-token-of-the-region"
 
 
-def file_of(path: str, size: int, done: int, state: str) -> dict[str, Any]:
-    return {
-        "sha256": f"{len(path):064x}",
-        "path": path,
-        "size": size,
-        "done": done,
-        "rate": 1 << 20,
-        "state": state,
-        "error": None,
-    }
+STORE = documents.store(bytes=500 << 20, free_bytes=80 << 30)
+STORE["audit"]["checked_bytes"] = 500 << 20
+CACHE = documents.rack()["cache"] | {"refused_chunks": 0}
 
 
 class FakeService:
@@ -32,45 +26,22 @@ class FakeService:
         self.calls: list[str] = []
         self.store: dict[str, Any] = {}  # what the status of the store says in place of the below
         self.documents: dict[str, Any] = {
-            "sync": {
-                "state": "downloading",
-                "files": [
-                    file_of("noble/amd64/1/squashfs", 400 << 20, 100 << 20, "downloading"),
-                    file_of("noble/amd64/1/boot-kernel", 14 << 20, 14 << 20, "done"),
-                    file_of("noble/amd64/1/boot-initrd", 86 << 20, 0, "waiting"),
-                ],
-                "bytes_total": 500 << 20,
-                "bytes_done": 114 << 20,
-                "rate": 1 << 20,
-                "eta_s": 386,
-                "limit_bytes_s": None,
-                "window": None,
-                "window_open": True,
-                "started": "2026-11-20T10:00:00Z",
-                "finished": None,
-                "error": None,
-            },
-            "sources": [
-                {
-                    "id": 1, "name": "images", "url": "http://mirror.test/stable/", "priority": 1, "enabled": True,
-                    "unsigned": False, "fingerprints": ["D2EB44626FDDC30B513D5BB71A5D6C4C7DB87C81"],
-                    "last_checked": "2026-11-20T10:00:00Z", "last_updated": "2026-11-19T10:00:00Z", "error": None,
-                    "own_ca": False, "warnings": [], "passed_over": [],
-                }
-            ],
-            "selections": [
-                {"id": 1, "os": "ubuntu", "release": "noble", "arches": ["amd64"], "subarches": ["*"], "labels": ["*"]}
-            ],
+            "sync": documents.sync(
+                documents.sync_file(
+                    "noble/amd64/1/squashfs", 400 << 20, done=100 << 20, rate=1 << 20, state="downloading"
+                ),
+                documents.sync_file("noble/amd64/1/boot-kernel", 14 << 20, rate=1 << 20),
+                documents.sync_file("noble/amd64/1/boot-initrd", 86 << 20, done=0, rate=1 << 20, state="waiting"),
+                state="downloading", bytes_done=114 << 20, rate=1 << 20, eta_s=386, started="2026-11-20T10:00:00Z",
+                finished=None,
+            ),
+            "sources": [documents.source()],
+            "selections": [documents.selection()],
             "racks": [
-                {
-                    "id": "r1", "name": "rack-a07", "http": "10.0.0.2:5248", "tftp": "10.0.0.2:69", "catalogue": 6,
-                    "created": "2026-11-20T09:00:00Z", "last_seen": "2026-11-20T10:00:00Z",
-                    "limits": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
-                    "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,
-                    "cache": {
-                        "limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 0,
-                    },
-                }
+                documents.rack(
+                    id="r1", name="rack-a07", http="10.0.0.2:5248", tftp="10.0.0.2:69", catalogue=6, cache=CACHE,
+                    created="2026-11-20T09:00:00Z", last_seen="2026-11-20T10:00:00Z",
+                )
             ],
             "images": [
                 {
@@ -94,39 +65,17 @@ class FakeService:
         return self.documents[name]
 
     def status(self) -> dict[str, Any]:
-        return {
-            "version": "0.1.0",
-            "region": {
-                "id": "kiruna", "listen": "127.0.0.1:5240", "bulk": "127.0.0.1:5241", "started": "2026-11-20T09:00:00Z",
-            },
-            "store": {
-                "path": "/srv/image-storage",
-                "blobs": 3,
-                "bytes": 500 << 20,
-                "free_bytes": 80 << 30,
-                "marked_bytes": 0,
-                "aside": {"path": "/srv/image-storage/.aside", "files": 0, "bytes": 0, "until": None},
-                "audit": {
-                    "interval_s": 604800.0,
-                    "due": 0,
-                    "oldest": "2026-11-20T10:00:00Z",
-                    "newest": "2026-11-21T10:00:00Z",
-                    "found": 0,
-                    "found_bytes": 0,
-                    "checked": 3,
-                    "checked_bytes": 500 << 20,
-                    "rotten": 0,
-                },
-            }
-            | self.store,
-            "catalogue": {"version": 7, "names": 143},
-            "sync": self["sync"],
-            "sources": len(self["sources"]),
-            "selections": len(self["selections"]),
-            "images": len(self["images"]),
-            "racks": self["racks"],
-            "banners": self["banners"],
-        }  # fmt: skip
+        return documents.status(
+            region=documents.region(id="kiruna", started="2026-11-20T09:00:00Z"),
+            store=STORE | self.store,
+            catalogue={"version": 7, "names": 143},
+            sync=self["sync"],
+            sources=len(self["sources"]),
+            selections=len(self["selections"]),
+            images=len(self["images"]),
+            racks=self["racks"],
+            banners=self["banners"],
+        )
 
     def sync_status(self) -> dict[str, Any]:
         return dict(self["sync"])
