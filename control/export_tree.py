@@ -27,13 +27,12 @@ from pathlib import Path
 
 from bootplane.control import datadir, placing
 from bootplane.control.catalogue import Contents, contents, digest_of
-from bootplane.control.holdings import Holdings
+from bootplane.control.holdings import READS, Holdings
 from bootplane.control.placing import How, PlaceError, Vanished
 from bootplane.control.storage.settings import CATALOGUE_VERSION, SettingsRepository
 from bootplane.dataplane.store import Store
 
 TREE, CURRENT, LOCK = "boot-resources", "current", ".lock"
-READS = 5
 _SNAPSHOT = re.compile(r"snapshot-\d+-[0-9a-f]{8}\Z")
 _MEMORY = re.compile(r"\.(snapshot-\d+-[0-9a-f]{8})\.json\Z")
 _HALF = re.compile(r"\.(current-\d+|\.snapshot-\d+-[0-9a-f]{8}\.json\.part)\Z")

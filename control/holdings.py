@@ -26,7 +26,7 @@ from bootplane.control.storage.settings import REGION_ID, SettingsRepository
 from bootplane.dataplane.store import Store
 
 SQLITE = "sqlite:///"
-READS = 5
+READS = 5  # of the database, while sets go that are being looked at
 
 
 @dataclass(frozen=True, slots=True)

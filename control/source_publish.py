@@ -43,7 +43,7 @@ from bootplane.control.domain.images import (
     Tag,
     kernel_name,
 )
-from bootplane.control.holdings import Holdings
+from bootplane.control.holdings import READS, Holdings
 from bootplane.control.mirror_publish import STREAMS, PublishItem, PublishProduct, write_lists
 from bootplane.control.placing import How, Vanished
 from bootplane.control.simplestreams.errors import HostilePath
@@ -59,7 +59,6 @@ LOCK = ".bootplane-mirror.lock"
 STATE_FORMAT = 1
 GRACE_S = 3600.0
 _KEY_ASIDE = "bootplane-key-"  # in the folder for temporary files; names of sockets must be short
-READS = 5  # of the database, when sets go while they are laid out
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:-]{0,127}\Z")  # a content id that can be the name of a file
 _IDENTITY = ("os", "release", "arch", "subarch", "kflavor", "label", "bootloader-type")  # tags that tell products apart
