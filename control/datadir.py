@@ -27,7 +27,7 @@ SYNC_DATABASE = "sync.sqlite"
 REGION_KEY, ADMIN_TOKEN, RACK_TOKEN = "region-key", "admin-token", "rack-token"
 RUN_JSON = "run.json"
 RESTORING = ".restoring"  # there while a restore puts things in place: control.backup
-PROBE_BYTES = 128 << 10  # SQLite maps 32 KiB beside each database: without room for them the process dies by SIGBUS
+PROBE_BYTES = 96 << 10  # SQLite maps 32 KiB beside each database: without room for them the process dies by SIGBUS
 NEW_BYTES = 16 << 20  # databases and their journals, before any image
 
 
