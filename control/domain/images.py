@@ -12,6 +12,7 @@ Invariants: every sha256 is 64 lower-case hex digits, every size is in bytes, an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,6 +39,8 @@ PASSED_FTYPES = frozenset({"notifications", "di-kernel", "di-initrd"})  # known,
 SYNCED, UPLOADED = "synced", "uploaded"  # where a resource comes from (MAAS's rtype)
 CUSTOM_OS = "custom"  # of uploads that name no other
 UPLOADED_LABEL = "uploaded"
+
+_LTS = re.compile(r"(\d{1,4}(?:\.\d{1,4})+)\s+LTS\b")
 
 TESTED_LABELS = frozenset({"stable", "release"})  # any other label is shown as what it is: not tested
 
@@ -167,6 +170,12 @@ class BootResource:
     @property
     def is_tested(self) -> bool:
         return self.label in TESTED_LABELS
+
+    @property
+    def lts(self) -> tuple[int, ...] | None:
+        """The number of a release that is supported for long, by its title: (24, 4); None for any other."""
+        found = _LTS.match(self.title)
+        return tuple(int(part) for part in found[1].split(".")) if found else None
 
     @property
     def name(self) -> str:

@@ -1,7 +1,8 @@
 """Which products, and which version of each, the selections want. Pure.
 
 Boot loaders are nobody's selection: without them nothing boots, so those of the selected arches are always wanted, and
-pxelinux (published under i386, amd64 or both, and the same 32-bit program either way) whenever either is selected.
+pxelinux (published under i386, amd64 or both, and the same 32-bit program either way) whenever either is selected. Nor
+is a commissioning release (commissioning).
 
 Where several products would have one name for machines, one is chosen: of the source with the highest priority, then
 the tested one, then the newest. The newest *complete* version is offered; an incomplete one is passed over with a note.
@@ -33,6 +34,7 @@ from bootplane.control.domain.images import (
     Version,
     lacks,
 )
+from bootplane.control.simplestreams.commissioning import also_wanted
 
 _OF_DOCUMENTS = frozenset({"content_id", "datatype", "format", "updated", "products", "versions", "items"})
 _OF_FILES = frozenset({"path", "ftype", "sha256", "size", "md5", "sha512"})  # ours to say, or what nobody has checked
@@ -96,15 +98,24 @@ class Selected:
 
 def select(offers: Iterable[tuple[BootSource, Sequence[Product]]], selections: Sequence[Selection]) -> Selected:
     """The choices for *selections* out of what the sources offer, in the order of their resource names."""
-    groups: dict[tuple[str, ...], list[tuple[BootSource, Product]]] = {}
+    ordered = [
+        (source, product)
+        for source, products in sorted(offers, key=lambda offer: (-offer[0].priority, offer[0].id))
+        for product in products
+    ]
+    wanted: list[tuple[BootSource, Product]] = []
     matched: set[str] = set()
-    for source, products in sorted(offers, key=lambda offer: (-offer[0].priority, offer[0].id)):
-        for product in products:
-            wanting = [selection.id for selection in selections if wants(selection, product)]
-            if wanting:
-                groups.setdefault(_identity(product), []).append((source, product))
-            if not product.is_bootloader:
-                matched.update(wanting)
+    for source, product in ordered:
+        wanting = [selection.id for selection in selections if wants(selection, product)]
+        if wanting:
+            wanted.append((source, product))
+        if not product.is_bootloader:
+            matched.update(wanting)
+    unasked = {_identity(each) for each in also_wanted([each for _, each in ordered], [each for _, each in wanted])}
+    wanted += [(source, product) for source, product in ordered if _identity(product) in unasked]
+    groups: dict[tuple[str, ...], list[tuple[BootSource, Product]]] = {}
+    for source, product in wanted:
+        groups.setdefault(_identity(product), []).append((source, product))
     notes: list[str] = []
     passed: list[PassedOver] = []
     choices = [choice for group in groups.values() if (choice := _best(group, notes, passed)) is not None]

@@ -6,6 +6,7 @@ The choices say what sources offer and selections want; the stored sets say what
 - while a source could not be read, one of lower priority replaces nothing that came from it;
 - a complete set stays while its resource is chosen or still selected, though upstream dropped it; otherwise it is
   marked, and goes after the grace time;
+- a commissioning release stays until another one of its arch is whole;
 - of two boot loaders for one kind of machine only the chosen one stays;
 - an operator's upload is none of a sync's business, and no source's product takes its name.
 """
@@ -13,10 +14,11 @@ The choices say what sources offer and selections want; the stored sets say what
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bootplane.control.domain.images import CUSTOM_OS, UPLOADED_LABEL, BootResource, Product, Selection
+from bootplane.control.simplestreams.commissioning import commissions, is_commissioning
 from bootplane.control.simplestreams.paths import url_of
 from bootplane.control.simplestreams.plan import Plan
 from bootplane.control.simplestreams.select import Choice, wants
@@ -88,6 +90,7 @@ def decide(
         paths = {item.file_name: item.path for item in choice.items}
         wanted.append(WantedSet(choice.resource_set(), choice.source.id, paths, choice.told()))
     coming = {(each.resource_set.resource.name, each.resource_set.version) for each in wanted}
+    unasked = _still_commissioning(stored, chosen_names, selections)
     dropped: list[int] = []
     marked: list[int] = []
     for each in stored:
@@ -97,14 +100,13 @@ def decide(
         if each.id in keep_ids or (resource.name, each.resource_set.version) in coming:
             continue
         if not each.complete:
-            stays = (
-                resource.name not in chosen_names and is_selected(resource, selections) and each.source_id is not None
-            )
-            if not stays:
+            is_wanted = is_selected(resource, selections) or each.id in unasked
+            if resource.name in chosen_names or not is_wanted or each.source_id is None:
                 dropped.append(each.id)
             continue
         replaced = resource.is_bootloader and chosen_loaders.get(_loader(resource), resource.name) != resource.name
-        if replaced or not (resource.name in chosen_names or is_selected(resource, selections)):
+        is_wanted = resource.name in chosen_names or is_selected(resource, selections) or each.id in unasked
+        if replaced or not is_wanted:
             marked.append(each.id)
     return Decision(tuple(wanted), tuple(dropped), tuple(marked), tuple(refused))
 
@@ -166,6 +168,22 @@ def is_selected(resource: BootResource, selections: Iterable[Selection]) -> bool
         bootloader_type=resource.bootloader_type,
     )
     return any(wants(selection, product) for selection in selections)
+
+
+def _still_commissioning(
+    stored: Sequence[StoredSet], chosen_names: Collection[str], selections: Sequence[Selection]
+) -> set[int]:
+    """Ids of commissioning sets without which machines of an arch whose images stay would have none."""
+    images = [
+        (each, each.resource_set.resource)
+        for each in stored
+        if each.marked is None and not each.resource_set.resource.is_bootloader
+    ]
+    covered = {of.arch for each, of in images if each.complete and of.name in chosen_names and commissions(of)}
+    staying = {
+        of.arch for _, of in images if not of.is_uploaded and (of.name in chosen_names or is_selected(of, selections))
+    }
+    return {each.id for each, of in images if is_commissioning(of) and of.arch in staying - covered}
 
 
 def _place(resource: BootResource) -> tuple[str, ...]:

@@ -150,10 +150,9 @@ def files_of(name: str, wanted: Sequence[Wanted]) -> tuple[ResourceFile, ...]:
 def default_base(resources: Iterable[BootResource], selections: Iterable[Selection]) -> str:
     """The newest Ubuntu LTS that is here, else the newest Ubuntu release that is selected by name."""
     numbered = [
-        ([int(part) for part in found[1].split(".")], resource.release)
+        (resource.lts, resource.release)
         for resource in resources
-        if resource.os == "ubuntu" and not resource.is_uploaded
-        if (found := re.match(r"(\d+(?:\.\d+)+)\s+LTS\b", resource.title))
+        if resource.os == "ubuntu" and not resource.is_uploaded and resource.lts
     ]
     if numbered:
         return f"ubuntu/{max(numbered)[1]}"

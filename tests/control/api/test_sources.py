@@ -179,3 +179,13 @@ def test_while_the_first_source_is_disabled_the_second_one_is_asked(
         images = client.get("/api/v1/images").json()["items"]
         kernel = next(each for each in images if each["name"].startswith("ubuntu/noble/amd64/"))
         assert kernel["version"] == "20260101" and gave_files(second)
+
+
+def test_who_selects_centos_alone_gets_a_system_to_install_it_with(
+    region: Region, client: TestClient, added: schemas.Source
+) -> None:
+    client.post("/api/v1/selections", json={"os": "centos", "release": "*", "arches": ["amd64"]})
+    assert synced(region, client)["state"] == "complete"
+    images = {each["name"]: each["complete"] for each in client.get("/api/v1/images").json()["items"]}
+    assert {name for name in images if name.startswith("ubuntu/")} == {"ubuntu/noble/amd64/ga-24.04"}
+    assert all(images.values()) and any(name.startswith("centos/") for name in images)

@@ -121,6 +121,45 @@ def test_boot_loaders_come_with_every_selection_of_their_arch() -> None:
     assert select([(MAIN, [ubuntu(), *LOADERS])], []).choices == ()
 
 
+CENTOS = ubuntu(os="centos", release="9", version="9", title="CentOS 9", codename="", subarch="generic", kflavor="")
+JAMMY = ubuntu(release="jammy", version="22.04", title="22.04 LTS", codename="", subarch="ga-22.04")
+PLUCKY = ubuntu(release="plucky", version="25.04", title="25.04", codename="", subarch="ga-25.04")
+NOBLES = [
+    ubuntu(),
+    ubuntu(subarch="hwe-24.04"),
+    ubuntu(kflavor="lowlatency"),
+    ubuntu(arch="arm64"),
+    ubuntu(release="resolute", title="26.04 LTS", subarch="ga-26.04", label="candidate"),
+]
+
+
+def test_images_without_a_system_of_their_own_bring_the_newest_lts_of_their_arch() -> None:
+    offered = [(MAIN, [CENTOS, JAMMY, PLUCKY, *NOBLES, *LOADERS])]
+    chosen = [name for name in names(select(offered, [selection("9", os="centos")])) if "/pxe/" not in name]
+    assert chosen == ["centos/9/amd64/generic", "grub-efi-signed/uefi/amd64", "ubuntu/noble/amd64/ga-24.04"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (selection("jammy"), ["ubuntu/jammy/amd64/ga-22.04"]),
+        (selection("plucky"), ["ubuntu/plucky/amd64/ga-25.04"]),
+        (selection(subarches=("hwe-*",)), ["ubuntu/noble/amd64/hwe-24.04"]),
+        (selection("resolute"), ["ubuntu/noble/amd64/ga-24.04", "ubuntu/resolute/amd64/ga-26.04/candidate"]),
+        (selection("xenial"), []),
+    ],
+)
+def test_a_tested_ubuntu_that_is_asked_for_is_enough(wanted: Selection, expected: list[str]) -> None:
+    assert names(select([(MAIN, [JAMMY, PLUCKY, *NOBLES])], [wanted])) == expected
+
+
+def test_the_commissioning_release_is_had_from_the_source_of_higher_priority() -> None:
+    spare = (SPARE, [CENTOS, ubuntu(versions=(version("20270101"),))])
+    selected = select([spare, (MAIN, [ubuntu()])], [selection("9", os="centos")])
+    assert [(each.resource.os, each.source.id) for each in selected.choices] == [("centos", "2"), ("ubuntu", "1")]
+    assert names(select([(MAIN, [CENTOS])], [selection("9", os="centos")])) == ["centos/9/amd64/generic"]
+
+
 def test_a_selection_nobody_serves_is_told() -> None:
     jammy = selection("jammy")
     selected = select([(MAIN, [ubuntu(), *LOADERS])], [jammy])

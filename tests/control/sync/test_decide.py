@@ -19,17 +19,17 @@ def sha(name: str) -> str:
     return name.encode().hex().ljust(64, "0")[:64]
 
 
-def choice(version: str, *, subarch: str = "ga-24.04", loader: str = "") -> Choice:
+def choice(version: str, *, subarch: str = "ga-24.04", loader: str = "", **more: str) -> Choice:
     item = Item("squashfs", "squashfs", f"noble/{version}/squashfs", sha(f"{version}{subarch}{loader}"), 10)
     product = Product(
         id="x",
         content_id="x",
-        os=loader or "ubuntu",
+        os=more.get("os", loader or "ubuntu"),
         arch="amd64",
         label="stable",
         versions=(),
-        release="" if loader else "noble",
-        title="24.04 LTS",
+        release="" if loader else more.get("release", "noble"),
+        title=more.get("title", "24.04 LTS"),
         subarch="" if loader else subarch,
         bootloader_type="uefi" if loader else "",
     )
@@ -65,6 +65,33 @@ def test_what_upstream_dropped_stays_while_it_is_selected_and_is_marked_when_not
     other = Selection("2", "ubuntu", "jammy", ("amd64",))
     made = decide([], NO_PLAN, held, [other])
     assert (made.marked, made.dropped) == ((7,), (8,))
+
+
+CENTOS = Selection("3", "centos", "9", ("amd64",))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "is_here", "marked"),
+    [
+        ((), False, ()),  # its source could not be read, or offers it no more
+        (("noble",), True, (8,)),
+        (("resolute",), False, ()),  # the next LTS, and not whole yet
+        (("resolute",), True, (7,)),
+    ],
+)
+def test_a_commissioning_release_stays_until_another_one_is_whole(
+    chosen: tuple[str, ...], is_here: bool, marked: tuple[int, ...]
+) -> None:
+    centos = choice("1", os="centos", release="9", title="CentOS 9", subarch="generic")
+    noble, resolute = choice("1"), choice("1", release="resolute", title="26.04 LTS", subarch="ga-26.04")
+    new = {"noble": noble, "resolute": resolute}
+    held = [stored(centos, 6), stored(noble, 7), stored(resolute, 8, complete=is_here)]
+    made = decide([centos, *(new[name] for name in chosen)], NO_PLAN, held, [CENTOS])
+    assert made.marked == marked
+
+
+def test_without_images_that_need_it_a_commissioning_release_goes() -> None:
+    assert decide([], NO_PLAN, [stored(choice("1"), 7)], [CENTOS]).marked == (7,)
 
 
 def test_an_unfinished_set_whose_source_was_removed_goes() -> None:
