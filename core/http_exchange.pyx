@@ -18,8 +18,8 @@ from bootplane.core.counters cimport (
     C_NAMES_UNKNOWN, count, count_n, counters_t,
 )
 from bootplane.core.http_head cimport (
-    FIELD_IF_RANGE, FIELD_USER_AGENT, HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER, head_scan,
-    head_t, slice_t, target_path,
+    FIELD_IF_RANGE, FIELD_USER_AGENT, HEAD_CLOSE, HEAD_KEEP_ALIVE, HEAD_TRANSFER, MAX_HEAD, METHOD_HEAD, METHOD_OTHER,
+    head_scan, head_t, slice_t, target_path,
 )
 from bootplane.core.http_range cimport precondition
 from bootplane.core.http_record cimport journal_free, pending_drop, pending_end, pending_new

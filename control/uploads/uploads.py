@@ -52,6 +52,11 @@ OPEN_UPLOADS = 256  # announced and not complete
 _LOG = logging.getLogger("bootplane.uploads")
 
 
+def today() -> str:
+    """What a version that comes in now is called, in UTC."""
+    return datetime.now(UTC).strftime("%Y%m%d")
+
+
 class Uploads:
     def __init__(
         self,
@@ -234,7 +239,7 @@ class Uploads:
                 except Refused as error:
                     self.refuse(upload, str(error))
                     raise
-            version = self._images.add_uploaded(resource, upload.files, datetime.now(UTC).strftime("%Y%m%d"))
+            version = self._images.add_uploaded(resource, upload.files, today())
             self._rows.complete(upload.id, version)
             self._rooms.drop(upload.id)
         _LOG.info("image %s %s came in by upload %s, %d bytes", resource.name, version, upload.id, upload.size)

@@ -15,6 +15,7 @@ from bootplane.control.api import schemas
 from bootplane.control.api.limits import BODY_BYTES
 from bootplane.control.app import Region
 from bootplane.control.errors import Gone
+from bootplane.control.uploads import uploads
 from tests.control.api.test_routes import problem
 from tests.fakes import archives
 from tests.fakes.regions import running, synced
@@ -71,6 +72,14 @@ def bulk(region: Region, sha256: str) -> bytes:
         connection.close()
 
 
+@pytest.fixture(autouse=True)
+def one_day(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Versions are called after the day: no midnight comes in the middle of a test."""
+    day = uploads.today()
+    monkeypatch.setattr(uploads, "today", lambda: day)
+    return day
+
+
 @pytest.fixture
 def tgz(tmp_path: Path) -> bytes:
     return archives.archive(tmp_path, "tgz").read_bytes()
@@ -81,15 +90,16 @@ def other_tgz(tmp_path: Path) -> bytes:
     return archives.archive(tmp_path, "tgz", "two").read_bytes()
 
 
-def test_an_upload_becomes_an_image_that_racks_are_told_of(region: Region, client: TestClient, tgz: bytes) -> None:
-    days = [datetime.now(UTC)]
+def test_an_upload_becomes_an_image_that_racks_are_told_of(
+    region: Region, client: TestClient, tgz: bytes, one_day: str
+) -> None:
+    now = datetime.now(UTC)
+    assert one_day in [(now - timedelta(minutes=minutes)).strftime("%Y%m%d") for minutes in (0, 10)]
     upload = uploaded(client, tgz, title="Web servers", base_image="ubuntu/noble")
-    days.append(datetime.now(UTC))  # the next one, at midnight
-    today = next(text for day in days if (text := day.strftime("%Y%m%d")) == upload["version"])
-    assert (upload["state"], upload["version"], upload["done"]) == ("complete", today, len(tgz))
+    assert (upload["state"], upload["version"], upload["done"]) == ("complete", one_day, len(tgz))
     image = schemas.Image.model_validate(client.get("/api/v1/images").json()["items"][0])
     assert (image.name, image.title, image.label, image.version) == (
-        "custom/web/amd64/generic", "Web servers", "uploaded", today,
+        "custom/web/amd64/generic", "Web servers", "uploaded", one_day,
     )  # fmt: skip
     assert (image.rtype, image.base_image, image.complete) == ("uploaded", "ubuntu/noble", True)
     assert image.files[0].names[:2] == [f"images/{sha(tgz)[:16]}/{TREE}", TREE]
