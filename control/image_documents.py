@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from bootplane.control.catalogue import loader_arch, names_by_file
+from bootplane.control.catalogue import chosen, loader_arch, names_by_file
 from bootplane.control.domain.images import ARCHIVE, MANIFESTS
 from bootplane.control.storage.blobs import DerivedFile
 from bootplane.control.storage.database import document_time
@@ -14,7 +15,7 @@ from bootplane.control.storage.images import StoredSet
 from bootplane.dataplane.namespace import LoaderFile, wire_names
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Around:
     """What a set's document says besides the set."""
 
@@ -23,6 +24,11 @@ class Around:
     names: Mapping[str, str]  # published: name on the wire -> digest
     derived: Mapping[str, Sequence[DerivedFile]]  # archive -> what was unpacked from it
     sources: Mapping[str, str]  # id -> name
+
+    @cached_property
+    def begun_with(self) -> Mapping[str, StoredSet]:
+        """Resource's name -> the version that machines which begin get."""
+        return chosen(self.sets, self.derived, self.lost)
 
 
 def shown(sets: Iterable[StoredSet]) -> list[StoredSet]:
@@ -44,6 +50,7 @@ def document(stored: StoredSet, around: Around) -> dict[str, Any]:
     """The <image> of the reference."""
     resource_set = stored.resource_set
     resource = resource_set.resource
+    served = around.begun_with.get(resource.name)
     files = _loader_files(stored, around) if resource.is_bootloader else _files(stored, around)
     return {
         "name": resource.name,
@@ -56,6 +63,7 @@ def document(stored: StoredSet, around: Around) -> dict[str, Any]:
         "label": resource.label,
         "version": resource_set.version,
         "complete": stored.complete and not any(file["sha256"] in around.lost for file in files),
+        "served": served and served.resource_set.version,
         "size": resource_set.size,
         "source": around.sources.get(stored.source_id or ""),
         "files": files,

@@ -132,6 +132,7 @@ class Image(_Out):
     label: str
     version: str
     complete: bool
+    served: str | None
     size: int
     source: str | None
     files: list[ImageFile]

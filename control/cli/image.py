@@ -160,6 +160,7 @@ def _print_image(image: dict[str, Any], racks: list[dict[str, Any]]) -> None:
             *((("base image", image["base_image"]),) if image.get("base_image") else ()),
             ("version", f"{image['version']} ({'complete' if image['complete'] else 'incomplete'})"),
             ("size", figures.size(image["size"])),
+            *((("machines get", image["served"]),) if _stands_in(image) else ()),
             *((("older", ", ".join(older)),) if (older := _older(image)) else ()),
             ("source", "uploaded" if image.get("rtype") == "uploaded" else image.get("source") or "-"),
         ),
@@ -196,6 +197,11 @@ def _older(image: dict[str, Any]) -> list[str]:
 def _label(image: dict[str, Any]) -> str:
     """Candidates are said to be untested wherever they are shown: nobody upstream has booted them yet."""
     return "candidate (not tested)" if image["label"] == "candidate" else str(image["label"])
+
+
+def _stands_in(image: dict[str, Any]) -> bool:
+    """Whether machines that begin get another version than the one that is shown, because this one lacks a file."""
+    return not image["complete"] and image["served"] not in (None, image["version"])
 
 
 def _state(image: dict[str, Any]) -> Any:

@@ -4,6 +4,7 @@ begin with the version before."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_while_the_newest_version_lacks_a_lost_file_machines_begin_with_the_one_
         products = small_products(tmp_path / "inputs", "20260101")
         publish(tmp_path / "mirror", products, signer, updated=datetime.now(UTC) + timedelta(hours=1))
         site.run("sync", "--wait")
-        new = digests(site)
+        new, older = digests(site), site.json("image", "show", GA)["versions"][0]["version"]
         assert got(site, f"images/{new['squashfs'][:16]}/{TREE}/squashfs") == new["squashfs"]  # a rack holds it
     kernel = site.data / "image-storage" / new["boot-kernel"]
     kernel.rename(tmp_path / "kernel")
@@ -89,7 +90,9 @@ def test_while_the_newest_version_lacks_a_lost_file_machines_begin_with_the_one_
         assert f"images/{old['boot-kernel'][:16]}/" in script and new["boot-kernel"][:16] not in script
         for name in ("boot-initrd", "squashfs"):  # who has begun with the newest goes on with it
             assert got(site, f"images/{new[name][:16]}/{TREE}/{name}") == new[name]
-        assert site.json("image", "show", GA)["complete"] is False
+        image = site.json("image", "show", GA)
+        assert (image["complete"], image["version"], image["served"]) == (False, "20260101", older)
+        assert re.search(rf"machines get +{older}\b", site.run("image", "show", GA))
     (tmp_path / "kernel").rename(kernel)
     with started(tmp_path, "--no-share") as site:
         site.eventually(lambda: got(site, f"{TREE}/boot-kernel"), lambda digest: digest == new["boot-kernel"])

@@ -29,6 +29,7 @@ IMAGE = {
     "label": "stable",
     "version": "20261120",
     "complete": True,
+    "served": "20261120",
     "size": 2048,
     "source": "images",
     "files": [

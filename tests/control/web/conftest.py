@@ -47,8 +47,8 @@ class FakeService:
                 {
                     "name": "ubuntu/noble/amd64/ga-24.04", "os": "ubuntu", "release": "noble", "title": "24.04 LTS",
                     "arch": "amd64", "subarch": "ga-24.04", "kflavor": "generic", "label": "candidate", "version": "1",
-                    "complete": True, "size": 500 << 20, "rtype": "synced", "base_image": "", "versions": [],
-                    "source": "images",
+                    "complete": True, "served": None, "size": 500 << 20, "rtype": "synced", "base_image": "",
+                    "versions": [], "source": "images",
                     "files": [
                         {
                             "name": "squashfs", "ftype": "squashfs", "sha256": "ab" * 32, "size": 400 << 20,
