@@ -72,6 +72,7 @@ cdef void sessions_free(service_t* t) noexcept nogil:
                 continue
             if s.state == SESSION_OPEN:  # HTTP's last bytes, as far as the client's socket takes them
                 s.inner_empty = 0
+                s.up_ended = 1           # what it still sends, nobody reads: it must not keep us
                 moved = 0
                 session_pump(s, t.loop.scratch, NEVER, &moved)
                 end(t, s, False)
@@ -153,13 +154,16 @@ cdef session_t* dequeue(service_t* t) noexcept nogil:
 
 # -- ends ------------------------------------------------------------------------------------------------------------
 
+cdef void call_next(service_t* t) noexcept nogil:
+    cdef session_t* waiting = t.timers[<int>TIMER_READY].first
+    if waiting != NULL and t.shaking < t.options.max_handshakes and not t.loop.stopping:
+        enqueue(t, waiting)
+
+
 cdef void leave_handshake(service_t* t, session_t* s) noexcept nogil:
-    cdef session_t* waiting
     if s.state == SESSION_SHAKE:
         t.shaking -= 1
-        waiting = t.timers[<int>TIMER_READY].first
-        if waiting != NULL and not t.loop.stopping:
-            enqueue(t, waiting)
+        call_next(t)
 
 
 cdef void end(service_t* t, session_t* s, bint with_reset) noexcept nogil:

@@ -422,6 +422,47 @@ def test_of_more_handshakes_than_places_each_comes_to_its_turn() -> None:
         it.wait_for("tls_closed", 7)
 
 
+def test_who_takes_the_place_of_a_stuck_handshake_and_has_gone_ends_once() -> None:
+    with tls_rack({"small": small()}, tls={"max_handshakes": 1}) as it:
+        stuck = it.raw().send(hello())
+        assert stuck.more()
+        gone = it.raw().send(hello())
+        with it.raw() as plain:  # answered after the hello before it was looked at: that one waits for a place now
+            assert plain.get("/small").status == 400
+        gone.abort()
+        it.wait_for("tls_failed_timeout", 1)
+        it.wait_for("tls_failed_gone", 1)
+        for _ in range(3):
+            with it.client() as client:
+                assert client.get("/small").body == SMALL
+        assert it.count("tls_connections") == 6
+        stuck.socket.close()
+        it.wait_for("tls_closed", 6)
+
+
+def served_at_once(places: int) -> bool:
+    """Of as many waiting as places that come free together: does each get one before its patience ends, which is
+    shorter than the second after which others' places would be looked at?"""
+    with tls_rack({"small": small()}, tls={"max_handshakes": places, "hello_timeout_s": 0.9}) as it:
+        stuck = [it.raw().send(hello()) for _ in range(places)]
+        if not all(client.more() for client in stuck):
+            return False
+        waiting = [it.raw().send(hello()) for _ in range(places)]
+        with it.raw() as plain:  # answered after the hellos before it were looked at
+            assert plain.get("/small").status == 400
+        for client in stuck:
+            client.abort()
+        got = [client.more() for client in waiting]
+        for client in waiting:
+            client.socket.close()
+        it.wait_for("tls_closed", 2 * places + 1)
+        return all(got)
+
+
+def test_places_that_come_free_at_once_are_all_taken_by_those_who_wait() -> None:
+    assert any(served_at_once(16) for _ in range(5)), "free places and clients that waited for them"
+
+
 def test_clients_that_say_nothing_leave_for_those_who_come() -> None:
     with tls_rack({"small": small()}, tls={"max_sessions": 8}) as it:
         silent = [it.raw() for _ in range(8)]
