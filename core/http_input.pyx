@@ -106,6 +106,8 @@ cdef int next_request(http_t* http, connection_t* c, int action) noexcept nogil:
         c.bulk = 0
         http.sending -= 1
     http.answered += 1
+    if c.timer == TIMER_HEAD:        # of the head that was answered: the next one has its own
+        timer_clear(http, c)
     if http.have == 0:
         return DO_READ
     if http.answered >= PIPELINE_TURN:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 
 import h11
@@ -344,6 +345,23 @@ def test_a_slow_head_is_not_given_more_time_for_every_byte() -> None:
                 sent += 1
                 assert sent < 60, "a token of 64 bytes would be refused for another reason"
         assert client.response().status == 408
+
+
+def pipelined(served: Rack, seconds: float) -> bool:
+    """Requests one after the other, each sent with the first bytes of the next: is each of them answered?"""
+    request = b"GET /small" + HOST
+    with served.client() as client:
+        client.send(request[:5])
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if client.send(request[5:] + request[:5]).response().status != 200:
+                return False
+    return True
+
+
+def test_a_head_has_its_own_time_though_it_began_before_the_answer_to_the_last() -> None:
+    with rack(NAMES, head_timeout_s=0.4) as served:
+        assert any(pipelined(served, 1) for _ in range(3)), "the deadline of the first head was that of all"
 
 
 def test_a_reader_that_takes_nothing_is_reset() -> None:
