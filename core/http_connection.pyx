@@ -177,14 +177,18 @@ cdef connection_t* fifo_pop(fifo_t* q) noexcept nogil:
     return c
 
 
+cdef inline bint are_shares_active(http_t* http) noexcept nogil:
+    return http.options.shares != NULL and bp_load_int(&http.options.shares.active) != 0
+
+
 cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil:
     if c.queue != QUEUE_NONE:
         return
     c.queue = <unsigned char>queue
-    if queue == QUEUE_BULK and http.options.shares != NULL and bp_load_int(&http.options.shares.active):
+    if queue == QUEUE_BULK and are_shares_active(http):
         group_enqueue(http, c)
     else:
-        if c.grouped:
+        if c.grouped and not are_shares_active(http):    # else its pace is that of small answers, too
             group_forget(http, c)
         fifo_push(&http.queues[queue], c)
     http.ticker.due_ns = 0           # the tick after this batch of events, without waiting

@@ -27,27 +27,29 @@ cdef inline uint16_t version_of(shares_t* s) noexcept nogil:
     return <uint16_t>(bp_load_int(&s.version) & 0x7fff) | 0x8000         # never 0
 
 
+cdef void set_pace(http_t* http, connection_t* c, uint64_t bytes_s) noexcept nogil:
+    """*bytes_s* 0: as fast as it goes."""
+    cdef uint64_t pace = bytes_s if bytes_s else <uint64_t>-1
+    setsockopt(c.fd if http.loop.tls == NULL else http.loop.tls_socket(http.loop, c.fd), SOL_SOCKET,
+               SO_MAX_PACING_RATE, &pace, sizeof(pace))
+
+
 cdef void find_group(http_t* http, connection_t* c) noexcept nogil:
     cdef shares_t* s = http.options.shares
     cdef uint16_t version = version_of(s)
     cdef uint64_t pace
-    cdef uint64_t unlimited = <uint64_t>-1
     if c.grouped == version:
         return
     c.group = <unsigned char>(shares_group(s, c.address.ip) if c.address != NULL else SHARE_OTHERS)
     pace = shares_pace(s, c.group)
     if pace or c.grouped:            # what was set before must not stay
-        if pace == 0:
-            pace = unlimited
-        setsockopt(c.fd if http.loop.tls == NULL else http.loop.tls_socket(http.loop, c.fd), SOL_SOCKET,
-                   SO_MAX_PACING_RATE, &pace, sizeof(pace))
+        set_pace(http, c, pace)
     c.grouped = version
 
 
 cdef void group_forget(http_t* http, connection_t* c) noexcept nogil:
-    cdef uint64_t unlimited = <uint64_t>-1
     c.grouped = 0
-    setsockopt(c.fd, SOL_SOCKET, SO_MAX_PACING_RATE, &unlimited, sizeof(unlimited))
+    set_pace(http, c, 0)
 
 
 cdef void group_enqueue(http_t* http, connection_t* c) noexcept nogil:

@@ -22,6 +22,7 @@ from bootplane.core.table import Table
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.reactors import Reactors, address_of, open_http
 from tests.fakes.http_client import Client, nothing_left, rack
+from tests.fakes.tls import tls_rack
 
 MB = 1_000_000
 HOST = b" HTTP/1.1\r\nHost: rack\r\n\r\n"
@@ -116,7 +117,7 @@ def test_a_cap_and_its_end_while_clients_wait() -> None:
 
 
 def pace_of(client: Client) -> int:
-    """SO_MAX_PACING_RATE of the server's end, which is in this process."""
+    """SO_MAX_PACING_RATE of the server's end of the client's TCP connection, which is in this process."""
     for path in pathlib.Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
             if not stat.S_ISSOCK(path.stat().st_mode):
@@ -141,6 +142,26 @@ def test_a_pace_is_set_on_the_connections_of_its_group_and_taken_back() -> None:
         assert len(client.send(part).response().body) == MB
         shares.set([])
         assert len(client.send(part).response().body) == MB
+        assert pace_of(client) == 2**64 - 1
+
+
+def test_a_pace_is_that_of_small_answers_too_which_may_follow_a_large_one_still_on_its_way() -> None:
+    shares = table(Group("slow", ("127.0.0.0/24",), pace_bytes_s=5 * MB))
+    names = {"large": Blob.memory(LARGE, dynamic=False), "small": Blob.memory(b"small", dynamic=False)}
+    with rack(names, shares=shares) as it, it.client() as client:
+        assert len(client.get("/large", "Range: bytes=0-999999").body) == MB
+        assert client.get("/small").body == b"small"
+        assert pace_of(client) == 5 * MB
+
+
+def test_a_pace_on_https_is_taken_back_from_the_clients_own_socket() -> None:
+    shares = table(Group("slow", ("127.0.0.0/24",), pace_bytes_s=5 * MB))
+    large = Blob.memory(LARGE, dynamic=False)
+    with tls_rack({"large": large}, shares=shares) as it, it.client() as client:
+        assert len(client.get("/large", "Range: bytes=0-999999").body) == MB
+        assert pace_of(client) == 5 * MB
+        shares.set([])
+        assert len(client.get("/large", "Range: bytes=0-999999").body) == MB
         assert pace_of(client) == 2**64 - 1
 
 
