@@ -23,7 +23,8 @@ cdef void* tls_new(tls_context_t* t, int fd) noexcept nogil
 cdef void tls_free(void* ssl) noexcept nogil
 
 # ST_OK, ST_AGAIN with what it waits for in *wait*, ST_CLOSED (the client's end, orderly or not), or ST_BAD (no more can
-# be said on this connection; an alert was sent where one is due).
+# be said on this connection; an alert was sent where one is due). ST_AGAIN and TLS_READY from the first two: a message
+# that was no data was dealt with, and there may be more; call again.
 cdef int tls_accept(void* ssl, uint8_t* wait) noexcept nogil
 cdef int tls_read(void* ssl, uint8_t* into, int n, int* got, uint8_t* wait) noexcept nogil
 # Sends as much as the socket takes. After ST_AGAIN the bytes from *sent* on must come again, all of them and no more.

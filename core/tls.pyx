@@ -13,7 +13,7 @@ match; connections keep the one they began with.
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 from bootplane.core.linux cimport (
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    EAGAIN, errno, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from bootplane.core.status cimport ST_AGAIN, ST_BAD, ST_CLOSED, ST_OK
 
@@ -22,6 +22,13 @@ cdef extern from "<dlfcn.h>" nogil:
     void* dlsym(void* handle, const char* name)
     enum: RTLD_NOW
     enum: RTLD_LOCAL
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    static inline void bp_clear_errno(void) { errno = 0; }
+    """
+    void bp_clear_errno() nogil
 
 ctypedef int (*alpn_t)(void* ssl, const uint8_t** out, uint8_t* out_n, const uint8_t* offered, unsigned int n,
                        void* argument) noexcept nogil
@@ -59,9 +66,11 @@ cdef enum:                       # of OpenSSL's headers
     SSL_CTRL_MODE = 33
     SSL_CTRL_SET_READ_AHEAD = 41
     SSL_CTRL_SET_SESS_CACHE_MODE = 44
+    SSL_CTRL_CLEAR_MODE = 78
     SSL_CTRL_SET_MIN_PROTO_VERSION = 123
     SSL_MODE_ENABLE_PARTIAL_WRITE = 1
     SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER = 2
+    SSL_MODE_AUTO_RETRY = 4
     SSL_MODE_RELEASE_BUFFERS = 16
     SSL_OP_IGNORE_UNEXPECTED_EOF = 0x80  # OpenSSL 3; 1.1.1 has no such bit, and no alert to keep it from
     SSL_OP_NO_TICKET = 0x4000
@@ -126,9 +135,10 @@ def _load(names):
                 or found.context_up_ref is NULL or found.context_ctrl is NULL or found.context_options is NULL
                 or found.context_tickets is NULL or found.context_certificate is NULL or found.context_key is NULL
                 or found.context_check_key is NULL or found.context_password is NULL or found.context_alpn is NULL
-                or found.ssl_new is NULL or found.ssl_free is NULL or found.ssl_set_fd is NULL or found.ssl_accept is NULL
-                or found.ssl_read is NULL or found.ssl_write is NULL or found.ssl_get_error is NULL
-                or found.err_clear is NULL or found.err_peek is NULL or found.err_reason is NULL):
+                or found.ssl_new is NULL or found.ssl_free is NULL or found.ssl_set_fd is NULL
+                or found.ssl_accept is NULL or found.ssl_read is NULL or found.ssl_write is NULL
+                or found.ssl_get_error is NULL or found.err_clear is NULL or found.err_peek is NULL
+                or found.err_reason is NULL):
             continue
         lib = found
         loaded = name
@@ -186,6 +196,8 @@ cdef void* context_of(str certificate, str key) except NULL:
         lib.context_ctrl(context, SSL_CTRL_SET_READ_AHEAD, 1, NULL)      # one recv for a record instead of two
         lib.context_ctrl(context, SSL_CTRL_MODE, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
                          | SSL_MODE_RELEASE_BUFFERS, NULL)
+        # A read ends after each message that is no data: else it ends when a client stops renewing its keys.
+        lib.context_ctrl(context, SSL_CTRL_CLEAR_MODE, SSL_MODE_AUTO_RETRY, NULL)
         lib.context_tickets(context, 0)
         lib.context_alpn(context, choose_protocol, NULL)
         lib.context_password(context, no_password)
@@ -273,26 +285,36 @@ cdef int outcome(void* ssl, int result, uint8_t* wait) noexcept nogil:
     return ST_BAD
 
 
+cdef int outcome_of_reading(void* ssl, int result, uint8_t* wait) noexcept nogil:
+    cdef int error = errno           # of the recv in it, if there was one: no edge comes for what that did not ask for
+    cdef int status = outcome(ssl, result, wait)
+    if wait[0] == TLS_WAITS_IN and error != EAGAIN:
+        wait[0] = TLS_READY
+    return status
+
+
 cdef int tls_accept(void* ssl, uint8_t* wait) noexcept nogil:
     cdef int result
     lib.err_clear()                  # what stands in this thread's queue is read as this call's
+    bp_clear_errno()
     result = lib.ssl_accept(ssl)
     if result == 1:
         wait[0] = TLS_READY
         return ST_OK
-    return outcome(ssl, result, wait)
+    return outcome_of_reading(ssl, result, wait)
 
 
 cdef int tls_read(void* ssl, uint8_t* into, int n, int* got, uint8_t* wait) noexcept nogil:
     cdef int result
     lib.err_clear()
+    bp_clear_errno()
     got[0] = 0
     result = lib.ssl_read(ssl, into, n)
     if result > 0:
         got[0] = result
         wait[0] = TLS_READY
         return ST_OK
-    return outcome(ssl, result, wait)
+    return outcome_of_reading(ssl, result, wait)
 
 
 cdef int tls_write(void* ssl, const uint8_t* data, int n, int* sent, uint8_t* wait) noexcept nogil:

@@ -78,6 +78,8 @@ cdef void shake(service_t* t, session_t* s, int64_t* spent) noexcept nogil:
     elif status != ST_AGAIN:
         count(t.loop.counters, C_TLS_FAILED_PROTOCOL)
         linger(t, s)                 # OpenSSL has sent an alert
+    elif s.read_wait == TLS_READY:
+        enqueue(t, s)
 
 
 cdef void begin_handshake(service_t* t, session_t* s, int64_t* spent) noexcept nogil:

@@ -37,6 +37,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
 cdef enum:
     RECORD_HEAD = 5                  # type, version, length (RFC 8446, 5.1)
     RECORD_MAX = 16384
+    NO_DATA_COST = 1048576           # in bytes of a turn: OpenSSL deals with a buffer of such messages, 600 new keys, at once
     HANDSHAKE = 22
 
 cdef const char* PLAIN_REFUSAL = (
@@ -116,8 +117,9 @@ cdef int pump_up(session_t* s, uint8_t* scratch, int64_t budget, int64_t* spent)
         if spent[0] >= budget:
             return ST_AGAIN
         status = tls_read(s.ssl, scratch, PLAIN_BYTES, &got, &s.read_wait)
-        if status == ST_AGAIN:
-            return ST_OK
+        if status == ST_AGAIN:       # and read_wait still TLS_READY: keys were renewed, or the like
+            spent[0] += NO_DATA_COST
+            continue
         if status == ST_CLOSED:      # the client's side alone: what it has asked for is still answered
             s.up_ended = 1
             shutdown(s.inner, SHUT_WR)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import hmac
 import os
 import pathlib
 import random
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from bootplane.core import blob as blobs
 from bootplane.core.blob import Blob
@@ -360,6 +362,67 @@ def test_broken_records_after_the_handshake_end_the_connection_alone(big: Blob) 
                     while len(client.buffer) < len(BIG):
                         assert client.more()
         assert other.get("/small").body == SMALL
+
+
+def expanded(secret: bytes, label: bytes, n: int) -> bytes:
+    """HKDF-Expand-Label without context, of at most one block (RFC 8446, 7.1)."""
+    name = b"tls13 " + label
+    info = struct.pack(">HB", n, len(name)) + name + b"\0"
+    return hmac.digest(secret, info + b"\x01", "sha384")[:n]
+
+
+class Records:
+    """What the client of a TLS 1.3 connection with TLS_AES_256_GCM_SHA384 would send, from its first record after the
+    handshake on: *secret* is its first traffic secret."""
+
+    def __init__(self, secret: bytes) -> None:
+        self.renew(secret)
+
+    def renew(self, secret: bytes) -> None:
+        self.secret = secret
+        self.cipher = AESGCM(expanded(secret, b"key", 32))
+        self.mask = int.from_bytes(expanded(secret, b"iv", 12), "big")
+        self.number = 0
+
+    def record(self, kind: int, data: bytes) -> bytes:
+        head = struct.pack(">BHH", 23, 0x303, len(data) + 1 + 16)
+        nonce = (self.mask ^ self.number).to_bytes(12, "big")
+        self.number += 1
+        return head + self.cipher.encrypt(nonce, data + bytes([kind]), head)
+
+    def key_update(self) -> bytes:
+        """RFC 8446, 4.6.3; no answer wanted."""
+        sent = self.record(22, b"\x18\0\0\x01\0")
+        self.renew(expanded(self.secret, b"traffic upd", 48))
+        return sent
+
+
+def answered_meanwhile(secrets: pathlib.Path) -> int:
+    """How many of another client's requests are answered while one renews its keys 20,000 times, before the answer to
+    what it asks behind that."""
+    context = trusting(pair()[0])
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.keylog_filename = str(secrets)
+    with tls_rack({"small": small()}) as it, Client(it.plain_port) as other, TlsClient(it.port, context) as client:
+        assert client.socket.cipher()[0] == "TLS_AES_256_GCM_SHA384"
+        lines = (line.split() for line in secrets.read_text().splitlines() if not line.startswith("#"))
+        secret = next(bytes.fromhex(line[2]) for line in lines if line[0] == "CLIENT_TRAFFIC_SECRET_0")
+        ours = Records(secret)
+        sent = b"".join(ours.key_update() for _ in range(20_000)) + ours.record(23, b"GET /small" + HOST)
+        with under(client) as raw:
+            raw.settimeout(PATIENCE_S)
+            raw.sendall(sent)
+            answered = 0
+            while not select.select([raw], [], [], 0)[0]:
+                assert other.get("/small").body == SMALL
+                answered += 1
+        assert client.response().body == SMALL
+    return answered
+
+
+def test_a_client_that_only_renews_its_keys_holds_up_nobody(tmp_path: pathlib.Path) -> None:
+    answered = max(answered_meanwhile(tmp_path / f"secrets{n}") for n in range(3))
+    assert answered > 8, "while 34 buffers of new keys were read"
 
 
 def test_half_a_hello_is_waited_for_until_its_deadline_and_no_longer() -> None:
