@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import socket
 import threading
 from collections.abc import AsyncIterator
 
@@ -53,11 +54,15 @@ _LOG = logging.getLogger("bootplane.region")
 class Region:
     """Everything of one region process. ``app`` is its ASGI application; its lifespan starts and ends the rest."""
 
-    def __init__(self, settings: Settings, *, engine: SyncEngine | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, engine: SyncEngine | None = None, bulk_socket: socket.socket | None = None
+    ) -> None:
+        """*bulk_socket*: listens already, in place of settings.bulk."""
         self.settings = settings
         self.listen = settings.listen  # the true address once it is bound
         self.failure = ""  # why start() did not come to its end, one sentence
         self.is_quiet = True  # after close(): no thread is left that waits for somebody outside
+        self._bulk_socket = bulk_socket
         self._undo = contextlib.ExitStack()
         try:
             self._open(settings)
@@ -106,7 +111,7 @@ class Region:
         self.racks = RackBook(rows.racks)
         self.publisher = Publisher(self.region_id, self.key, rows.settings)
         self._publishing = threading.Lock()
-        self.bulk = BulkServer(self.store, settings.bulk)
+        self.bulk = BulkServer(self.store, settings.bulk, self._bulk_socket)
         self._undo.callback(self.bulk.stop)
         self.sync = SyncParts(
             settings,

@@ -31,9 +31,10 @@ _LOG = logging.getLogger("bootplane.bulk")
 class BulkServer:
     """Owns the listening socket and one reactor. ``publish`` may be called from any one thread at a time."""
 
-    def __init__(self, store: Store, address: str) -> None:
+    def __init__(self, store: Store, address: str, inherited: socket.socket | None = None) -> None:
+        """*inherited*: listens already, and takes the place of *address*. Raises StartError."""
         self._store = store
-        self._socket = _listen(address)
+        self._socket = inherited or _listen(address)
         host, port = self._socket.getsockname()[:2]
         self.address = join_address(host, port)
         self._reactor = Reactor(0, http=[self._socket.fileno()], http_options={"control": 0})
@@ -71,6 +72,12 @@ class BulkServer:
         gone = [f"blob/{sha256}" for sha256 in removed if sha256 not in wanted]
         self._reactor.publish(Table(names, self._version, gone))
         return missing
+
+    def is_turning(self) -> bool:
+        """Whether its thread has read its mails since the last time that somebody asked."""
+        is_turning = self._reactor.alive and self._reactor.unread == 0
+        self._reactor.ping()
+        return is_turning
 
     def counters(self) -> dict[str, int]:
         return self._reactor.counters() if self._counted is None else self._counted

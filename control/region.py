@@ -2,6 +2,8 @@
 
 Whatever hinders it is one sentence on standard error and exit status 1; a traceback is a bug. Under ``bootplane up``
 the ready line goes to a pipe (``--ready-fd``) and the supervisor writes run.json; alone it does both itself.
+
+Sockets may be inherited (activation, names region and bulk) in place of those of --listen or --bulk; one of each.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import uvloop
 
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError, StartError
-from bootplane.dataplane import logs
+from bootplane.dataplane import activation, logs
+from bootplane.dataplane.activation import ActivationError
 from bootplane.dataplane.notify import Manager
 from bootplane.dataplane.openfiles import raise_file_limit
 
@@ -45,7 +48,7 @@ def main(
     try:
         settings = config.load(data, listen=listen, bulk=bulk, database=database)
         return _serve(settings, ready_fd, manager)
-    except BootplaneError as error:
+    except (BootplaneError, ActivationError) as error:
         print(f"bootplane region: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -54,11 +57,18 @@ def main(
 
 
 def _serve(settings: config.Settings, ready_fd: int | None, manager: Manager) -> int:
-    listener = _listen(settings.listen)
+    given = activation.inherited({"region": socket.SOCK_STREAM, "bulk": socket.SOCK_STREAM})
+    for name, sockets in given.items():
+        if len(sockets) > 1:
+            raise ActivationError(
+                f"inherited sockets: expected at most one for {name}, got {len(sockets)} "
+                "(systemd: FileDescriptorName=region and =bulk, each in a unit of its own)"
+            )
+    listener = given["region"][0] if given["region"] else _listen(settings.listen)
     try:
         from bootplane.control.app import Region  # after the port is ours: it imports for a second
 
-        region = Region(settings)
+        region = Region(settings, bulk_socket=given["bulk"][0] if given["bulk"] else None)
         region.listen = config.join_address(*listener.getsockname()[:2])
         server = _Server(
             uvicorn.Config(
@@ -101,6 +111,7 @@ class _Server(uvicorn.Server):
         self._ready_fd = ready_fd
         self._manager = manager
         self._run_json = region.settings.data / datadir.RUN_JSON
+        self._watch: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -119,8 +130,18 @@ class _Server(uvicorn.Server):
             datadir.write_json(self._run_json, {"pid": os.getpid(), **where})
             print(line, flush=True)
         self._manager.ready(f"serves at {self._region.listen}")
+        self._watch = asyncio.create_task(self._tell_alive())
+
+    async def _tell_alive(self) -> None:
+        """To a manager that wants to know: this loop turns, and so does the thread that sends files."""
+        while self._manager.watchdog_s is not None:
+            if self._region.bulk.is_turning():
+                self._manager.alive()
+            await asyncio.sleep(self._manager.watchdog_s / 4)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         self._manager.stopping("finishes what runs")
         self._region.end_waits()
         await super().shutdown(sockets)

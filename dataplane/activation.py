@@ -9,7 +9,7 @@ down, and who connects meanwhile waits in the backlog.
 Invariants: what is taken is an internet socket of the right type, bound, listening where that is to be, non-blocking
 and not inherited any further; anything else is one sentence. The variables are gone afterwards.
 
-Left to others: what is opened where nothing is inherited (reactors, control).
+Left to others: what is opened where nothing is inherited (reactors, control), and where several are too many.
 """
 
 from __future__ import annotations
@@ -38,21 +38,32 @@ def inherited(
     A socket without one of these names is the first service's that has its type. *first*: the first descriptor.
     Raises ActivationError.
     """
+    found: dict[str, list[socket.socket]] = {service: [] for service in services}
+    for fd, name in enumerate(_names(environment), first):
+        sock, service = _checked(fd, name, services)
+        found[service].append(sock)
+    return found
+
+
+def refuse(why: str, environment: MutableMapping[str, str] | None = None) -> None:
+    """For a process that takes none: raises ActivationError with *why* when some were opened for it."""
+    if names := _names(environment):
+        raise ActivationError(f"inherited sockets: expected none, got {len(names)}: {why}")
+
+
+def _names(environment: MutableMapping[str, str] | None) -> list[str]:
+    """One for each socket that was opened for this process, "" where it has none."""
     variables = os.environ if environment is None else environment
     told = {key: variables.pop(key, "") for key in VARIABLES}
-    found: dict[str, list[socket.socket]] = {service: [] for service in services}
     if told["LISTEN_PID"] != str(os.getpid()):
-        return found  # nothing, or somebody else's: a parent passed its environment on
+        return []  # nothing, or somebody else's: a parent passed its environment on
     if not (told["LISTEN_FDS"].isascii() and told["LISTEN_FDS"].isdigit()):
         raise ActivationError(f"LISTEN_FDS: expected a number of sockets, got {told['LISTEN_FDS']!r}")
     count = int(told["LISTEN_FDS"])
     names = told["LISTEN_FDNAMES"].split(":") if told["LISTEN_FDNAMES"] else [""] * count
     if len(names) != count:
         raise ActivationError(f"LISTEN_FDNAMES: expected {count} names, got {told['LISTEN_FDNAMES']!r}")
-    for fd, name in enumerate(names, first):
-        sock, service = _checked(fd, name, services)
-        found[service].append(sock)
-    return found
+    return names
 
 
 def _checked(fd: int, name: str, services: Mapping[str, socket.SocketKind]) -> tuple[socket.socket, str]:

@@ -31,10 +31,11 @@ class Manager:
         self._tell(f"STOPPING=1\nSTATUS={status}")
 
     def alive(self) -> None:
-        self._tell("WATCHDOG=1")
+        """Any thread; never waits for a manager that does not read."""
+        self._tell("WATCHDOG=1", socket.MSG_DONTWAIT)
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, flags: int = 0) -> None:
         if self._address[:1] not in ("/", "\0"):
             return
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
-            out.sendto(text.encode(), self._address)
+            out.sendto(text.encode(), flags, self._address)

@@ -23,6 +23,12 @@ os.execv(sys.executable, [sys.executable, *sys.argv[4 + count :]])
 """
 
 
+def passing(names: Sequence[str], fds: Sequence[int], command: Sequence[str]) -> list[str]:
+    """*command*, a Python's, with the sockets *fds*, which have to be passed on, under their *names*."""
+    assert command[0] == sys.executable and len(names) == len(fds)
+    return [sys.executable, "-c", PASS, str(len(fds)), ":".join(names), *map(str, fds), *command]
+
+
 class Opened:
     """Sockets on any free port of *hosts*, *copies* of each UDP one (a unit with ReusePort=)."""
 
@@ -42,9 +48,8 @@ class Opened:
 
     def command(self, command: Sequence[str]) -> list[str]:
         """*command*, a Python's, as this process's child has to begin."""
-        names = ":".join(["http"] * len(self.http) + ["https"] * len(self.https) + ["tftp"] * len(self.tftp))
-        assert command[0] == sys.executable
-        return [sys.executable, "-c", PASS, str(len(self.fds)), names, *map(str, self.fds), *command]
+        names = ["http"] * len(self.http) + ["https"] * len(self.https) + ["tftp"] * len(self.tftp)
+        return passing(names, self.fds, command)
 
     def close(self) -> None:
         for sock in self.http + self.https + self.tftp:
