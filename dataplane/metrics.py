@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from bootplane.core.counters import COUNTERS
 from bootplane.dataplane.fillstats import FillStats
+from bootplane.dataplane.reports import DROPPED
 from bootplane.dataplane.scrub import ScrubStats
 from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 
@@ -82,12 +83,12 @@ class Numbers:
     transfers: Mapping[tuple[str, str], int]  # (protocol, outcome)
     reports_waiting: int
     reports_sent: int
-    reports_dropped: int
-    reports_dropped_refusals: int
+    reports_dropped: Mapping[str, int]  # why -> transfers
     sources: int
     catalogue_version: int
     catalogue_names: int
     region_reachable: bool
+    certificate_ends: float  # Unix seconds; 0: no HTTPS
 
 
 class RackCollector(Collector):
@@ -135,6 +136,11 @@ class RackCollector(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}region_reachable", "1 when a region answered the last beat.", value=numbers.region_reachable
         )
+        yield GaugeMetricFamily(
+            f"{PREFIX}tls_certificate_expiry_timestamp_seconds",
+            "Unix time at which the certificate in use expires; 0: no HTTPS.",
+            value=numbers.certificate_ends,
+        )
         yield InfoMetricFamily(f"{PREFIX}build", "What is running.", value={"version": self._version, "role": "rack"})
 
     @staticmethod
@@ -162,16 +168,18 @@ class RackCollector(Collector):
         yield GaugeMetricFamily(
             f"{PREFIX}reports_waiting", "Transfers that no region has taken yet.", value=numbers.reports_waiting
         )
-        for key, text, value in (
-            ("reports_sent", "Transfers that a region has taken for the boot timeline.", numbers.reports_sent),
-            ("reports_dropped", "Transfers pushed out of the queue, or refused by a region.", numbers.reports_dropped),
-            (
-                "reports_dropped_refusals",
-                "Of these, requests that were refused; they may fill a quarter of the queue.",
-                numbers.reports_dropped_refusals,
-            ),
-        ):
-            yield CounterMetricFamily(PREFIX + key, text, value=value)
+        yield CounterMetricFamily(
+            f"{PREFIX}reports_sent",
+            "Transfers that a region has taken for the boot timeline.",
+            value=numbers.reports_sent,
+        )
+        yield _labelled(
+            "reports_dropped",
+            "Transfers that were read and are in no timeline.",
+            "reason",
+            DROPPED,
+            numbers.reports_dropped,
+        )
 
     @staticmethod
     def _fill(fill: FillStats) -> Iterable[Metric]:

@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Sequence
@@ -129,6 +130,7 @@ def _run(options: argparse.Namespace) -> None:
         raise RackError(f"--drain-limit: expected 0 to {MAX_DRAIN_S:.0f} seconds, got {options.drain_limit}")
     given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM, "https": socket.SOCK_STREAM})
     tls = _certificate(options, is_wanted=bool(https_address or given["https"]))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until rackservice can read a certificate again
     manager = Manager()
     token = racktoken.read(options.token_file)
     files = raise_file_limit()

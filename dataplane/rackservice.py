@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from bootplane import __version__
 from bootplane.core.lru import Cache
 from bootplane.core.tls import Tls, TlsError
+from bootplane.dataplane import certificate
 from bootplane.dataplane.addresses import HostPort
 from bootplane.dataplane.background import Job
 from bootplane.dataplane.cachereport import CacheReporter
@@ -54,6 +55,7 @@ FIRST_CATALOGUE_S = 10.0  # how long "ready" waits for the region's first answer
 DRAIN_S = 30.0  # for what machines fetch while this process is told to end
 REPORT_S = 3.0  # for the last transfers, once machines are served no more
 RECENT_EVENTS = 32  # refusals told with a beat
+CERTIFICATE_S = 24 * 3600.0  # how often is looked whether the certificate expires
 
 log = logging.getLogger("bootplane.rack")
 
@@ -126,6 +128,10 @@ class RackService:
         self._region_reachable = False
         self._is_beat_failing = False
         self._beats = Job("beat", self._beat, failed_s=BEAT_S)
+        self._certificate: certificate.Certificate | None = None  # the one in use
+        self._certificate_looks = Job(
+            "certificate", self._look_at_certificate, failed_s=CERTIFICATE_S, prepare=self._know_certificate
+        )
 
     def load(self) -> None:
         """Serves what the rack's own disk holds. The reactors run already."""
@@ -143,8 +149,7 @@ class RackService:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, end)
-        if self._tls is not None:
-            loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self._read_certificate))
+        loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self._read_certificate))
         self._reactors.attach(
             loop,
             {"miss": self._miss, "damaged": self._unreadable, "ask": self._ask, "handover": self._handover},
@@ -155,6 +160,8 @@ class RackService:
         self.scrubber.start()
         self._settler.start()
         self._beats.start()
+        if self._tls is not None:
+            self._certificate_looks.start()
         threading.Thread(target=self._follower.run, name="follower", daemon=True).start()
         await loop.run_in_executor(None, self._follower.tried.wait, FIRST_CATALOGUE_S)
         self._reactors.open()
@@ -169,7 +176,9 @@ class RackService:
         await self._end(loop, hurry)
 
     def _read_certificate(self) -> None:
-        assert self._tls is not None
+        if self._tls is None:
+            log.info("SIGHUP: there is no certificate to be read again: this rack serves no HTTPS")
+            return
         try:
             self._tls.reload()
         except TlsError as error:
@@ -178,6 +187,23 @@ class RackService:
             log.info(
                 "HTTPS: read %s and its key again; connections that come from now on get them", self._tls.certificate
             )
+            self._know_certificate()
+            self._look_at_certificate()
+
+    def _know_certificate(self) -> None:
+        """Reads what was given to the reactors just now."""
+        assert self._tls is not None
+        try:
+            self._certificate = certificate.read(self._tls.certificate)
+        except certificate.CertificateError as error:  # OpenSSL takes it, and serves it
+            log.warning("HTTPS: %s", error)
+
+    def _look_at_certificate(self) -> float:
+        """Says what machines hold against the one in use. Returns the seconds until the next look."""
+        assert self._tls is not None
+        if self._certificate is not None and (complaint := self._certificate.complaint(time.time())):
+            log.warning("HTTPS: %s: %s", self._tls.certificate, complaint)
+        return CERTIFICATE_S
 
     async def _tell_alive(self) -> None:
         """To a manager that wants to know: this loop turns, and so do the reactors."""
@@ -188,6 +214,7 @@ class RackService:
 
     async def _end(self, loop: asyncio.AbstractEventLoop, hurry: asyncio.Event) -> None:
         self._beats.end()
+        self._certificate_looks.end()
         self._follower.stop()
         self._refresher.stop()
         log.info("draining: at most %.0f s for what runs; a second signal ends it now", self._drain_s)
@@ -275,6 +302,7 @@ class RackService:
             "rack": self._token.rack_id,
             "http": str(self._http),
             "tftp": str(self._tftp) if self._tftp else "",
+            "https": str(self._https) if self._https else "",
             "catalogue": self._follower.version,
             "cache": self._cache.stats(),
             "cache_report": self._explain.report(),
@@ -304,11 +332,11 @@ class RackService:
             reports_waiting=self._reporter.waiting,
             reports_sent=self._reporter.sent,
             reports_dropped=self._reporter.dropped,
-            reports_dropped_refusals=self._reporter.dropped_refusals,
             sources=len(self.filler.source_keys()),
             catalogue_version=self._follower.version,
             catalogue_names=len(catalogue.names) if catalogue else 0,
             region_reachable=self._region_reachable,
+            certificate_ends=self._certificate.ends if self._certificate is not None else 0.0,
         )
 
     def _metrics_text(self) -> bytes:

@@ -213,9 +213,16 @@ class Reactors:
         return [reactor.counters() for reactor in self._reactors]
 
     def records(self, limit: int) -> list[Record]:
-        """Transfers that have ended, at most *limit*, the same share from each reactor. One thread may call this."""
-        share = max(limit // len(self._reactors), 1)
-        return [record for reactor in self._reactors for record in reactor.records(share)]
+        """Transfers that have ended, at most *limit* (or one of each reactor): a share from each, and what one does not
+        need to those that have more. One thread may call this."""
+        found: list[Record] = []
+        left = self._reactors
+        while left and len(found) < limit:
+            share = max((limit - len(found)) // len(left), 1)
+            counts = [(reactor, reactor.records(share)) for reactor in left]
+            found += [record for _, records in counts for record in records]
+            left = [reactor for reactor, records in counts if len(records) == share]
+        return found
 
     def open(self) -> None:
         """Lets clients in, names or not: a service with the option ``hold`` had them wait in the backlog."""

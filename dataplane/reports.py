@@ -5,7 +5,9 @@
 
 Invariants: no reactor ever waits for this; both ends of the queue are bounded and everything that falls out is counted
 and told to the region; a batch is repeated as it was until a region has answered, so that it counts once. What a storm
-or a flood can cost is bounded by READ_PER_S: what is not read falls out of the ring, which costs nothing.
+or a flood can cost is bounded by READ_PER_S: what is not read falls out of the ring, which costs nothing. A batch tells
+the time by the clock that its transfers were timed by, also when that was put right while they waited, so that the
+region can put them right, too.
 
 Left to others: making records (core), the form of a batch (transfers), what becomes of it (control). What has not been
 sent when the process ends is lost.
@@ -19,7 +21,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bootplane.dataplane.machines import Machines
 from bootplane.dataplane.region_client import RegionError, RegionRefused, Taken
@@ -38,11 +40,21 @@ REFUSED_SHARE = 4  # requests that were refused take up a quarter of the queue a
 QUEUE_TRANSFERS = 10_000  # 250 boots of 40 transfers while the region is away; about 4 MB
 SAID = 3  # refusals of one batch that are logged
 CLOCK_READINGS = 3
+CLOCK_S = 0.5  # transfers of one batch were timed by clocks that differ by no more
+DROPPED = ("queue", "refusals", "region")  # why: newer ones came, their quarter was full, it refused them
 
 log = logging.getLogger("bootplane.timeline")
 
 Read = Callable[[int], Sequence["Record"]]
 Post = Callable[[bytes], Taken]
+
+
+class Entry(NamedTuple):
+    """One transfer on its way."""
+
+    body: bytes  # as ``encode`` has made it
+    is_refusal: bool
+    wall_offset: float  # time of day less our clock, by which it was timed
 
 
 class Reporter:
@@ -71,9 +83,9 @@ class Reporter:
         self._allowance = READ_BURST
         self._polled_at = clock()
         self._lock = threading.Lock()
-        self._queue: deque[tuple[bytes, bool]] = deque()  # (transfer, is it a refusal?)
+        self._queue: deque[Entry] = deque()
         self._refusals = 0  # of them
-        self._flight: list[bytes] = []  # the batch that is being sent, until it is answered
+        self._flight: list[Entry] = []  # the batch that is being sent, until it is answered
         self._told = 0
         self._failing = False
         self._stopping = threading.Event()
@@ -84,8 +96,7 @@ class Reporter:
         # for metrics
         self.ended: Counter[tuple[str, str]] = Counter()  # (protocol, outcome) -> transfers read
         self.sent = 0  # a region has them
-        self.dropped = 0  # pushed out of the queue, or refused
-        self.dropped_refusals = 0  # of them requests that a reactor refused, and that found their share of it full
+        self.dropped: Counter[str] = Counter()  # one of DROPPED -> transfers
 
     @property
     def waiting(self) -> int:
@@ -94,7 +105,7 @@ class Reporter:
     @property
     def lost(self) -> int:
         """Transfers of this start that no timeline will show."""
-        return self._lost_in_rings() + self.dropped
+        return self._lost_in_rings() + self.dropped.total()
 
     def start(self) -> None:
         for thread in self._threads:
@@ -126,7 +137,9 @@ class Reporter:
             return 0
         self._allowance -= len(records)
         wall_offset = self._wall_offset()
-        entries = [(self._entry(record, wall_offset), record.outcome == "refused") for record in records]
+        entries = [
+            Entry(self._encoded(record, wall_offset), record.outcome == "refused", wall_offset) for record in records
+        ]
         with self._lock:
             for entry in entries:
                 self._keep(entry)
@@ -144,33 +157,42 @@ class Reporter:
             found.append((took, wall - began - took / 2))
         return min(found)[1]
 
-    def _keep(self, entry: tuple[bytes, bool]) -> None:
+    def _keep(self, entry: Entry) -> None:
         """Under the lock. A flood of refusals meets its share of the queue before it meets anybody's transfer."""
-        if entry[1] and self._refusals >= max(self._limit // REFUSED_SHARE, 1):
-            self.dropped += 1
-            self.dropped_refusals += 1
+        if entry.is_refusal and self._refusals >= max(self._limit // REFUSED_SHARE, 1):
+            self.dropped["refusals"] += 1
             return
         self._queue.append(entry)
-        self._refusals += entry[1]
+        self._refusals += entry.is_refusal
         while len(self._queue) > self._limit:
             self._next()
-            self.dropped += 1
+            self.dropped["queue"] += 1
 
-    def _next(self) -> bytes:
-        transfer, is_refusal = self._queue.popleft()
-        self._refusals -= is_refusal
-        return transfer
+    def _next(self) -> Entry:
+        entry = self._queue.popleft()
+        self._refusals -= entry.is_refusal
+        return entry
+
+    def _batch(self) -> list[Entry]:
+        """Under the lock. The oldest of the queue, as far as one clock has timed them."""
+        batch: list[Entry] = []
+        while self._queue and len(batch) < BATCH_TRANSFERS:
+            if batch and abs(self._queue[0].wall_offset - batch[0].wall_offset) > CLOCK_S:
+                break
+            batch.append(self._next())
+        return batch
 
     def send(self) -> bool:
         """Sends one batch, or the last one again. False when no region took it."""
         with self._lock:
             if not self._flight:
-                self._flight = [self._next() for _ in range(min(len(self._queue), BATCH_TRANSFERS))]
+                self._flight = self._batch()
             batch = self._flight
         if not batch:
             return True
         lost = self.lost
-        body = encode_batch(self.start_id, self._wall(), lost, self._told, batch)
+        sent = self._clock() + batch[0].wall_offset
+        body = encode_batch(self.start_id, sent, lost, self._told, (entry.body for entry in batch))
         try:
             taken = self._post(body)
         except RegionRefused as error:  # it will be refused again: the next ones may fare better
@@ -195,9 +217,9 @@ class Reporter:
             self._flight = []
             self._failing = False
             self.sent += sent
-            self.dropped += dropped
+            self.dropped["region"] += dropped
 
-    def _entry(self, record: Record, wall_offset: float) -> bytes:
+    def _encoded(self, record: Record, wall_offset: float) -> bytes:
         address, port = record.peer
         machine = self._machines.of(record.name, address)
         self.ended[record.proto, record.outcome] += 1

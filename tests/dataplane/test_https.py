@@ -120,6 +120,29 @@ def test_sighup_reads_the_certificate_again_and_a_broken_one_changes_nothing(
             assert client.get("/small").body == SMALL  # it keeps what it began with
 
 
+def test_a_certificate_that_machines_refuse_soon_is_said_at_the_start_and_told_to_who_scrapes(
+    tmp_path: Path, region: FakeRegion
+) -> None:
+    mine = write_pair(tmp_path, days=(-9, 3))
+    with HttpsRack(tmp_path / "rack", region, pair=mine) as rack:
+        eventually(lambda: f"HTTPS: {mine[0]}: it expires at " in rack.log())
+        expiry = "bootplane_tls_certificate_expiry_timestamp_seconds"
+        assert rack.metrics()[expiry] == pytest.approx(time.time() + 3 * 86400, abs=3600)
+        write_pair(tmp_path, days=(-9, 90))
+        assert rack.process is not None
+        rack.process.send_signal(signal.SIGHUP)
+        eventually(lambda: rack.metrics()[expiry] > time.time() + 89 * 86400)
+
+
+def test_sighup_costs_a_rack_without_https_nothing(tmp_path: Path, region: FakeRegion) -> None:
+    with RackProcess(tmp_path / "rack", region) as rack:
+        assert rack.process is not None
+        rack.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "there is no certificate to be read again" in rack.log())
+        assert rack.metrics()["bootplane_tls_certificate_expiry_timestamp_seconds"] == 0
+        assert rack.stop() == 0
+
+
 def test_a_drain_finishes_what_runs_and_says_so(tmp_path: Path, region: FakeRegion) -> None:
     with HttpsRack(tmp_path / "rack", region, "--drain-limit", "60") as rack:
         with rack.client() as warm:

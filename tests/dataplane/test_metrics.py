@@ -25,6 +25,7 @@ from bootplane.dataplane.metrics import (
     Exposition,
     Numbers,
 )
+from bootplane.dataplane.reports import DROPPED
 from bootplane.dataplane.scrub import Scrubber, ScrubStats
 from bootplane.dataplane.transfers import OUTCOMES, PROTOCOLS
 from tests.fakes.region import chunks_of
@@ -56,14 +57,14 @@ def numbers(start: int, real: Mapping[str, int] | None = None, scrub: ScrubStats
         transfers={(protocol, outcome): next(n) for protocol in PROTOCOLS for outcome in OUTCOMES},
         reports_waiting=next(n),
         reports_sent=next(n),
-        reports_dropped=next(n),
-        reports_dropped_refusals=next(n),
+        reports_dropped={reason: next(n) for reason in DROPPED},
         shares={"others": (next(n), next(n))},
         reactors=[{key: next(n) for key in REACTOR_COUNTERS}],
         sources=next(n),
         catalogue_version=next(n),
         catalogue_names=next(n),
         region_reachable=start > 0,
+        certificate_ends=next(n),
     )
 
 
@@ -96,7 +97,7 @@ def test_every_name_begins_with_ours_and_no_label_is_unbounded() -> None:
     found = samples(1)
     assert all(name.startswith("bootplane_") for name in found)
     labelled = [name for name in found if "|" in name and "build" not in name]
-    bounded = (*QUESTION_OUTCOMES, *CONTROL_OUTCOMES, *FETCH_ERRORS)
+    bounded = (*QUESTION_OUTCOMES, *CONTROL_OUTCOMES, *FETCH_ERRORS, *DROPPED)
     assert (
         len(labelled) == len(bounded) + len(PROTOCOLS) * len(OUTCOMES) + len(REACTOR_COUNTERS) + 2
     )  # and two of shares

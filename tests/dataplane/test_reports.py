@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -132,6 +133,21 @@ def test_a_busy_machine_moves_no_transfer(monkeypatch: pytest.MonkeyPatch) -> No
     assert site.batches[0].transfers[0].at == 1_795_000_000.0 - 10
 
 
+def test_a_clock_that_is_put_right_while_transfers_wait_leaves_them_to_the_region_to_put_right() -> None:
+    """A machine without a battery starts in 1970; the network's time comes when it has served already."""
+    site = Site()
+    site.wall = 1000.0
+    site.fetch(1)
+    site.reporter.poll()
+    site.now, site.wall = site.now + 20, 1_795_000_020.0
+    site.fetch(1)
+    site.reporter.poll()
+    assert site.reporter.send() and site.reporter.send()
+    old, new = site.batches
+    assert [(old.sent, [each.at for each in old.transfers])] == [(1020.0, [990.0])]
+    assert [(new.sent, [each.at for each in new.transfers])] == [(1_795_000_020.0, [1_795_000_020.0 - 30])]
+
+
 def test_a_machine_is_named_by_what_it_asked_for_and_afterwards_by_its_address() -> None:
     site = Site()
     site.fetch(1, name="bootx64.efi")
@@ -186,7 +202,7 @@ def test_a_full_queue_drops_the_oldest_and_the_region_hears_how_many(caplog: pyt
     assert site.reporter.send() and site.reporter.send()
     assert site.heard == [1, 2, 6, 7, 8, 9]
     assert [(batch.lost, batch.told) for batch in site.batches] == [(8, 0), (8, 8)]
-    assert (site.reporter.sent, site.reporter.dropped, site.reporter.lost) == (6, 3, 8)
+    assert (site.reporter.sent, site.reporter.dropped, site.reporter.lost) == (6, Counter(queue=3), 8)
     assert [record.message for record in caplog.records] == [
         "transfers wait for a region: no region reachable: http://r: refused",
         "a region takes transfers again; 4 wait",
@@ -203,7 +219,7 @@ def test_refused_requests_fill_a_quarter_of_the_queue_and_push_out_no_transfer()
     site.fault = None
     assert site.reporter.send()
     assert site.heard == [1, 2, 3, 4, 5, 54, 55, 56]
-    assert (site.reporter.dropped, site.reporter.dropped_refusals) == (48, 48)
+    assert site.reporter.dropped == Counter(refusals=48)
     site.fetch(1, outcome="refused")
     site.reporter.poll()
     assert site.reporter.send() and site.heard[-1] == 57
@@ -220,7 +236,7 @@ def test_a_batch_the_region_will_never_take_is_dropped_and_counted(caplog: pytes
     site.reporter.poll()
     site.reporter.send()
     assert site.heard == [3] and site.batches[0].lost == 2
-    assert (site.reporter.sent, site.reporter.dropped) == (1, 2)
+    assert (site.reporter.sent, site.reporter.dropped) == (1, Counter(region=2))
     assert "2 transfers are not in the boot timeline: transfers of http://r" in caplog.text
 
 
@@ -230,7 +246,7 @@ def test_what_the_region_refuses_of_a_batch_is_counted_and_said(caplog: pytest.L
     site.taken = Taken(4, ["one", "two", "three", "four"])
     site.reporter.poll()
     assert site.reporter.send()
-    assert (site.reporter.sent, site.reporter.dropped, site.reporter.waiting) == (1, 4, 0)
+    assert (site.reporter.sent, site.reporter.dropped["region"], site.reporter.waiting) == (1, 4, 0)
     assert [record.message.rpartition(" ")[2] for record in caplog.records] == ["one", "two", "three"]
 
 

@@ -29,24 +29,32 @@ from bootplane.core.tls import Tls
 from tests.fakes.http_client import PATIENCE_S, Client, Rack
 
 
-def write_pair(directory: Path, name: str = "rack", *, kind: str = "ec") -> tuple[str, str]:
-    """A self-signed certificate for 127.0.0.1 with its key: their paths."""
+def write_pair(
+    directory: Path,
+    name: str = "rack",
+    *,
+    kind: str = "ec",
+    days: tuple[float, float] = (-1, 2),
+    names: tuple[str, ...] = ("127.0.0.1",),
+) -> tuple[str, str]:
+    """A self-signed certificate for the addresses *names* with its key: their paths. *days*: valid from and to."""
     key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
     key = ec.generate_private_key(ec.SECP256R1()) if kind == "ec" else rsa.generate_private_key(65537, 2048)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .not_valid_before(now + datetime.timedelta(days=days[0]))
+        .not_valid_after(now + datetime.timedelta(days=days[1]))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
-        .sign(key, hashes.SHA256())
     )
+    if addresses := [x509.IPAddress(ipaddress.ip_address(address)) for address in names]:
+        builder = builder.add_extension(x509.SubjectAlternativeName(addresses), False)
+    certificate = builder.sign(key, hashes.SHA256())
     paths = directory / f"{name}.crt", directory / f"{name}.key"
     paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     paths[1].write_bytes(
