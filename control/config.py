@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     bulk: str = f"127.0.0.1:{BULK_PORT}"
     http: str = f"127.0.0.1:{RACK_HTTP_PORT}"
     tftp: str = f"127.0.0.1:{TFTP_PORT}"
+    https: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     cache_size: ByteSize = ByteSize(4 << 30)
     share: bool = True
     database: str | None = None
@@ -60,10 +63,11 @@ class Settings(BaseSettings):
     timeline_age: float = Field(default=30 * 24 * 3600.0, gt=0)
     timeline_events: int = Field(default=200_000, ge=1)
 
-    @field_validator("listen", "bulk", "http", "tftp")
+    @field_validator("listen", "bulk", "http", "tftp", "https")
     @classmethod
-    def _is_address(cls, value: str) -> str:
-        split_address(value)
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            split_address(value)
         return value
 
     @field_validator("proxy")

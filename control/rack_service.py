@@ -113,6 +113,7 @@ def _rack(record: RackRecord) -> dict[str, Any]:
         "name": record.name,
         "http": record.http,
         "tftp": record.tftp,
+        "https": record.https,
         "catalogue": record.catalogue_version,
         "cache": dict(record.cache) if record.cache is not None else None,
         "created": document_time(record.created),

@@ -170,7 +170,7 @@ def _digest(secret: str) -> str:
 
 
 def _told(rack: RackRecord) -> tuple[object, ...]:
-    return rack.http, rack.tftp, rack.catalogue_version, rack.cache
+    return rack.http, rack.tftp, rack.https, rack.catalogue_version, rack.cache
 
 
 def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
@@ -190,6 +190,7 @@ def _merged(rack: RackRecord, report: Mapping[str, Any]) -> RackRecord:
         last_seen=now_text(),
         http=_address(report.get("http")),
         tftp=_address(report.get("tftp")),
+        https=_address(report.get("https")),
         catalogue_version=version,
         cache=cache,
     )

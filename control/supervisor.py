@@ -30,6 +30,8 @@ from typing import Any
 
 from bootplane.control import config, datadir
 from bootplane.control.errors import BootplaneError, StartError
+from bootplane.dataplane import activation
+from bootplane.dataplane.activation import ActivationError
 from bootplane.dataplane.notify import Manager
 
 READY_S = 60.0
@@ -51,6 +53,9 @@ class UpOptions:
     bulk: str | None = None
     http: str | None = None
     tftp: str | None = None
+    https: str | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     cache_size: str | None = None
     share: bool = True
 
@@ -58,12 +63,16 @@ class UpOptions:
 def run_up(options: UpOptions) -> int:
     """Runs until SIGTERM or SIGINT; returns the exit status."""
     try:
+        activation.refuse("`bootplane up` opens its own; leave its socket unit out (docs/howto/systemd.md)")
         settings = config.load(
             options.data,
             listen=options.listen,
             bulk=options.bulk,
             http=options.http,
             tftp=options.tftp,
+            https=options.https,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
             cache_size=options.cache_size,
             share=None if options.share else False,  # sharing is the default: the file may still say otherwise
         )
@@ -73,18 +82,21 @@ def run_up(options: UpOptions) -> int:
             Supervisor(settings).run()
         finally:
             lock.release()
-    except BootplaneError as error:
+    except (BootplaneError, ActivationError) as error:
         print(f"bootplane up: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 class Child:
-    """One supervised process. ``command`` is asked anew at each start."""
+    """One supervised process. ``command`` is asked anew at each start; ``waits`` is called while one is waited for."""
 
-    def __init__(self, name: str, command: Callable[[], Sequence[str]]) -> None:
+    def __init__(
+        self, name: str, command: Callable[[], Sequence[str]], waits: Callable[[], None] = lambda: None
+    ) -> None:
         self.name = name
         self._command = command
+        self._waits = waits
         self.process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._failures = 0
@@ -131,9 +143,12 @@ class Child:
         return f"ended with status {status}"
 
     def terminate(self) -> None:
+        self.tell(signal.SIGTERM)
+
+    def tell(self, number: signal.Signals) -> None:
         if not self.ended():
             assert self.process is not None
-            self.process.terminate()
+            self.process.send_signal(number)
 
     def wait(self, deadline: float) -> None:
         if self.process is None:
@@ -152,6 +167,7 @@ class Child:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 raise StartError(f"{self.name}: expected it to be ready within {READY_S:.0f} s, got no word from it")
+            self._waits()
             if not select.select([fd], [], [], min(left_s, 0.5))[0]:
                 continue
             block = os.read(fd, 4096)
@@ -176,15 +192,19 @@ class Supervisor:
             "http": settings.http,
             "tftp": _tftp_address(settings.tftp),
         }
-        self._region = Child("region", self._region_command)
-        self._rack = Child("rack", self._rack_command)
-        self._token_file = settings.data / datadir.RACK_TOKEN
+        if settings.https is not None:
+            self._where["https"] = settings.https
         self._manager = Manager()  # before any child could take its variables for its own
+        self._region = Child("region", self._region_command, self._manager.alive)
+        self._rack = Child("rack", self._rack_command, self._manager.alive)
+        self._token_file = settings.data / datadir.RACK_TOKEN
 
     def run(self) -> None:
         """Start both, say so, watch. Returns when told to end; raises StartError when one cannot start at all."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _stop)
+        if "https" in self._where:
+            signal.signal(signal.SIGHUP, lambda *_: self._rack.tell(signal.SIGHUP))  # it reads its certificate again
         try:
             self._where |= self._region.start()
             self._issue_token()
@@ -203,6 +223,7 @@ class Supervisor:
 
     def _watch(self) -> None:
         while True:
+            self._manager.alive()
             self._wait_for_change()
             for child in (self._region, self._rack):
                 if child.due_at is None and child.ended():
@@ -218,8 +239,10 @@ class Supervisor:
                         child.terminate()
 
     def _wait_for_change(self) -> None:
-        """Until a child ends or a restart is due."""
+        """Until a child ends, a restart is due or a manager wants to hear that this process lives."""
         due = [child.due_at for child in (self._region, self._rack) if child.due_at is not None]
+        if self._manager.watchdog_s is not None:
+            due.append(time.monotonic() + self._manager.watchdog_s / 4)
         alive = [c.process.pid for c in (self._region, self._rack) if c.process is not None and not c.ended()]
         fds = [os.pidfd_open(pid) for pid in alive]
         try:
@@ -230,13 +253,11 @@ class Supervisor:
                 os.close(fd)
 
     def _end(self) -> None:
-        """The rack first: what it serves it has, what it lacks it could no longer get."""
+        """The rack first: the region is there for what machines still fetch, and takes the last of the timeline."""
         (self._settings.data / datadir.RUN_JSON).unlink(missing_ok=True)
-        deadline = time.monotonic() + STOP_S
         for child in (self._rack, self._region):
             child.terminate()
-        for child in (self._rack, self._region):
-            child.wait(deadline)
+            child.wait(time.monotonic() + STOP_S)
 
     def _region_command(self) -> list[str]:
         command = [sys.executable, "-m", "bootplane.control.region", "--data", str(self._settings.data)]
@@ -244,11 +265,14 @@ class Supervisor:
         return command + (["--database", self._settings.database] if self._settings.database else [])
 
     def _rack_command(self) -> list[str]:
-        command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(self._settings.data / "rack")]
+        settings = self._settings
+        command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(settings.data / "rack")]
         command += ["--region", f"http://{_reachable(self._where['region'])}", "--token-file", str(self._token_file)]
         command += ["--http", self._where["http"], "--tftp", self._where["tftp"]]
-        command += ["--cache-size", f"{self._settings.cache_bytes}B", "--drain-limit", str(DRAIN_S)]
-        return command + (["--shared-store", str(self._settings.data)] if self._settings.share else [])
+        https = {"--https": self._where.get("https"), "--tls-cert": settings.tls_cert, "--tls-key": settings.tls_key}
+        command += [word for option, value in https.items() if value is not None for word in (option, str(value))]
+        command += ["--cache-size", f"{settings.cache_bytes}B", "--drain-limit", str(DRAIN_S)]
+        return command + (["--shared-store", str(settings.data)] if settings.share else [])
 
     def _issue_token(self) -> None:
         """The local rack's token, kept over restarts; a new one when the region does not know it (any more)."""

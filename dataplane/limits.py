@@ -200,6 +200,8 @@ class Keeper:
         self._shared.set(plan.groups, plan.total_bytes_s)
         self._in_words = words
         log.info("shares: %s, set by %s", words or "none", self._by("shares"))
+        if remark := shares.remark(plan):
+            log.warning("%s", remark)
 
     def _value(self, key: str) -> int:
         told: int | None = getattr(self._told, key)

@@ -54,6 +54,17 @@ def parse(text: str, what: str = "shares") -> Plan:
     return plan
 
 
+def remark(plan: Plan) -> str:
+    """What *plan* leaves undone that whoever wrote it may not expect, in one sentence; "" for nothing."""
+    rests_on_weights = any(group.weight != 1 or not (group.cap_bytes_s or group.pace_bytes_s) for group in plan.groups)
+    if plan.total_bytes_s or not rests_on_weights:
+        return ""
+    return (
+        f"shares: without `{TOTAL} RATE`, a little below the link's, a full link is divided by the network, by "
+        f"connections, and weights count only while this host itself is the limit"
+    )
+
+
 def _group(words: list[str], what: str) -> Group:
     name, rest = words[0], words[1:]
     if not _NAME.match(name):

@@ -250,6 +250,7 @@ class Rack(_Out):
     name: str
     http: str | None
     tftp: str | None
+    https: str | None
     catalogue: int | None
     cache: dict[str, Any] | None
     limits: RackLimits

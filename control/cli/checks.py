@@ -14,8 +14,10 @@ import os
 import resource
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -191,6 +193,47 @@ def check_tftp(address: tuple[str, int], own: set[str]) -> Finding:
     return Finding(label, "fail", f"{host}: {outcome.strerror}", "choose another with --tftp HOST:PORT")
 
 
+def check_certificate(
+    certificate: Path | None, key: Path | None, served: tuple[str, int] | None = None, now: float | None = None
+) -> Finding:
+    """What machines would hold against HTTPS with this pair of files; *served*: where a rack serves it already."""
+    from bootplane.core.tls import Tls, TlsError
+    from bootplane.dataplane.certificate import CertificateError, day, read
+
+    if certificate is None or key is None:
+        return Finding("certificate", "fail", "--https without both of --tls-cert and --tls-key", "name both files")
+    try:
+        Tls(str(certificate), str(key))
+        found = read(certificate)
+    except (TlsError, CertificateError) as error:
+        return Finding("certificate", "fail", str(error), "docs/howto/https.md says what both files have to be")
+    now = time.time() if now is None else now
+    text = f"{certificate}: for {', '.join(found.names) or 'nobody'}, until {day(found.ends)}"
+    if complaint := found.complaint(now):
+        state = "warn" if found.begins <= now < found.ends else "fail"
+        return Finding("certificate", state, f"{certificate}: {complaint}", "renew it, then send the rack a SIGHUP")
+    if served is not None and _served(served) not in (None, found.der):
+        remedy = "send the rack (or `bootplane up`) a SIGHUP: it reads both files again"
+        return Finding("certificate", "warn", f"{certificate} is not the one that the rack serves", remedy)
+    return Finding("certificate", "ok", text)
+
+
+def _served(address: tuple[str, int]) -> bytes | None:
+    """The certificate that is served there; None: nobody answers as TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it is looked at and not trusted
+    try:
+        with socket.create_connection(_called(address), timeout=2) as plain, context.wrap_socket(plain) as talk:
+            return talk.getpeercert(binary_form=True)
+    except (OSError, ValueError):
+        return None
+
+
+def _called(address: tuple[str, int]) -> tuple[str, int]:
+    """Where a wildcard is called on its own host."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0]), address[1]
+
+
 def _bind(kind: int, address: tuple[str, int]) -> OSError | None:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
@@ -207,8 +250,7 @@ def _bind(kind: int, address: tuple[str, int]) -> OSError | None:
 
 def _who(address: tuple[str, int]) -> str:
     """Who answers on a TCP port in use: a bootplane by its own word, else the process that holds it."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
-    connection = http.client.HTTPConnection(host, address[1], timeout=2)
+    connection = http.client.HTTPConnection(*_called(address), timeout=2)
     server = ""
     try:
         connection.request("GET", "/api/v1/status")

@@ -8,21 +8,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bootplane.control.cli import checks, client, output
 from bootplane.control.cli.checks import Finding
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
-from bootplane.control.cli.processes import Bulk, Http, Listen, Tftp
+from bootplane.control.cli.processes import Bulk, Http, Https, Listen, Tftp, TlsCert, TlsKey
 from bootplane.control.cli.status import describe_aside, describe_audit
 
-# option -> its name in run.json, and where it listens when nothing says otherwise
-PLACES = {
+if TYPE_CHECKING:
+    from bootplane.control.config import Settings  # pydantic: no other command needs it
+
+# option -> its name in run.json, and where it listens when nothing says otherwise; None: nowhere
+PLACES: dict[str, tuple[str, str | None]] = {
     "listen": ("region", "127.0.0.1:5240"),
     "bulk": ("bulk", "127.0.0.1:5241"),
     "http": ("http", "127.0.0.1:5248"),
     "tftp": ("tftp", "127.0.0.1:69"),
+    "https": ("https", None),
 }
 
 
@@ -32,19 +36,33 @@ def doctor(
     bulk: Bulk = None,
     http: Http = None,
     tftp: Tftp = None,
+    https: Https = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     json: Json = False,
 ) -> None:
     """Check what would keep bootplane from working here.
 
-    Python, gpgv, keyring, limits, disk, ports; with a region on DIR, its banners too. Exit 1 when a check fails.
+    Python, gpgv, keyring, limits, disk, ports, certificate; with a region on DIR, its banners too. What is not given
+    is where `bootplane up` on DIR would have it from. Exit 1 when a check fails.
     """
     directory = data or Path(os.environ.get("BOOTPLANE_DATA") or Path.cwd())
     running = _run(directory)
-    given = {"listen": listen, "bulk": bulk, "http": http, "tftp": tftp}
-    addresses = {
-        name: address(name, given[name] or str(running.get(key, default))) for name, (key, default) in PLACES.items()
+    given = {"listen": listen, "bulk": bulk, "http": http, "tftp": tftp, "https": https}
+    for name, text in given.items():
+        if text is not None:
+            address(name, text)
+    settings, wrong = _settings(directory, given | {"tls_cert": tls_cert, "tls_key": tls_key})
+    places = {
+        name: given[name] or running.get(key) or getattr(settings, name, default)
+        for name, (key, default) in PLACES.items()
     }
-    findings = list(examine(directory, addresses, running))
+    addresses = {name: address(name, str(text)) for name, text in places.items() if text is not None}
+    findings = [*wrong, *examine(directory, addresses, running)]
+    if "https" in addresses or tls_cert or tls_key:
+        served = addresses.get("https") if "https" in running else None
+        pair = getattr(settings, "tls_cert", tls_cert), getattr(settings, "tls_key", tls_key)
+        findings.append(checks.check_certificate(*pair, served))
     if json:
         output.print_json({"items": [finding._asdict() for finding in findings], "next": None})
     else:
@@ -65,11 +83,23 @@ def examine(directory: Path, addresses: dict[str, tuple[str, int]], running: dic
     yield checks.check_open_files()
     yield from checks.check_data(directory)
     own = {value for value in running.values() if isinstance(value, str)}
-    for name in ("listen", "bulk", "http"):
-        yield checks.check_port(name, addresses[name], own)
+    for name in ("listen", "bulk", "http", "https"):
+        if name in addresses:
+            yield checks.check_port(name, addresses[name], own)
     yield checks.check_tftp(addresses["tftp"], own)
     if own:
         yield from _region(directory)
+
+
+def _settings(directory: Path, given: dict[str, Any]) -> tuple[Settings | None, list[Finding]]:
+    """What ``bootplane up`` on *directory* would go by: options, environment, bootplane.toml, defaults."""
+    from bootplane.control import config
+    from bootplane.control.errors import StartError
+
+    try:
+        return config.load(directory, **given), []
+    except StartError as error:
+        return None, [Finding("settings", "fail", str(error), "`bootplane up` would not start with it")]
 
 
 def _run(directory: Path) -> dict[str, Any]:

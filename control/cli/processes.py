@@ -26,6 +26,16 @@ Tftp = Annotated[
         "--tftp", metavar="H:P", help="TFTP for machines; 6969 without the right to 69. [default: 127.0.0.1:69]"
     ),
 ]
+Https = Annotated[
+    str | None,
+    typer.Option("--https", metavar="H:P", help="HTTPS for machines: docs/howto/https.md. [default: none]"),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Its certificate, with the chain, in PEM.")
+]
+TlsKey = Annotated[
+    Path | None, typer.Option("--tls-key", metavar="FILE", help="The key, in PEM; SIGHUP reads both again.")
+]
 CacheSize = Annotated[
     str | None, typer.Option("--cache-size", metavar="SIZE", help="Limit of the rack's cache. [default: 4GiB]")
 ]
@@ -45,6 +55,9 @@ def up(
     bulk: Bulk = None,
     http: Http = None,
     tftp: Tftp = None,
+    https: Https = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     cache_size: CacheSize = None,
     share: Annotated[
         bool,
@@ -57,7 +70,16 @@ def up(
     from bootplane.control.supervisor import UpOptions, run_up
 
     options = UpOptions(
-        data=data_directory(data), listen=listen, bulk=bulk, http=http, tftp=tftp, cache_size=cache_size, share=share
+        data=data_directory(data),
+        listen=listen,
+        bulk=bulk,
+        http=http,
+        tftp=tftp,
+        https=https,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        cache_size=cache_size,
+        share=share,
     )
     raise typer.Exit(run_up(options))
 

@@ -16,7 +16,7 @@ import typer
 from bootplane.control.cli import cache_view, client, figures, output
 from bootplane.control.cli.failure import CliError
 from bootplane.control.cli.options import Data, Json
-from bootplane.control.cli.processes import CacheSize, data_directory
+from bootplane.control.cli.processes import CacheSize, Https, TlsCert, TlsKey, data_directory
 from bootplane.dataplane import units
 
 DEFAULT = "default"
@@ -48,16 +48,9 @@ def rack(
         bool,
         typer.Option("--tftp-single-port", help="Every TFTP packet leaves from the port of --tftp, for firewalls."),
     ] = False,
-    https: Annotated[
-        str | None,
-        typer.Option("--https", metavar="H:P", help="HTTPS for machines: docs/howto/https.md. [default: none]"),
-    ] = None,
-    tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Its certificate, with the chain, in PEM.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", metavar="FILE", help="The key, in PEM; SIGHUP reads both again.")
-    ] = None,
+    https: Https = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
     cache_size: CacheSize = None,
     upstream_limit: Annotated[
         str | None,
@@ -160,6 +153,7 @@ def set_rack(
 ) -> None:
     """Set the limits of a rack that runs; it takes them within 5 seconds. ID may be left out when there is one rack."""
     changes: dict[str, int | str | None] = {}
+    remark = ""
     try:
         if cache_size is not None:
             changes["cache_bytes"] = None if cache_size == DEFAULT else units.parse_size(cache_size, "--cache-size")
@@ -168,9 +162,9 @@ def set_rack(
             changes["upstream_bytes_s"] = None if is_default else units.parse_rate(upstream_limit, "--upstream-limit")
         if shares is not None:
             if shares != DEFAULT:
-                from bootplane.dataplane.shares import parse  # with core behind it: no other command needs that
+                from bootplane.dataplane import shares as words  # with core behind it: no other command needs that
 
-                parse(shares, "--shares")
+                remark = words.remark(words.parse(shares, "--shares"))
             changes["shares"] = None if shares == DEFAULT else shares
     except ValueError as error:
         raise CliError(f"{error}.") from None
@@ -180,6 +174,8 @@ def set_rack(
     document = region.patch(f"/racks/{client.quoted(rack or _only_rack(region))}", changes)
     output.done(document, json, " ".join(limit_sentences(document)))
     _warn(document)
+    if remark:
+        output.say(f"Warning: {remark}.")
 
 
 @app.command("cache")
@@ -227,7 +223,8 @@ def rack_sentences(rack: dict[str, Any]) -> list[str]:
     called = f"Rack {name}" + (f" ({rack['id']})" if name != rack["id"] else "")
     if rack["last_seen"] is None:
         return [f"{called}: has never been heard of.", *limit_sentences(rack)]
-    serves = " and ".join(f"{word} at {rack[key]}" for word, key in (("HTTP", "http"), ("TFTP", "tftp")) if rack[key])
+    words = (("HTTP", "http"), ("TFTP", "tftp"), ("HTTPS", "https"))
+    serves = " and ".join(f"{word} at {rack[key]}" for word, key in words if rack.get(key))
     return [
         f"{called}, last heard of at {rack['last_seen']}.",
         f"Serves {serves or 'nothing'}; catalogue {rack['catalogue'] or 'none'}.",
@@ -265,13 +262,16 @@ def _warn(rack: dict[str, Any]) -> None:
 
 
 def print_racks(racks: Sequence[dict[str, Any]]) -> None:
+    https = ("HTTPS",) if any(rack.get("https") for rack in racks) else ()
+    columns = ("CATALOGUE", "CACHE", "UPSTREAM", "SET HERE", "FETCHED", "REFUSED", "LAST SEEN")
     output.print_table(
-        ("RACK", "HTTP", "TFTP", "CATALOGUE", "CACHE", "UPSTREAM", "SET HERE", "FETCHED", "REFUSED", "LAST SEEN"),
+        ("RACK", "HTTP", "TFTP", *https, *columns),
         (
             (
                 rack["name"] or rack["id"],
                 rack["http"] or "-",
                 rack["tftp"] or "-",
+                *(rack.get("https") or "-" for _ in https),
                 rack["catalogue"] or "-",
                 *_cache(rack),
                 rack["last_seen"] or "never",

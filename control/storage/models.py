@@ -171,6 +171,7 @@ class RackRow(Model):
     limit_cache_bytes: Mapped[int | None] = mapped_column(sa.BigInteger)  # null: the rack's own command line holds
     limit_upstream_bytes_s: Mapped[int | None] = mapped_column(sa.BigInteger)  # 0: no limit
     limit_shares: Mapped[str | None] = mapped_column(sa.Text)  # in the words of dataplane.shares
+    https: Mapped[str | None] = mapped_column(sa.String(64))
 
 
 class RunRow(Model):

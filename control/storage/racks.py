@@ -24,6 +24,7 @@ class RackRecord:
     tftp: str | None = None
     catalogue_version: int | None = None
     cache: Mapping[str, Any] | None = None
+    https: str | None = None
 
 
 class RackRepository:
@@ -45,6 +46,7 @@ class RackRepository:
                     row.tftp,
                     row.catalogue_version,
                     row.cache,
+                    row.https,
                 )
                 for row in rows
             ]
@@ -84,6 +86,7 @@ class RackRepository:
                     last_seen=record.last_seen,
                     http=record.http,
                     tftp=record.tftp,
+                    https=record.https,
                     catalogue_version=record.catalogue_version,
                     cache=dict(record.cache) if record.cache is not None else None,
                 )

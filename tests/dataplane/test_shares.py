@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bootplane.core.shares import Group
-from bootplane.dataplane.shares import Plan, parse
+from bootplane.dataplane.shares import Plan, parse, remark
 
 
 def test_every_word_has_its_place() -> None:
@@ -49,3 +49,18 @@ def test_what_makes_no_sense_is_one_sentence(words: str, sentence: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse(words, "--shares")
     assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "is_said"),
+    [
+        ("a 10.0.0.0/8", True),
+        ("a 10.0.0.0/8 weight 3 cap 1Gbit/s", True),
+        ("total 9Gbit/s; a 10.0.0.0/8 weight 3", False),
+        ("a 10.0.0.0/8 cap 1Gbit/s; others pace 50Mbit/s", False),
+        ("total 9Gbit/s", False),
+        ("none", False),
+    ],
+)
+def test_weights_without_a_total_are_remarked_on(words: str, is_said: bool) -> None:
+    assert remark(parse(words)).startswith("shares: without `total RATE`") is is_said

@@ -9,22 +9,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
+
+from bootplane.control.cli.main import app
 
 HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto" / "systemd.md"
 UNITS = [text for text in re.findall(r"```ini\n(.*?)```", HOWTO.read_text(), re.DOTALL) if "[Unit]" in text]
 
 
-def test_the_rack_unit_names_options_that_there_are() -> None:
-    from bootplane.dataplane.rack import _options
-
-    (line,) = re.findall(r"^ExecStart=/usr/bin/bootplane rack (.*)$", UNITS[1], re.MULTILINE)
-    assert _options(line.split()).region == "http://REGION:5240"
+@pytest.mark.parametrize(("unit", "command"), [(1, "rack"), (2, "region"), (3, "up")])
+def test_the_units_name_options_that_there_are(unit: int, command: str) -> None:
+    (line,) = re.findall(rf"^ExecStart=/usr/bin/bootplane {command} (.*)$", UNITS[unit], re.MULTILINE)
+    context = get_command(app).commands[command].make_context(command, line.split())  # type: ignore[attr-defined]
+    assert context.params["data"] == Path("${STATE_DIRECTORY}")
 
 
 @pytest.mark.integration
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    names = ["bootplane-rack.socket", "bootplane-rack.service", "bootplane-region.service"]
+    names = ["bootplane-rack.socket", "bootplane-rack.service", "bootplane-region.service", "bootplane.service"]
     for name, text in zip(names, UNITS, strict=True):
         (tmp_path / name).write_text(text.replace("/usr/bin/bootplane", sys.executable))
     done = subprocess.run(

@@ -50,7 +50,8 @@ def selection(**changes: Any) -> Document:
 
 def rack(**changes: Any) -> Document:
     document = {
-        "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "catalogue": 3,
+        "id": "rack1", "name": "rack1", "http": "127.0.0.1:5248", "tftp": "127.0.0.1:6969", "https": None,
+        "catalogue": 3,
         "cache": {"limit_bytes": 4 << 30, "charged_bytes": 1 << 30, "filled_bytes": 3 << 20, "refused_chunks": 2},
         "limits": {"cache_bytes": None, "upstream_bytes_s": None, "shares": None},
         "in_force": {"cache_bytes": 4 << 30, "upstream_bytes_s": 0}, "warning": None,

@@ -12,7 +12,9 @@ import pytest
 
 from bootplane.control.cli import checks, doctor
 from bootplane.control.cli.failure import CliError
+from bootplane.core.tls import Tls
 from tests.fakes.ports import quiet_port
+from tests.fakes.tls import tls_rack, write_pair
 
 
 def listening(kind: int = socket.SOCK_STREAM) -> socket.socket:
@@ -189,3 +191,69 @@ def test_doctor_names_what_was_set_aside_and_what_the_audit_found(bootplane, reg
         ("warn", "hashed: all since 2026-11-20T10:00:00Z, 1 damaged since the start"),
         ("warn", "set aside: 1 file, 1.0 MiB in /srv/image-storage/.aside, until you remove them"),
     ]
+
+
+def certificate(bootplane, tmp_path: Path, *options: str) -> tuple[str, str, str]:
+    result = bootplane("doctor", "--json", "--data", tmp_path / "site", *free_ports(), *options)
+    (found,) = [item for item in json.loads(result.stdout)["items"] if item["check"] == "certificate"]
+    assert (result.exit_code == 1) is (found["state"] == "fail"), result.stderr
+    return found["state"], found["found"], found["remedy"]
+
+
+def https(port: int | None = None) -> list[str]:
+    return ["--https", f"127.0.0.1:{port or quiet_port()}"]
+
+
+def test_doctor_knows_a_certificate_that_serves(bootplane, tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, days=(-1, 90))
+    state, found, remedy = certificate(bootplane, tmp_path, *https(), "--tls-cert", pair[0], "--tls-key", pair[1])
+    assert (state, remedy) == ("ok", "") and found.startswith(f"{pair[0]}: for 127.0.0.1, until 20")
+
+
+def test_doctor_reads_the_settings_that_up_would_go_by(bootplane, tmp_path: Path) -> None:
+    pair = write_pair(tmp_path, days=(-1, 13))
+    data = tmp_path / "site"
+    data.mkdir()
+    lines = [f'https = "127.0.0.1:{quiet_port()}"', f'tls_cert = "{pair[0]}"', f'tls_key = "{pair[1]}"']
+    (data / "bootplane.toml").write_text("\n".join(lines))
+    state, found, remedy = certificate(bootplane, tmp_path)
+    assert (state, remedy) == ("warn", "renew it, then send the rack a SIGHUP") and "it expires at" in found
+    (data / "bootplane.toml").write_text("cash_size = 1")
+    result = bootplane("doctor", "--data", data, *free_ports())
+    assert result.exit_code == 1 and "checks failed: settings." in result.stderr and "cash_size" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("days", "names", "state", "words"),
+    [
+        ((-9, -1), ("127.0.0.1",), "fail", "it has expired at"),
+        ((1, 90), ("127.0.0.1",), "fail", "it is valid from"),
+        ((-1, 90), (), "warn", "it has no subjectAltName"),
+    ],
+)
+def test_doctor_says_what_machines_hold_against_a_certificate(
+    bootplane, tmp_path: Path, days: tuple[float, float], names: tuple[str, ...], state: str, words: str
+) -> None:
+    pair = write_pair(tmp_path, days=days, names=names)
+    told = certificate(bootplane, tmp_path, *https(), "--tls-cert", pair[0], "--tls-key", pair[1])
+    assert told[0] == state and words in told[1]
+
+
+def test_doctor_says_which_file_is_missing_or_does_not_fit(bootplane, tmp_path: Path) -> None:
+    one, other = write_pair(tmp_path, "one"), write_pair(tmp_path, "other")
+    assert certificate(bootplane, tmp_path, *https())[0] == "fail"
+    for pair, words in (
+        (("/nowhere", one[1]), "/nowhere: expected a readable file, got No such file or directory"),
+        ((one[0], other[1]), f"{other[1]}: expected the key of {one[0]} in PEM"),
+    ):
+        state, found, _ = certificate(bootplane, tmp_path, *https(), "--tls-cert", pair[0], "--tls-key", pair[1])
+        assert state == "fail" and words in found
+
+
+def test_doctor_sees_that_a_rack_serves_another_certificate_than_the_file(tmp_path: Path) -> None:
+    served, renewed = write_pair(tmp_path, "served", days=(-1, 90)), write_pair(tmp_path, "renewed", days=(-1, 90))
+    with tls_rack({}, tls={"tls": Tls(*served)}) as rack:
+        address = ("127.0.0.1", rack.port)
+        assert checks.check_certificate(Path(served[0]), Path(served[1]), address).state == "ok"
+        finding = checks.check_certificate(Path(renewed[0]), Path(renewed[1]), address)
+        assert (finding.state, "is not the one that the rack serves" in finding.found) == ("warn", True)

@@ -122,6 +122,21 @@ def test_rack_show_says_which_limits_hold_and_who_has_set_them(bootplane, region
     assert json.loads(bootplane("rack", "show", "--json").stdout) == region.answers["GET /racks/rack1"]
 
 
+def test_https_is_shown_where_a_rack_has_it(bootplane, region) -> None:
+    assert "HTTPS" not in bootplane("rack", "list").stdout
+    rack_with(region, https="127.0.0.1:5249")
+    assert "and HTTPS at 127.0.0.1:5249; catalogue 3." in bootplane("rack", "show").stdout
+    region.answers["GET /racks"] = {"items": [region.answers["GET /racks/rack1"]], "next": None}
+    head, row = bootplane("rack", "list").stdout.splitlines()
+    assert head.split()[:4] == ["RACK", "HTTP", "TFTP", "HTTPS"] and row.split()[3] == "127.0.0.1:5249"
+
+
+def test_who_sets_weights_without_a_total_hears_what_they_are_worth(bootplane, region) -> None:
+    told = bootplane("rack", "set", "rack1", "--shares", "a 10.0.0.0/8 weight 3")
+    assert told.exit_code == 0 and told.stderr.startswith("Warning: shares: without `total RATE`")
+    assert bootplane("rack", "set", "rack1", "--shares", "total 9Gbit/s; a 10.0.0.0/8 weight 3").stderr == ""
+
+
 def test_rack_set_sends_what_was_said_in_bytes_and_nothing_else(bootplane, region) -> None:
     for options, body in (
         (("--cache-size", "2GiB"), {"cache_bytes": 2 << 30}),
