@@ -302,8 +302,10 @@ class Supervisor:
 
     def _write_run_json(self) -> None:
         pids = {f"{c.name}_pid": c.process.pid for c in (self._region, self._rack) if c.process is not None}
+        files = {"tls_cert": self._settings.tls_cert, "tls_key": self._settings.tls_key}
+        tls = {name: str(path.absolute()) for name, path in files.items() if path is not None}
         started = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-        document = {"pid": os.getpid(), **pids, **self._where, "started": started}
+        document = {"pid": os.getpid(), **pids, **self._where, **tls, "started": started}
         datadir.write_json(self._settings.data / datadir.RUN_JSON, document)
 
 

@@ -44,6 +44,7 @@ DEFAULT_MAX_BLKSIZE = 8192  # RFC 2348; what fits the path to a machine is found
 DEFAULT_CACHE = "4GiB"
 DEFAULT_DRAIN_S = 30.0
 MAX_DRAIN_S = 3600.0
+FEW_FILES = 1024  # descriptors; each machine takes one or two, each fill thread some
 SWITCH_INTERVAL_S = (
     0.001  # a miss waits for the loop's turn of the GIL: shorter turns for the threads that hash and parse
 )
@@ -122,6 +123,8 @@ def _run(options: argparse.Namespace) -> None:
         https_address = addresses.parse(options.https, "--https") if options.https else None
     except ValueError as error:
         raise RackError(str(error)) from error
+    if not options.region.strip(" ,"):
+        raise RackError("--region: expected URL[,URL], got none")
     if not 1 <= options.reactors <= 64:
         raise RackError(f"--reactors: expected 1 to 64, got {options.reactors}")
     if not 512 <= options.tftp_max_blksize <= 65464:
@@ -143,7 +146,9 @@ def _run(options: argparse.Namespace) -> None:
         try:
             cache = Cache(str(options.data / "cache"), cache_bytes, open_limit=open_limit)
         except OSError as error:
-            raise RackError(str(error)) from error
+            raise RackError(error.strerror or str(error)) from error
+        if files < FEW_FILES:
+            log.warning("%d descriptors allowed: expected %d or more (systemd: LimitNOFILE=65536)", files, FEW_FILES)
         _tell_found(cache)
         if open_limit < max(cache.found.segments, cache_bytes // SEGMENT_BYTES):
             log.info("cache: at most %d segments open, %d descriptors allowed", open_limit, files)

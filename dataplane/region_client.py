@@ -292,4 +292,8 @@ def _bulk(items: Sequence[str], url: str) -> list[HostPort]:
 
 def _unexpected(answer: Answer, what: str, expected: str) -> RegionError:
     text = answer.body[:200].decode("utf-8", "replace").strip()
+    if answer.status == 401:
+        text = (
+            "for this rack's token, which it does not know (any more); `bootplane rack-token new` there makes another"
+        )
     return RegionError(f"{what} of {answer.url}: expected {expected}, got {answer.status} {text}".rstrip())

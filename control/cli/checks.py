@@ -133,6 +133,8 @@ def check_data(directory: Path) -> Iterator[Finding]:
         remedy = f"chown it to the user who runs bootplane (uid {os.getuid()} now), or name another one with --data DIR"
         if error.errno == errno.ENOSPC:
             remedy = "make room"
+        elif error.errno == errno.EROFS:
+            remedy = "mount it to be written on, or name another one with --data DIR"
         yield Finding("data directory", "fail", f"{place}: {error.strerror}", remedy)
     else:
         yield Finding("data directory", "ok", f"{directory} can be written{verb}")
@@ -158,7 +160,7 @@ def check_port(what: str, address: tuple[str, int], own: set[str]) -> Finding:
     if outcome is None:
         return Finding(label, "ok", f"free on {host}")
     if outcome.errno == errno.EADDRINUSE:
-        if f"{host}:{port}" in own:
+        if _joined(address) in own:
             return Finding(label, "ok", f"this directory's own bootplane listens on {host}")
         return Finding(
             label, "fail", f"in use on {host}: {_who(address)}", f"stop it, or choose another with --{what} HOST:PORT"
@@ -182,7 +184,7 @@ def check_tftp(address: tuple[str, int], own: set[str]) -> Finding:
             "net.ipv4.ip_unprivileged_port_start=69",
         )
     if outcome.errno == errno.EADDRINUSE:
-        if f"{host}:{port}" in own:
+        if _joined(address) in own:
             return Finding(label, "ok", f"this directory's own bootplane listens on {host}")
         return Finding(
             label,
@@ -227,6 +229,12 @@ def _served(address: tuple[str, int]) -> bytes | None:
             return talk.getpeercert(binary_form=True)
     except (OSError, ValueError):
         return None
+
+
+def _joined(address: tuple[str, int]) -> str:
+    """As run.json has it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _called(address: tuple[str, int]) -> tuple[str, int]:

@@ -61,8 +61,11 @@ def doctor(
     findings = [*wrong, *examine(directory, addresses, running)]
     if "https" in addresses or tls_cert or tls_key:
         served = addresses.get("https") if "https" in running else None
-        pair = getattr(settings, "tls_cert", tls_cert), getattr(settings, "tls_key", tls_key)
-        findings.append(checks.check_certificate(*pair, served))
+        certificate, key = (
+            given_file or running.get(name) or getattr(settings, name, None)
+            for name, given_file in (("tls_cert", tls_cert), ("tls_key", tls_key))
+        )
+        findings.append(checks.check_certificate(certificate and Path(certificate), key and Path(key), served))
     if json:
         output.print_json({"items": [finding._asdict() for finding in findings], "next": None})
     else:

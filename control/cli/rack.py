@@ -224,10 +224,11 @@ def rack_sentences(rack: dict[str, Any]) -> list[str]:
     if rack["last_seen"] is None:
         return [f"{called}: has never been heard of.", *limit_sentences(rack)]
     words = (("HTTP", "http"), ("TFTP", "tftp"), ("HTTPS", "https"))
-    serves = " and ".join(f"{word} at {rack[key]}" for word, key in words if rack.get(key))
+    serves = [f"{word} at {rack[key]}" for word, key in words if rack.get(key)]
+    served = " and ".join([", ".join(serves[:-1]), serves[-1]] if serves[1:] else serves)
     return [
         f"{called}, last heard of at {rack['last_seen']}.",
-        f"Serves {serves or 'nothing'}; catalogue {rack['catalogue'] or 'none'}.",
+        f"Serves {served or 'nothing'}; catalogue {rack['catalogue'] or 'none'}.",
         *limit_sentences(rack),
     ]
 

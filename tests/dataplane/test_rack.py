@@ -11,6 +11,7 @@ import random
 import re
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -243,6 +244,21 @@ def test_what_stops_the_start_is_one_sentence(tmp_path: Path, region: FakeRegion
             )
 
 
+def test_a_cache_that_cannot_be_used_is_one_sentence(tmp_path: Path, region: FakeRegion) -> None:
+    rack = RackProcess(tmp_path / "rack", region)
+    rack.data.mkdir()
+    (rack.data / "cache").write_text("in the way")
+    assert start_that_fails(rack).startswith(f"bootplane rack: cache directory {rack.data}/cache: cannot be used: ")
+
+
+def test_few_descriptors_are_said_at_the_start(tmp_path: Path, region: FakeRegion) -> None:
+    rack = RackProcess(tmp_path / "rack", region)
+    few = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))"
+    rack.command = [sys.executable, "-c", f"{few}; os.execv(sys.executable, sys.argv[1:])", *rack.command]
+    with rack:
+        assert "256 descriptors allowed: expected 1024 or more" in rack.log()
+
+
 def test_a_rack_starts_on_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(fd: int, data: bytes, at: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -264,6 +280,7 @@ def test_a_rack_starts_on_a_disk_that_is_full(tmp_path: Path, monkeypatch: pytes
             ["--cache-size", "4 apples"],
             "--cache-size: expected a number with KiB, MiB, GiB, TiB, kB, MB or GB, got '4 apples'",
         ),
+        (["--region", " ,"], "--region: expected URL[,URL], got none"),
         (["--region", "ftp://x"], "region: expected http://HOST:PORT or https://HOST:PORT, got 'ftp://x'"),
         (
             ["--token-file", "/nowhere/token"],

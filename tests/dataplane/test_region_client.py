@@ -145,6 +145,12 @@ def test_transfers_that_must_not_be_sent_again_are_told_apart(
     assert type(raised.value) is error
 
 
+def test_a_token_that_nobody_knows_is_said_in_words(region: FakeRegion) -> None:
+    region.transfers_status = 401
+    with pytest.raises(RegionError, match="expected 200, got 401 for this rack's token, which it does not know"):
+        client(region).transfers(BATCH)
+
+
 def test_transfers_wait_for_a_region_that_fails_or_speaks_of_something_else(region: FakeRegion) -> None:
     region.transfers_status = 503
     with pytest.raises(RegionError, match="got 503"):

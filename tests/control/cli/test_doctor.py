@@ -104,6 +104,13 @@ def test_a_free_port_is_ok_and_a_held_one_names_its_holder() -> None:
     assert checks.check_port("bulk", ("127.0.0.1", port), set()).state == "ok"
 
 
+def test_an_ipv6_port_of_this_directory_s_own_bootplane_is_ok() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as held:
+        port = held.getsockname()[1]
+        assert checks.check_port("http", ("::1", port), {f"[::1]:{port}"}).state == "ok"
+        assert checks.check_port("http", ("::1", port), set()).state == "fail"
+
+
 def test_a_port_whose_last_connection_lingers_is_free() -> None:
     held = listening()
     address = held.getsockname()

@@ -125,7 +125,7 @@ def test_rack_show_says_which_limits_hold_and_who_has_set_them(bootplane, region
 def test_https_is_shown_where_a_rack_has_it(bootplane, region) -> None:
     assert "HTTPS" not in bootplane("rack", "list").stdout
     rack_with(region, https="127.0.0.1:5249")
-    assert "and HTTPS at 127.0.0.1:5249; catalogue 3." in bootplane("rack", "show").stdout
+    assert "TFTP at 127.0.0.1:6969 and HTTPS at 127.0.0.1:5249; catalogue 3." in bootplane("rack", "show").stdout
     region.answers["GET /racks"] = {"items": [region.answers["GET /racks/rack1"]], "next": None}
     head, row = bootplane("rack", "list").stdout.splitlines()
     assert head.split()[:4] == ["RACK", "HTTP", "TFTP", "HTTPS"] and row.split()[3] == "127.0.0.1:5249"
