@@ -24,7 +24,7 @@ from bootplane.core.linux cimport (
 )
 from bootplane.core.status cimport ST_OK
 from bootplane.core.tftp_packet cimport BLKSIZE_DEFAULT, BLKSIZE_MAX, DATA_HEADER
-from bootplane.core.tftp_sockets cimport grow_buffers, is_any
+from bootplane.core.tftp_sockets cimport grow_buffers, is_any, is_v6only
 
 cdef extern from "<netinet/in.h>" nogil:
     enum: INADDR_LOOPBACK
@@ -70,8 +70,7 @@ cdef bint aim_at_discard(int out, sockaddr_storage* address, socklen_t n) noexce
 cdef int outlet_socket(int fd) noexcept nogil:
     cdef sockaddr_storage address
     cdef socklen_t n = sizeof(sockaddr_storage)
-    cdef socklen_t value_size = sizeof(int)
-    cdef int v6only = 0
+    cdef int v6only
     cdef bint ready = True
     cdef int out
     memset(&address, 0, sizeof(address))
@@ -81,7 +80,7 @@ cdef int outlet_socket(int fd) noexcept nogil:
     if out < 0:
         return -errno
     if address.ss_family == AF_INET6:
-        getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, &value_size)
+        v6only = is_v6only(fd)
         ready = setsockopt(out, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) == 0
     if not (ready and share_port(fd, out, &address, n) and aim_at_discard(out, &address, n)):
         close(out)

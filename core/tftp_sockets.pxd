@@ -23,7 +23,8 @@ cdef int inbox_receive(inbox_t* in_, int fd) noexcept nogil  # datagrams, 0 = no
 # Makes a request socket tell which address was asked; *local and *wildcard say how it is bound. ST_OK or -errno.
 cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noexcept nogil
 cdef void grow_buffers(int fd) noexcept nogil                 # as far as the kernel allows
-cdef bint is_any(const sockaddr_in6* address) noexcept nogil # ::
+cdef bint is_any(const sockaddr_in6* address) noexcept nogil  # ::
+cdef bint is_v6only(int fd) noexcept nogil                   # of an IPv6 socket: it has no IPv4 clients
 # Makes a socket keep ICMP errors for next_unreachable(). ST_OK or -errno.
 cdef int keep_errors(int fd) noexcept nogil
 cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogil                # descriptor or -errno

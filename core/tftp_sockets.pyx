@@ -121,34 +121,42 @@ cdef bint is_any(const sockaddr_in6* address) noexcept nogil:
     return True
 
 
+cdef bint is_v6only(int fd) noexcept nogil:
+    cdef int value = 0
+    cdef socklen_t n = sizeof(value)
+    getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &value, &n)
+    return value != 0
+
+
 cdef int request_socket(int fd, sockaddr_storage* local, uint8_t* wildcard) noexcept nogil:
     cdef socklen_t n = sizeof(sockaddr_storage)
     cdef const sockaddr_in* v4 = <const sockaddr_in*>local
     cdef const sockaddr_in6* v6 = <const sockaddr_in6*>local
+    cdef int status
     memset(local, 0, sizeof(sockaddr_storage))
     if getsockname(fd, <sockaddr*>local, &n) < 0:
         return -errno
     grow_buffers(fd)
-    if local.ss_family == AF_INET:
-        wildcard[0] = v4.sin_addr.s_addr == 0
-        return switch_on(fd, IPPROTO_IP, IP_PKTINFO) if wildcard[0] else ST_OK
-    wildcard[0] = is_any(v6)
-    return switch_on(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO) if wildcard[0] else ST_OK
+    wildcard[0] = v4.sin_addr.s_addr == 0 if local.ss_family == AF_INET else is_any(v6)
+    if not wildcard[0]:
+        return ST_OK
+    if local.ss_family == AF_INET6:
+        status = switch_on(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO)
+        if status != ST_OK or is_v6only(fd):
+            return status
+    return switch_on(fd, IPPROTO_IP, IP_PKTINFO)     # of both families: the other one does not tell a broadcast
 
 
 cdef int keep_errors(int fd) noexcept nogil:
     cdef sockaddr_storage local
     cdef socklen_t n = sizeof(sockaddr_storage)
-    cdef socklen_t value_size = sizeof(int)
-    cdef int v6only = 0
     cdef int status
     if getsockname(fd, <sockaddr*>&local, &n) < 0:
         return -errno
     if local.ss_family != AF_INET6:
         return switch_on(fd, IPPROTO_IP, IP_RECVERR)
     status = switch_on(fd, IPPROTO_IPV6, IPV6_RECVERR)
-    getsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, &value_size)
-    if status == ST_OK and not v6only:
+    if status == ST_OK and not is_v6only(fd):
         status = switch_on(fd, IPPROTO_IP, IP_RECVERR)           # for IPv4 clients of a dual-stack socket
     return status
 
@@ -156,8 +164,7 @@ cdef int keep_errors(int fd) noexcept nogil:
 cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogil:
     cdef sockaddr_storage address = local[0]
     cdef socklen_t n = sizeof(sockaddr_in)
-    cdef socklen_t value_size = sizeof(int)
-    cdef int v6only = 0
+    cdef int v6only
     cdef int status = ST_OK
     cdef int fd = socket(local.ss_family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd < 0:
@@ -165,7 +172,7 @@ cdef int tid_socket(int request_fd, const sockaddr_storage* local) noexcept nogi
     (<sockaddr_in*>&address).sin_port = 0            # the same place in both families
     if local.ss_family == AF_INET6:
         n = sizeof(sockaddr_in6)
-        getsockopt(request_fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, &value_size)
+        v6only = is_v6only(request_fd)
         if setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only)) < 0:
             status = -errno
     if status == ST_OK:
@@ -191,23 +198,25 @@ cdef void path_to(const sockaddr_storage* peer, path_t* out) noexcept nogil:
 cdef bint path_from(const inbox_t* in_, uint32_t i, path_t* out) noexcept nogil:
     cdef msghdr* m = &in_.messages[i].msg_hdr
     cdef cmsghdr* c = CMSG_FIRSTHDR(m)
+    cdef bint is_ours = True
     cdef in_pktinfo v4
     cdef in6_pktinfo v6
     while c != NULL:
-        if c.cmsg_level == IPPROTO_IP and c.cmsg_type == IP_PKTINFO and out.family == AF_INET:
+        if c.cmsg_level == IPPROTO_IP and c.cmsg_type == IP_PKTINFO:         # in either family
             memcpy(&v4, CMSG_DATA(c), sizeof(v4))
-            out.from_is_set = 1
-            memcpy(out.from_address, &v4.ipi_spec_dst, 4)
-            return v4.ipi_spec_dst.s_addr == v4.ipi_addr.s_addr
-        if c.cmsg_level == IPPROTO_IPV6 and c.cmsg_type == IPV6_PKTINFO and out.family == AF_INET6:
+            is_ours = is_ours and v4.ipi_spec_dst.s_addr == v4.ipi_addr.s_addr
+            if out.family == AF_INET:
+                out.from_is_set = 1
+                memcpy(out.from_address, &v4.ipi_spec_dst, 4)
+        elif c.cmsg_level == IPPROTO_IPV6 and c.cmsg_type == IPV6_PKTINFO:
             memcpy(&v6, CMSG_DATA(c), sizeof(v6))
+            is_ours = is_ours and v6.ipi6_addr.s6_addr[0] != 0xff
             out.from_is_set = 1
             memcpy(out.from_address, &v6.ipi6_addr, 16)
             if v6.ipi6_addr.s6_addr[0] == 0xfe and (v6.ipi6_addr.s6_addr[1] & 0xc0) == 0x80:
                 out.from_interface = v6.ipi6_ifindex
-            return v6.ipi6_addr.s6_addr[0] != 0xff
         c = CMSG_NXTHDR(m, c)
-    return True
+    return is_ours
 
 
 cdef bint next_unreachable(int fd, sockaddr_storage* peer) noexcept nogil:

@@ -337,9 +337,10 @@ def test_answers_leave_from_the_address_that_was_asked(bind: str, v6only: bool, 
             assert (packet.number, source[0]) == (1, asked)
 
 
-def test_a_request_to_a_broadcast_address_is_ignored() -> None:
+@pytest.mark.parametrize("bind", ["0.0.0.0", "::"])
+def test_a_request_to_a_broadcast_address_is_ignored(bind: str) -> None:
     """RFC 1123, 4.2.3.5: else every server on the link would answer."""
-    with serving({"kernel": KERNEL}, bind="0.0.0.0") as rack, rack.client() as client:
+    with serving({"kernel": KERNEL}, bind=bind, v6only=False) as rack, TftpClient(("127.0.0.1", rack.port)) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         client.send(b"\0\1kernel\0octet\0", to=("127.255.255.255", rack.port))
         rack.settle()
