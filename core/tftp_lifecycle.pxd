@@ -49,5 +49,6 @@ cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil
 # Records how it went (outcome_t, the code of an ERROR received), then frees *s*.
 cdef void session_end(loop_t* loop, session_t* s, int outcome, int status) noexcept nogil
 cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil  # with an ERROR that says why; frees *s*
+cdef void session_error(loop_t* loop, session_t* s, int code) noexcept nogil         # the client's ERROR; frees *s*
 cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil         # action_t; may free *s*
 cdef void session_wake(loop_t* loop, waiter_t* waiter, int status, blob_t* blob) noexcept nogil  # for waiter_t.on_wake

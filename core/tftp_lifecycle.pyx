@@ -27,14 +27,15 @@ from bootplane.core.status cimport ST_GONE, ST_OK, ST_TIMEOUT, ST_TRUNCATED, ST_
 from bootplane.core.tftp_deadlines cimport wheel_arm, wheel_disarm
 from bootplane.core.tftp_outlet cimport path_blksize
 from bootplane.core.tftp_packet cimport (
-    BLKSIZE_DEFAULT, ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, OPT_BLKSIZE, error_write,
+    BLKSIZE_DEFAULT, ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, OPT_BLKSIZE, OPT_TSIZE, error_write,
 )
 from bootplane.core.tftp_sender cimport send_one
 from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
 from bootplane.core.tftp_shares cimport held_forget
 from bootplane.core.tftp_tids cimport peer_t, tids_rest
 from bootplane.core.tftp_transfer cimport (
-    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_WOKEN, limits_t, transfer_delivered, transfer_start, transfer_step,
+    DO_ABORT, DO_FINISH, DO_GIVE_UP, DO_SEND, EV_GONE, EV_WOKEN, TRANSFER_OACK, limits_t, transfer_delivered,
+    transfer_start, transfer_step, transfer_t,
 )
 
 
@@ -124,9 +125,18 @@ cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:
     release(loop, s)
 
 
-cdef bint is_probe(const session_t* s) noexcept nogil:
-    """Whether the ERROR that ended *s* only says that the OACK was all the client wanted (UEFI asks for tsize so)."""
-    return s.code == ERR_OPTIONS and s.transfer.options.present != 0 and s.transfer.acked == 0
+cdef bint is_probe(const transfer_t* t, int code) noexcept nogil:
+    """Whether an ERROR only says that the OACK was all the client wanted: UEFI asks for tsize so, and ends it with 8; so
+    do ROMs of BIOS machines, with 0 "TFTP Aborted"."""
+    if code == ERR_OPTIONS:
+        return t.options.present != 0 and t.acked == 0
+    return code == ERR_UNDEFINED and t.state == TRANSFER_OACK and t.options.present & OPT_TSIZE
+
+
+cdef void session_error(loop_t* loop, session_t* s, int code) noexcept nogil:
+    s.code = <uint16_t>code
+    s.is_probe = is_probe(&s.transfer, code)
+    session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
 
 
 cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
@@ -138,7 +148,7 @@ cdef void session_act(loop_t* loop, session_t* s, int action) noexcept nogil:
         session_end(loop, s, OUTCOME_COMPLETE, 0)
     elif action == DO_ABORT:
         count(loop.counters, C_TFTP_ABORTED)
-        session_end(loop, s, OUTCOME_PROBE if is_probe(s) else OUTCOME_ABORTED, s.code)
+        session_end(loop, s, OUTCOME_PROBE if s.is_probe else OUTCOME_ABORTED, s.code)
     elif action == DO_GIVE_UP:
         count(loop.counters, C_TFTP_TIMED_OUT)
         session_end(loop, s, OUTCOME_TIMEOUT, 0)

@@ -24,7 +24,7 @@ from bootplane.core.records cimport OUTCOME_CUT
 from bootplane.core.status cimport ST_BAD, ST_NOMEM, ST_OK, ST_TRUNCATED
 from bootplane.core.tftp_deadlines cimport timer_t, wheel_due, wheel_init, wheel_pop
 from bootplane.core.tftp_lifecycle cimport (
-    listener_t, refuse, session_act, session_end, session_fail, tftp_of, tftp_t,
+    listener_t, refuse, session_act, session_end, session_error, session_fail, tftp_of, tftp_t,
 )
 from bootplane.core.tftp_outlet cimport outlet_socket
 from bootplane.core.tftp_packet cimport (
@@ -168,8 +168,7 @@ cdef void on_packet(loop_t* loop, tid_t* tid, const inbox_t* inbox, uint32_t i) 
     elif opcode == OP_ACK:
         session_act(loop, s, transfer_step(&s.transfer, EV_ACK, block_of(packet), loop.now_ns))
     elif opcode == OP_ERROR:
-        s.code = block_of(packet)
-        session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))
+        session_error(loop, s, block_of(packet))
     else:
         count(loop.counters, C_TFTP_MALFORMED)
 

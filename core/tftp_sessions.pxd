@@ -57,6 +57,7 @@ cdef struct session_t:
     int64_t began_ns             # when its request was read
     int64_t granted              # bytes that a turn of its shares lets it send (tftp_shares); 0: none
     uint16_t code                # of the ERROR that the client has sent
+    uint8_t is_probe             # and that ERROR said that the size was all it wanted
     uint8_t source               # source_t
     uint8_t queued               # queued_t
     uint8_t group                # its shares (tftp_shares)

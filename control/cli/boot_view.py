@@ -82,7 +82,7 @@ def who(event: Event) -> str:
             if agent.lower().startswith(begin):
                 return program
         return agent.partition("/")[0].partition(" ")[0]
-    if event["outcome"] == "probe":
+    if event["outcome"] == "probe" and detail.get("status") == 8:
         return "UEFI"
     file = name.rpartition("/")[2]
     if file.endswith(".lst") or file.startswith("grub.cfg"):

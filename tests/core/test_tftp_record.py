@@ -161,7 +161,30 @@ def test_error_8_without_an_oack_is_no_probe(rack: Rack) -> None:
         assert only(rack).outcome == "aborted"
 
 
-@pytest.mark.parametrize("code", [0, 3, 4, 65535])
+def test_error_0_to_an_oack_with_the_size_is_a_probe(rack: Rack) -> None:
+    """ROMs of BIOS machines; "TFTP Aborted" is then in the log of every TFTP server, and nothing was wrong."""
+    with rack.client() as client:
+        client.rrq("kernel", tsize=0)
+        client.receive()
+        client.error(0, "TFTP Aborted")
+        record = only(rack)
+    assert (record.outcome, record.status, record.size) == ("probe", 0, 10_000)
+
+
+@pytest.mark.parametrize("options", [{}, {"blksize": 1000}, {"tsize": 0, "blksize": 1000}])
+def test_error_0_is_an_abort_when_no_size_was_asked_for_or_ack_0_has_come(rack: Rack, options: dict[str, int]) -> None:
+    with rack.client() as client:
+        client.rrq("kernel", **options)
+        client.receive()
+        if "tsize" in options:
+            client.ack(0)
+            client.receive()
+        client.error(0)
+        record = only(rack)
+    assert (record.outcome, record.status) == ("aborted", 0)
+
+
+@pytest.mark.parametrize("code", [3, 4, 65535])
 def test_any_other_error_is_an_abort_and_its_code_is_kept(rack: Rack, code: int) -> None:
     """OVMF that gets no OACK sends ERROR 4 for the first DATA."""
     with rack.client() as client:
@@ -170,6 +193,15 @@ def test_any_other_error_is_an_abort_and_its_code_is_kept(rack: Rack, code: int)
         client.error(code, "User aborted download")
         record = only(rack)
     assert (record.outcome, record.status) == ("aborted", code)
+
+
+def test_a_machine_that_vanishes_before_it_has_its_oack_has_aborted_and_asked_for_no_size(rack: Rack) -> None:
+    with rack.client() as client:
+        client.rrq("kernel", tsize=0, timeout=1)
+        client.receive()
+        client.socket.close()  # the next OACK meets a closed port
+    rack.until("tftp_aborted", 1)
+    assert only(rack).outcome == "aborted"
 
 
 def test_a_client_whose_port_is_closed_has_aborted_without_a_code(rack: Rack) -> None:

@@ -71,8 +71,8 @@ MUTATIONS = [
     Mutation(
         "ERROR 8 after the OACK ends the size probe, in silence",
         "tftp_service",
-        "        session_act(loop, s, transfer_step(&s.transfer, EV_GONE, 0, loop.now_ns))\n    else:",
-        "        pass\n    else:",
+        "        session_error(loop, s, block_of(packet))\n",
+        "        pass\n",
         f"{TFTP}::test_uefi_probes_the_size_ends_with_error_8_and_asks_again_from_the_next_port",
     ),
     Mutation(
