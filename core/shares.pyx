@@ -182,7 +182,7 @@ cdef void shares_settle(shares_t* s, const turn_t* turn, int64_t sent) noexcept 
     pthread_mutex_lock(&s.lock)
     s.tokens += left
     g.tokens += left
-    g.bytes -= <uint64_t>left
+    g.bytes -= <uint64_t>left if <uint64_t>left <= g.bytes else g.bytes      # set() may have begun to count anew
     if g.virtual >= virtual_of(g, left):
         g.virtual -= virtual_of(g, left)
     pthread_mutex_unlock(&s.lock)
@@ -309,14 +309,27 @@ cdef class Shares:
 
     def turn(self, names, int64_t most, int64_t now_ns, sent=None):
         """(name, bytes) of a turn that was settled with *sent* bytes (None: all), or when to ask again, in ns."""
+        turn = self.begin_turn(names, most, now_ns)
+        if isinstance(turn, int):
+            return turn
+        group, n = turn
+        self.settle(turn, n if sent is None else sent)
+        return self._groups[group].name, n
+
+    def begin_turn(self, names, int64_t most, int64_t now_ns):
+        """(number of the group, bytes) of a turn that is to be settled, or when to ask again, in ns."""
         cdef turn_t turn
         cdef uint64_t mask = 0
         for name in names:
             mask |= <uint64_t>1 << <int>self._index(name)
         if not shares_turn(&self.s, mask, most, now_ns, &turn):
             return turn.retry_ns
-        shares_settle(&self.s, &turn, turn.bytes if sent is None else sent)
-        return self._groups[turn.group].name, turn.bytes
+        return turn.group, turn.bytes
+
+    def settle(self, tuple begun not None, int64_t sent):
+        cdef turn_t turn
+        turn.group, turn.bytes = begun
+        shares_settle(&self.s, &turn, sent)
 
     def _index(self, name):
         return next(index for index, group in self._groups.items() if group.name == name)

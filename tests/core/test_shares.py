@@ -115,6 +115,16 @@ def test_what_a_turn_has_not_sent_is_given_back() -> None:
     }  # fmt: skip
 
 
+def test_a_turn_that_is_settled_after_its_group_has_gone_takes_nothing_from_who_came_in_its_place() -> None:
+    shares = table(A, total=100_000_000)
+    shares.ready("a", 10**12)
+    turn = shares.begin_turn(["a"], TURN, 10**12)
+    assert not isinstance(turn, int)
+    shares.set([Group("c", ("10.1.0.0/16",))], 100_000_000)
+    shares.settle(turn, 1000)
+    assert shares.counts()["c"][0] == 0
+
+
 def test_a_change_keeps_the_counts_of_who_keeps_its_name_and_is_seen_at_once() -> None:
     shares = table(A, B, total=100_000_000)
     assert shares.active
