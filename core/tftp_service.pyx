@@ -9,7 +9,7 @@ nobody else's. Few sockets mean large batches: they are filled one after the oth
 through and no other, `single_port` makes the request socket the only TID, at the price that late packets of a client's
 last transfer may meet its next.
 
-Invariant: a live session is queued on its TID, or has its timer in the wheel, or is parked. A packet that belongs to no
+Invariant: a live session is queued on its TID or for its shares, or has its timer in the wheel, or is parked. A packet that belongs to no
 session, or comes to another TID than its session's, changes nothing.
 """
 
@@ -33,7 +33,7 @@ from bootplane.core.tftp_packet cimport (
 from bootplane.core.tftp_requests cimport on_request
 from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
 from bootplane.core.tftp_sessions cimport (
-    outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
+    QUEUED_HELD, outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
 )
 from bootplane.core.tftp_shares cimport held_next, held_t
 from bootplane.core.tftp_sockets cimport (
@@ -133,6 +133,8 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
         s = session_of(timer)
         if s.unreadable:
             session_fail(loop, s, ST_TRUNCATED)
+        elif s.queued == QUEUED_HELD:
+            s.transfer.deadline_ns = 0   # it is we who keep this client waiting; its turn sets a new one
         else:                        # one that moved later meanwhile is armed again there
             session_act(loop, s, transfer_step(&s.transfer, EV_TICK, 0, loop.now_ns))
         timer = wheel_pop(&tftp.wheel, loop.now_ns)
