@@ -28,7 +28,7 @@ from bootplane.core.tftp_deadlines cimport wheel_arm
 from bootplane.core.tftp_outlet cimport allow_fragments
 from bootplane.core.tftp_packet cimport DATA_HEADER, OACK_ROOM, data_header, oack_write
 from bootplane.core.tftp_sessions cimport ready_push, ready_push_front, ready_remove
-from bootplane.core.tftp_shares cimport held_active, held_settle, held_wait
+from bootplane.core.tftp_shares cimport held_active, held_refund, held_settle, held_wait
 from bootplane.core.tftp_transfer cimport (
     EV_PARKED, EV_WOKEN, block_bytes, block_offset, transfer_owes, transfer_owes_oack, transfer_sent, transfer_step,
     transfer_t,
@@ -270,7 +270,7 @@ cdef void sent(loop_t* loop, wheel_t* wheel, out_t* out) noexcept nogil:
         wheel_arm(wheel, &session.timer, session.transfer.deadline_ns, loop.now_ns)
 
 
-cdef void put_back(sender_t* s, uint32_t unsent) noexcept nogil:
+cdef void put_back(sender_t* s, held_t* held, uint32_t unsent) noexcept nogil:
     """Takes messages *unsent* .. n-1 back: as if they had never been gathered."""
     cdef uint32_t i = s.n
     cdef out_t* out
@@ -281,13 +281,16 @@ cdef void put_back(sender_t* s, uint32_t unsent) noexcept nogil:
             out.session.transfer.oack_owed = 1
         else:
             out.session.transfer.next = out.first
+            held_refund(held, out.session, out.bytes)
         ready_remove(out.session)
         ready_push_front(out.session)
 
 
-cdef void ask_for_room(loop_t* loop, tid_t* tid) noexcept nogil:
-    if loop_add(loop, tid.outlet.fd, &tid.outlet.handler, EPOLLOUT) == ST_OK:
-        tid.outlet.blocked = 1                   # cleared in tftp_service when EPOLLOUT comes
+cdef bint ask_for_room(loop_t* loop, tid_t* tid) noexcept nogil:
+    if loop_add(loop, tid.outlet.fd, &tid.outlet.handler, EPOLLOUT) != ST_OK:
+        return False
+    tid.outlet.blocked = 1                       # cleared in tftp_service when EPOLLOUT comes
+    return True
 
 
 cdef void unreadable(loop_t* loop, wheel_t* wheel, session_t* session) noexcept nogil:
@@ -302,7 +305,7 @@ cdef void unreadable(loop_t* loop, wheel_t* wheel, session_t* session) noexcept 
     wheel_arm(wheel, &session.timer, 0, loop.now_ns)
 
 
-cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept nogil:
+cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, tid_t* tid) noexcept nogil:
     cdef uint32_t at = 0
     cdef uint32_t tried = OUT_MESSAGES           # which message has failed once already
     cdef int n, error
@@ -319,17 +322,13 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
         out = &s.out[at]
         if error == EINTR:
             continue
-        if error == EAGAIN:
-            put_back(s, at)
-            ask_for_room(loop, tid)
+        if error == EAGAIN and ask_for_room(loop, tid):
+            put_back(s, held, at)
             break
         if out.gso and (error == EIO or error == EINVAL or error == EMSGSIZE):
-            # EIO: this socket's routes have no checksum offload. Else: the block is larger than the path to this
-            # client.
-            if error == EIO:
-                tid.gso = 0
+            # EIO: the route to this client has no checksum offload (IPsec). Else: the block is larger than the path.
             out.session.gso = 0
-            put_back(s, at)
+            put_back(s, held, at)
             break
         if error == EMSGSIZE and not tid.fragments:
             tid.fragments = 1                    # the path became narrower than the block size agreed on
@@ -339,10 +338,10 @@ cdef void flush(sender_t* s, loop_t* loop, wheel_t* wheel, tid_t* tid) noexcept 
             tried = at                           # an ICMP error of another client is reported once, by any call
             continue
         if error == EFAULT and out.blocks > 0:
-            put_back(s, at)
+            put_back(s, held, at)
             unreadable(loop, wheel, out.session)
             break
-        sent(loop, wheel, out)                   # no route, no buffer, a firewall: as good as lost on the way
+        sent(loop, wheel, out)                   # no route, no room, a firewall: as good as lost on the way
         at += 1
     drop_batch(s)
 
@@ -395,4 +394,4 @@ cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, t
                     transfer_step(&session.transfer, EV_WOKEN, 0, loop.now_ns)
                 if transfer_owes(&session.transfer) > 0:
                     ready_push(session)          # its turn is over
-        flush(s, loop, wheel, tid)
+        flush(s, loop, wheel, held, tid)

@@ -21,4 +21,6 @@ cdef void held_wait(held_t* held, session_t* session, int64_t now_ns) noexcept n
 # what it may send is gathered. NULL: nobody's before due_ns.
 cdef session_t* held_next(held_t* held, int64_t now_ns) noexcept nogil
 cdef void held_settle(held_t* held, session_t* session, int64_t sent) noexcept nogil
+# The kernel has refused *bytes* of what was settled: its group has not had them.
+cdef void held_refund(held_t* held, session_t* session, int64_t bytes) noexcept nogil
 cdef void held_forget(held_t* held, session_t* session) noexcept nogil     # it ends; safe if it waits for nothing

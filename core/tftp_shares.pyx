@@ -134,6 +134,15 @@ cdef void held_settle(held_t* held, session_t* session, int64_t sent) noexcept n
     shares_settle(held.shares, &turn, sent)
 
 
+cdef void held_refund(held_t* held, session_t* session, int64_t bytes) noexcept nogil:
+    cdef turn_t turn
+    if not held_active(held):
+        return
+    turn.group = session.group
+    turn.bytes = bytes
+    shares_settle(held.shares, &turn, 0)
+
+
 cdef void held_forget(held_t* held, session_t* session) noexcept nogil:
     if session.queued == QUEUED_HELD:
         leave(held, session)

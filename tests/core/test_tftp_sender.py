@@ -47,6 +47,35 @@ print("whole" if whole == [True] * 40 else whole)
 """
 
 
+SHARED_LINK = """
+import os, threading
+from bootplane.core.shares import Group, Shares
+from tests.fakes.tftp_client import serving
+data = os.urandom(400_000)
+shares = Shares()
+shares.set([Group("all", ("127.0.0.0/8",))])
+with serving({"kernel": data}, timeout_s=2, max_windowsize=2000, shares=shares) as rack:
+    def fetch():
+        with rack.client() as client:
+            assert client.fetch("kernel", blksize=1400, windowsize=1000).data == data
+    threads = [threading.Thread(target=fetch) for i in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counters = rack.counters()
+    assert counters["tftp_completed"] == 40, counters
+    print(shares.counts()["all"][0] - counters["tftp_data_bytes"])
+"""
+
+
+@pytest.mark.integration
+def test_what_the_kernel_refuses_is_not_counted_against_a_share() -> None:
+    link = "ip link set lo mtu 1500 up && tc qdisc add dev lo root tbf rate 100mbit burst 20k limit 60mb"
+    done = in_namespace(link, SHARED_LINK)
+    assert done.stdout == "0\n", done.stdout + done.stderr
+
+
 @pytest.mark.integration
 def test_a_link_slower_than_the_windows_asked_for_makes_the_service_wait_and_go_on() -> None:
     """16 MB of windows into 100 Mbit/s: the socket's buffer fills, sendmmsg says EAGAIN, EPOLLOUT brings it on."""
