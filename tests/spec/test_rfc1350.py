@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from bootplane.core import tftp_load
 from tests.fakes.tftp_client import Packet, Rack, TftpClient, serving
 
 KERNEL = os.urandom(10_000)
@@ -89,12 +91,17 @@ def test_a_name_is_found_however_its_slashes_are_written(client: TftpClient, nam
     assert client.receive().data == b"below"
 
 
-def test_block_numbers_roll_over_to_zero() -> None:
-    big = os.urandom(8 * 65_600 + 3)
-    with serving({"big": big}, timeout_s=60) as rack, rack.client() as client:
-        fetched = client.fetch("big", blksize=8, windowsize=64)
-    assert fetched.data == big
-    assert fetched.received == 65_601
+def test_a_file_of_more_than_32_MiB_arrives_whole_in_blocks_of_512() -> None:
+    """The block number has 16 bits; after 65535 comes 0. No option is asked for."""
+    big = os.urandom(512 * 65_540 + 3)
+    with serving({"big": big}, timeout_s=60) as rack:
+        got = tftp_load.load(
+            "127.0.0.1", rack.port, "big", clients=1, transfers=1, blksize=0, tsize=False,
+            verify_every=1, sha256=hashlib.sha256(big).hexdigest(),
+        )  # fmt: skip
+        assert (got.verified, got.errors) == (1, 0), got.first_error
+        counters = rack.counters()
+    assert counters["tftp_data"] - counters["tftp_retransmitted"] == 65_541
 
 
 # -- acknowledgements and deadlines ----------------------------------------------------------------------------------

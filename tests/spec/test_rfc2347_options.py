@@ -48,6 +48,12 @@ def test_an_oack_grants_what_was_asked_and_nothing_else(
     assert client.receive() == Packet("OACK", 0, b"", granted)
 
 
+def test_of_an_option_that_stands_twice_the_first_counts(client: TftpClient) -> None:
+    """RFC 2347, "Packet Formats": an option may only be specified once. Names are the same in any case."""
+    client.send(b"\0\1kernel\0octet\0blksize\x00600\0tsize\x000\0BLKSIZE\x00700\0")
+    assert client.receive() == Packet("OACK", 0, b"", {"blksize": "600", "tsize": "10000"})
+
+
 @pytest.mark.parametrize("options", [{"multicast": ""}, {"blksize": "lots"}, {"timeout": 0, "windowsize": 0}])
 def test_when_no_option_is_usable_data_follows_as_if_none_had_been_asked(
     client: TftpClient, options: dict[str, object]

@@ -33,6 +33,13 @@ def test_tsize_is_answered_with_the_size_of_the_file(client: TftpClient, name: s
     assert client.receive() == Packet("OACK", 0, b"", {"tsize": size})
 
 
+@pytest.mark.parametrize("tsize", ["1", "10000", "99999999999999999999"])
+def test_tsize_is_answered_whatever_stands_in_the_request(client: TftpClient, tsize: str) -> None:
+    """RFC 2349 asks a client to send "0"; some send what they have room for."""
+    client.rrq("kernel", tsize=tsize)
+    assert client.receive().options == {"tsize": "10000"}
+
+
 def test_tsize_is_exact_beyond_four_gigabytes(tmp_path: pathlib.Path) -> None:
     size = 5 * 2**30 + 7
     path = tmp_path / "image"

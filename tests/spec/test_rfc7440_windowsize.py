@@ -11,6 +11,7 @@ import pytest
 from tests.fakes.tftp_client import Packet, Rack, TftpClient, serving
 
 KERNEL = os.urandom(300_000)
+MANY = os.urandom(8 * 65_600 + 3)  # blocks of 8 that roll over
 
 
 @pytest.fixture(scope="module", params=[1, 0], ids=["gso", "plain"])
@@ -22,7 +23,7 @@ def rack(request: pytest.FixtureRequest) -> Iterator[Rack]:
 
 @pytest.fixture(scope="module", params=[1, 0], ids=["gso", "plain"])
 def quick(request: pytest.FixtureRequest) -> Iterator[Rack]:
-    with serving({"kernel": KERNEL}, timeout_s=0.2, gso=request.param) as rack:
+    with serving({"kernel": KERNEL, "many": MANY}, timeout_s=0.2, gso=request.param) as rack:
         yield rack
 
 
@@ -77,6 +78,38 @@ def test_an_ack_inside_the_window_moves_and_restarts_from_there(rack: Rack, clie
     client.ack(3)
     assert numbers(client, 4) == [4, 5, 6, 7]
     client.error(0)
+
+
+@pytest.mark.parametrize("block", [5, 9, 100, 32768, 65535])
+def test_an_ack_beyond_the_window_brings_nothing(rack: Rack, client: TftpClient, block: int) -> None:
+    begin(client, windowsize=4)
+    assert numbers(client, 4) == [1, 2, 3, 4]
+    client.ack(block)
+    rack.settle()
+    assert client.waiting() == []
+    client.ack(4)
+    assert numbers(client, 4) == [5, 6, 7, 8]
+    client.error(0)
+
+
+@pytest.mark.parametrize("missing", [65_534, 65_535, 0, 1], ids=lambda block: f"block {block} lost")
+def test_a_window_across_the_rollover_is_restarted_after_the_ack_inside_it(quick: Rack, missing: int) -> None:
+    """65536 is no multiple of 48: the window has blocks 65521 to 65535 and 0 to 32."""
+    lost: list[int] = []
+
+    def lose(packet: Packet) -> bool:
+        wanted = [missing] if seen[0] > 65_000 else []
+        seen[0] += packet.kind == "DATA"
+        if packet.kind == "DATA" and packet.number in wanted and not lost:
+            lost.append(packet.number)
+            return True
+        return False
+
+    seen = [0]
+    with quick.client() as client:
+        fetched = client.fetch("many", lose=lose, blksize=8, windowsize=48)
+    assert lost == [missing]
+    assert fetched.data == MANY
 
 
 def test_a_lost_window_comes_again_by_the_deadline(client: TftpClient) -> None:
