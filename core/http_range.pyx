@@ -144,7 +144,8 @@ cdef int precondition(const char* data, const head_t* h, const char* etag, off_t
         return 200
     if h.times[<int>FIELD_IF_RANGE]:
         condition = h.field[<int>FIELD_IF_RANGE]
-        if condition.n != strlen(etag) or memcmp(condition.at, etag, condition.n) != 0:
+        if (h.times[<int>FIELD_IF_RANGE] != 1 or condition.n != strlen(etag)
+                or memcmp(condition.at, etag, condition.n) != 0):
             return 200
     found = range_parse(h.field[<int>FIELD_RANGE], size, first, end)
     if found == RANGE_UNSATISFIABLE:

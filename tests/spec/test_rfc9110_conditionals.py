@@ -7,6 +7,7 @@
 | 13.1.2 If-None-Match | 304, for GET and HEAD |
 | 13.1.3, 13.1.4 dates | passed over: there is no Last-Modified |
 | 13.1.5 If-Range | the part of the same file only |
+| 13.2.1 When to Evaluate | a file that is not there is 404 whatever the conditions |
 | 13.2.2 Precedence | the order |
 | 15.4.5 304 | its fields, and no content |
 """
@@ -104,6 +105,12 @@ def test_if_range_gives_the_part_only_of_the_same_file(served: Rack, value: str,
     assert (response.status, response.body) == (status, DATA[2:5] if status == 206 else DATA)
 
 
+def test_of_two_if_ranges_neither_is_believed(served: Rack) -> None:
+    for lines in ((TAG, OTHER), (OTHER, TAG), (TAG, TAG)):
+        asked = [f"If-Range: {value}" for value in lines]
+        assert served.get("/file", "Range: bytes=2-4", *asked).status == 200
+
+
 def test_if_range_without_a_range_means_nothing(served: Rack) -> None:
     assert served.get("/file", f"If-Range: {OTHER}").status == 200
 
@@ -111,6 +118,19 @@ def test_if_range_without_a_range_means_nothing(served: Rack) -> None:
 def test_if_range_for_another_file_makes_even_a_wrong_range_a_200(served: Rack) -> None:
     assert served.get("/file", "Range: bytes=99-", f"If-Range: {OTHER}").status == 200
     assert served.get("/file", "Range: bytes=99-", f"If-Range: {TAG}").status == 416
+
+
+def test_a_condition_does_not_hide_that_there_is_no_such_file(served: Rack) -> None:
+    """Section 13.2.1: conditions count where the answer would be 2xx without them."""
+    for line in ("If-Match: *", f"If-Match: {TAG}", "If-None-Match: *", "Range: bytes=99-"):
+        assert served.get("/nobody", line).status == 404
+
+
+def test_a_412_to_head_ends_with_its_head(served: Rack) -> None:
+    with served.client() as client:
+        response = client.get("/file", f"If-Match: {OTHER}", method="HEAD")
+        assert (response.status, response.headers["Content-Length"] != "0") == (412, True)
+        assert client.get("/file").body == DATA
 
 
 def test_conditions_on_dates_are_passed_over(served: Rack) -> None:

@@ -179,6 +179,8 @@ def test_a_wrong_request_gets_its_status_and_one_line_of_text(served: Rack, sent
 MUST = [
     ("2.2 a bare LF ends no line", b"GET /small HTTP/1.1\nHost: r\n\n", 400),
     ("2.2 a bare CR is no white space", b"GET /small HTTP/1.1\r\nHost: r\r\nX: a\rb\r\n\r\n", 400),
+    ("2.2 a few empty lines first", b"\r\n\r\nGET /small HTTP/1.1\r\nHost: r\r\n\r\n", 200),
+    ("2.2 empty lines without end", b"\r\n" * 9 + b"GET /small HTTP/1.1\r\nHost: r\r\n\r\n", 400),
     ("2.2 white space before the first field", b"GET /small HTTP/1.1\r\n Host: r\r\n\r\n", 400),
     ("2.3 the name of the protocol has a case", b"GET /small http/1.1\r\nHost: r\r\n\r\n", 400),
     ("2.3 a higher minor version", b"GET /small HTTP/1.9\r\nHost: r\r\n\r\n", 200),
@@ -187,26 +189,39 @@ MUST = [
     ("3 a byte that must be encoded", b"GET /sm\xc3\xa4ll HTTP/1.1\r\nHost: r\r\n\r\n", 400),
     ("3.2 no Host", b"GET /small HTTP/1.1\r\n\r\n", 400),
     ("3.2 two Hosts", b"GET /small HTTP/1.1\r\nHost: r\r\nHost: r\r\n\r\n", 400),
+    ("3.2 two Hosts in HTTP/1.0", b"GET /small HTTP/1.0\r\nHost: r\r\nHost: s\r\n\r\n", 400),
     ("3.2 a Host that is none", b"GET /small HTTP/1.1\r\nHost: r/x\r\n\r\n", 400),
     ("3.2 an empty Host is one", b"GET /small HTTP/1.1\r\nHost:\r\n\r\n", 200),
     ("3.2 HTTP/1.0 needs none", b"GET /small HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 200),
     ("3.2.1 origin-form with a query", b"GET /small?a=b HTTP/1.1\r\nHost: r\r\n\r\n", 200),
     ("3.2.2 absolute-form", b"GET http://elsewhere:1/small HTTP/1.1\r\nHost: r\r\n\r\n", 200),
+    ("3.2.2 absolute-form without a host", b"GET http:///small HTTP/1.1\r\nHost: r\r\n\r\n", 400),
+    ("3.2.2 another scheme", b"GET ftp://r/small HTTP/1.1\r\nHost: r\r\n\r\n", 400),
     ("3.2.3 authority-form is CONNECT's", b"GET small:80 HTTP/1.1\r\nHost: r\r\n\r\n", 400),
     ("3.2.4 asterisk-form is OPTIONS'", b"GET * HTTP/1.1\r\nHost: r\r\n\r\n", 400),
     ("5.1 white space before a colon", b"GET /small HTTP/1.1\r\nHost : r\r\n\r\n", 400),
+    ("5.1 a field without a name", b"GET /small HTTP/1.1\r\nHost: r\r\n: x\r\n\r\n", 400),
+    ("5.1 a field without a colon", b"GET /small HTTP/1.1\r\nHost: r\r\nX\r\n\r\n", 400),
+    ("5.1 a NUL in a value", b"GET /small HTTP/1.1\r\nHost: r\r\nX: a\0b\r\n\r\n", 400),
+    ("5.1 bytes beyond ASCII in a value", b"GET /small HTTP/1.1\r\nHost: r\r\nX: \xe4\r\n\r\n", 200),
     ("5.1 white space around a value", b"GET /small HTTP/1.1\r\nHost:\t r \t\r\n\r\n", 200),
     ("5.2 a folded line", b"GET /small HTTP/1.1\r\nHost: r\r\nX: a\r\n b\r\n\r\n", 400),
     ("6.1 a coding in HTTP/1.0", b"GET /small HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
     ("6.1 a coding and a length",
      b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("6.1 a coding on a GET", b"GET /small HTTP/1.1\r\nHost: r\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ("6.3 a length beyond 2**63",
+     b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 9223372036854775808\r\n\r\n", 400),
+    ("6.3 a length of 2**64, which is not 0",
+     b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 18446744073709551616\r\n\r\n", 400),
     ("6.3 a length that is no number", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: +5\r\n\r\n", 400),
     ("6.3 two lengths", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
     ("6.3 a list of lengths", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 5, 5\r\n\r\n", 400),
     ("6.3 a length of nothing", b"GET /small HTTP/1.1\r\nHost: r\r\nContent-Length: 0\r\n\r\n", 200),
+    ("7.8 (RFC 9110) an upgrade to nothing known", b"GET /small HTTP/1.1\r\nHost: r\r\nUpgrade: h2c\r\n\r\n", 200),
 ]  # fmt: skip
 #: sections of which a refusal leaves the next request where it is
-STAYS = ("3.2.3", "3.2.4")
+STAYS = ("3.2.2", "3.2.3", "3.2.4")
 
 
 @pytest.mark.parametrize(("section", "sent", "status"), MUST, ids=[row[0] for row in MUST])
