@@ -1,7 +1,7 @@
 """The head of an HTTP/1 reply, read from bytes: status, how long the body is, whether the connection ends with it.
 
-Pure: no socket, no memory of its own. Strict where a boot loader would stumble (a folded line, two lengths that differ,
-an interim reply); what the caller may accept beyond that (chunks, a range nobody asked for) is only told.
+Pure: no socket, no memory of its own. Strict where a boot loader would stumble (a folded line, white space before a
+colon, two lengths that differ, an interim reply); what the caller may accept beyond that (chunks, a range nobody asked for) is only told.
 """
 
 from libc.stdint cimport int64_t
@@ -70,7 +70,7 @@ cdef bint content_range(const char* p, const char* end, http_reply_t* out) noexc
         return False
     out.range_first = number(p, dash)
     out.range_last = number(dash + 1, slash)
-    return 0 <= out.range_first <= out.range_last
+    return 0 <= out.range_first <= out.range_last and (out.range_total < 0 or out.range_last < out.range_total)
 
 
 cdef int http_reply_parse(const char* head, size_t n, http_reply_t* out, trouble_t* trouble) noexcept nogil:
@@ -82,6 +82,7 @@ cdef int http_reply_parse(const char* head, size_t n, http_reply_t* out, trouble
     cdef const char* colon
     cdef int64_t length
     cdef bint bad
+    cdef bint closes = False
     memset(out, 0, sizeof(http_reply_t))
     out.length = -1
     out.range_first = -1
@@ -102,6 +103,7 @@ cdef int http_reply_parse(const char* head, size_t n, http_reply_t* out, trouble
             end -= 1
             colon = <const char*>memchr(line, c":", end - line)
             bad = colon is NULL or colon == line or line[0] == c" " or line[0] == c"\t"
+            bad = bad or (colon - 1)[0] == c" " or (colon - 1)[0] == c"\t"
             bad = bad or memchr(line, 0, end - line) is not NULL
             if not bad:
                 value = colon + 1
@@ -115,10 +117,9 @@ cdef int http_reply_parse(const char* head, size_t n, http_reply_t* out, trouble
                     out.coded = 1
                     trouble_quote(trouble, value, end - value)
                 elif named(line, end - line, b"connection", 10):
-                    if has_token(value, end, b"close", 5):
-                        out.close = 1
-                    elif has_token(value, end, b"keep-alive", 10):
-                        out.close = 0
+                    closes = closes or has_token(value, end, b"close", 5)
+                    if closes or has_token(value, end, b"keep-alive", 10):
+                        out.close = closes
                 elif named(line, end - line, b"content-range", 13):
                     bad = not content_range(value, end, out)
         if bad:

@@ -521,7 +521,7 @@ def test_ranges_walk_through_the_file(server: Server) -> None:
 def test_each_nth_range_is_verified_against_the_digest_of_that_range(server: Server) -> None:
     parts = [sha(FILE[at : at + 1048576]) for at in range(0, len(FILE), 1048576)]
     ask = {"connections": 1, "requests": 8, "range_bytes": 1048576, "range_span": len(FILE)}
-    got = load(HOST, server.server_port, "/squashfs", **ask, verify_every=1, sha256="".join(parts))  # type: ignore[arg-type]
+    got = load(HOST, server.server_port, "/squashfs", verify_every=1, sha256="".join(parts), **ask)  # type: ignore[arg-type]
     assert (got.requests, got.verified, got.errors) == (8, 8, 0)
 
     wrong = [*parts[:3], sha(b"other")]
@@ -618,6 +618,8 @@ def test_a_load_that_makes_no_sense_is_the_callers_error(wrong: dict[str, object
         ("HTTP/1.0 200 OK\r\nConnection: keep-alive", {"close": 0}),
         ("HTTP/1.1 200 OK\r\nconnection: Upgrade, Close", {"close": 1}),
         ("HTTP/1.1 200 OK\r\nConnection: closed", {"close": 0}),
+        ("HTTP/1.1 200 OK\r\nConnection: close\r\nConnection: keep-alive", {"close": 1}),
+        ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nConnection: close", {"close": 1}),
         ("HTTP/1.1 404", {"status": 404}),
         ("HTTP/1.1 200 OK\r\nCONTENT-LENGTH:\t 12", {"length": 12}),
         ("HTTP/1.1 200 OK\r\nContent-Length: 12\r\nContent-Length: 12", {"length": 12}),
@@ -649,6 +651,8 @@ def test_a_reply_head_is_read(head: str, expected: dict[str, int]) -> None:
         "HTTP/1.1 200 OK\r\nContent-Length: -1",
         "HTTP/1.1 200 OK\r\nContent-Length: 9999999999999999999",
         "HTTP/1.1 200 OK\r\nContent-Length:",
+        "HTTP/1.1 200 OK\r\nContent-Length : 5",
+        "HTTP/1.1 206 P\r\nContent-Range: bytes 2-9/9",
         "HTTP/1.1 206 P\r\nContent-Range: bytes 5-2/9",
         "HTTP/1.1 206 P\r\nContent-Range: octets 2-5/9",
         "HTTP/1.1 206 P\r\nContent-Range: bytes */*",
