@@ -86,8 +86,8 @@ cdef void exchange_head(exchange_t* x, scene_t* scene) noexcept nogil    # write
 cdef int exchange_sent(exchange_t* x, scene_t* scene, size_t n) noexcept nogil        # n body bytes are with the kernel
 cdef int exchange_text_sent(exchange_t* x, scene_t* scene) noexcept nogil
 cdef int exchange_absent(exchange_t* x) noexcept nogil                   # the byte at offset is not here
-cdef int exchange_damaged(exchange_t* x) noexcept nogil                  # it is, but cannot be read, and can be had again
-cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil       # nothing of the head just written was sent
+cdef int exchange_damaged(exchange_t* x) noexcept nogil                  # it is, cannot be read, and can be had again
+cdef void exchange_take_back(exchange_t* x, scene_t* scene) noexcept nogil       # nothing of the head just written went
 cdef inline void exchange_parked(exchange_t* x, bint followed) noexcept nogil:   # after DO_PARK; as loop_park set it
     if not followed:
         x.flags |= EXCHANGE_FIRST

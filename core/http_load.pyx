@@ -250,7 +250,8 @@ def load(
     promised = bytes.fromhex(sha256)
     digests = ((range_span + range_bytes - 1) // range_bytes if range_bytes else 1) if verify_every else 0
     if len(promised) != 32 * digests:
-        raise ValueError(f"sha256: expected {64 * digests} hex digits with verify_every={verify_every}, got {len(sha256)}")
+        raise ValueError(f"sha256: expected {64 * digests} hex digits with verify_every={verify_every}, "
+                         f"got {len(sha256)}")
     what = f"GET http://{authority(host, port)}{path}"
     head = http_request_head("GET", host, port, path, {} if keep_alive else {"Connection": "close"})
     if not range_bytes:

@@ -1,7 +1,8 @@
 """The head of an HTTP/1 reply, read from bytes: status, how long the body is, whether the connection ends with it.
 
 Pure: no socket, no memory of its own. Strict where a boot loader would stumble (a folded line, white space before a
-colon, two lengths that differ, an interim reply); what the caller may accept beyond that (chunks, a range nobody asked for) is only told.
+colon, two lengths that differ, an interim reply); what the caller may accept beyond that (chunks, a range nobody asked
+for) is only told.
 """
 
 from libc.stdint cimport int64_t

@@ -25,5 +25,5 @@ cdef int mailbox_init(mailbox_t* m, uint32_t capacity) noexcept nogil      # ST_
 cdef void mailbox_free(mailbox_t* m) noexcept nogil
 cdef int mailbox_push(mailbox_t* m, const mail_t* mail) noexcept nogil     # ST_OK or ST_FULL; wakes the consumer
 cdef int mailbox_push_locked(mailbox_t* m, const mail_t* mail) noexcept nogil
-cdef int mailbox_begin(mailbox_t* m) noexcept nogil                        # consumer: clears the eventfd and `armed` first
+cdef int mailbox_begin(mailbox_t* m) noexcept nogil                        # consumer: clears eventfd and `armed` first
 cdef bint mailbox_pop(mailbox_t* m, mail_t* out) noexcept nogil            # then until it returns 0
