@@ -4,8 +4,9 @@ A listening socket of our own is ours to shut down when we drain. An inherited o
 listen on it: the kernel then wakes one of them for a connection (EPOLLEXCLUSIVE), always the first in the line that has
 nothing to do, so whoever has accepted goes to the end of the line.
 
-An event takes a note; connections are accepted in the service's tick, all that are there. While the process has no
-descriptor left they stay in the backlog. No further edge will tell of them: it is looked at again after ACCEPT_AGAIN_NS.
+An event takes a note; connections are accepted in the service's tick, a bounded number of them: a flood must not keep
+those that are in from their turns. While the process has no descriptor left they stay in the backlog. No further edge
+will tell of them: it is looked at again after ACCEPT_AGAIN_NS.
 
 Leaves to others: whom to let in, who leaves for it (the service).
 """
@@ -26,6 +27,8 @@ cdef extern from "<errno.h>" nogil:
 
 cdef enum:
     ACCEPT_AGAIN_NS = 100000000
+    ACCEPT_ROUND = 256               # of one listener between two looks at events: about 2 ms
+    ACCEPT_REST = 65536              # at a drain: more than any backlog holds
 
 
 cdef void on_listener(loop_t* loop, handler_t* self, uint32_t events) noexcept nogil:
@@ -39,17 +42,17 @@ cdef int listen_on(listener_t* listener) noexcept nogil:
                     EPOLLIN | EPOLLET | (EPOLLEXCLUSIVE if listener.all.inherited else 0))
 
 
-cdef void accept_all(listener_t* listener) noexcept nogil:
+cdef void accept_some(listener_t* listener, int most) noexcept nogil:
     cdef listeners_t* l = listener.all
     cdef sockaddr_storage peer
     cdef socklen_t n
     cdef int fd, error
-    cdef bint accepted = False
-    while True:
+    cdef int accepted = 0
+    while accepted < most:
         n = sizeof(peer)
         fd = accept4(listener.fd, <sockaddr*>&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            accepted = True
+            accepted += 1
             l.admit(l.loop, fd, &peer)
             continue
         error = errno                # making room may change it
@@ -67,6 +70,7 @@ cdef void accept_all(listener_t* listener) noexcept nogil:
         if error != EINTR and error != ECONNABORTED and error != EPROTO:
             listener.pending = 0     # the listener itself is broken or closed
             return
+    l.ticker.due_ns = 0              # still pending: goes on after a look at events
 
 
 cdef void listeners_accept(listeners_t* l) noexcept nogil:
@@ -77,7 +81,7 @@ cdef void listeners_accept(listeners_t* l) noexcept nogil:
         l.again_ns = NEVER
     for i in range(l.n):
         if l.items[i].pending and l.again_ns == NEVER:
-            accept_all(&l.items[i])
+            accept_some(&l.items[i], ACCEPT_ROUND)
 
 
 cdef void listeners_end(listeners_t* l, bint rest) noexcept nogil:
@@ -85,7 +89,7 @@ cdef void listeners_end(listeners_t* l, bint rest) noexcept nogil:
     for i in range(l.n):
         if not l.inherited:
             if rest:
-                accept_all(&l.items[i])
+                accept_some(&l.items[i], ACCEPT_REST)
             shutdown(l.items[i].fd, SHUT_RDWR)
         l.items[i].pending = 0
         loop_remove(l.loop, l.items[i].fd)

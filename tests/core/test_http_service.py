@@ -351,6 +351,18 @@ def test_connections_beyond_the_limit_are_told_so_and_places_come_free() -> None
             client.socket.close()
 
 
+def test_more_who_wait_at_the_door_than_are_let_in_at_once_all_come_in() -> None:
+    with rack(None, hold=1) as it:
+        clients = [it.client().send(b"GET /small" + HOST) for _ in range(300)]
+        assert it.count("http_connections") == 0
+        blob = small()
+        it.reactor.publish(Table({"small": blob}, 1))
+        for client in clients:
+            assert client.response().body == SMALL
+            client.socket.close()
+        del blob
+
+
 def test_one_address_cannot_take_every_place() -> None:
     with rack({"small": small()}, max_per_address=2) as it:
         clients = [it.client() for _ in range(2)]
