@@ -18,7 +18,10 @@ REACTOR_MODULES = sorted(
     path.stem
     for path in CORE.glob("*.pyx")
     if path.stem in {"loop", "sender", "table", "mailbox", "records"}
-    or (path.stem.startswith(("tftp_", "http_", "tls")) and not path.stem.endswith(("_load", "_fetch", "_client")))
+    or (
+        path.stem.startswith(("tftp_", "http_", "tls"))
+        and not path.stem.endswith(("_load", "_fetch", "_client", "_alone"))
+    )
 )
 PYTHON_CALL = re.compile(r"\b(_?Py[A-Z_]\w*|__Pyx_\w+|__pyx_[fp]w_\w+)\s*\(")
 #: macros and inlines of Cython that touch no interpreter state

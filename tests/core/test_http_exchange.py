@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bootplane.core.blob import Blob
-from bootplane.core.http_exchange import Exchange
+from bootplane.core.http_exchange_alone import Exchange
 from bootplane.core.table import Table
 
 ST_TIMEOUT, ST_UNKNOWN, ST_GONE, ST_UPSTREAM = 9, 10, 12, 13

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from bootplane.core.blob import Blob
-from bootplane.core.http_exchange import Exchange
+from bootplane.core.http_exchange_alone import Exchange
 from bootplane.core.http_record import blocks
 from bootplane.core.lru import Cache
 from bootplane.core.reactor import Reactor, Record

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator
 
 from bootplane.core.blob import Blob
-from bootplane.core.http_exchange import Exchange
+from bootplane.core.http_exchange_alone import Exchange
 from bootplane.core.table import Table
 from tests.fuzz.targets import http_head
 
