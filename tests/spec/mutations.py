@@ -374,6 +374,9 @@ def main(arguments: list[str]) -> int:
         return 0
     word = arguments[0] if arguments else ""
     chosen = [m for m in MUTATIONS if word in m.rule or word in m.module or word in m.test]
+    if not chosen:  # pytest without a test runs them all
+        print(f"no rule, module or test has {word!r} in it")
+        return 2
     survived = 0
     with tempfile.TemporaryDirectory(prefix="bootplane-mutations-") as folder:
         began = time.monotonic()
