@@ -38,6 +38,7 @@ class BulkServer:
         host, port = self._socket.getsockname()[:2]
         self.address = join_address(host, port)
         self._reactor = Reactor(0, http=[self._socket.fileno()], http_options={"control": 0})
+        self._mark: int | None = None  # of the last ping
         self._counted: dict[str, int] | None = None  # once the reactor has gone
         self._blobs: dict[str, Blob] = {}
         self._version = 0
@@ -74,9 +75,10 @@ class BulkServer:
         return missing
 
     def is_turning(self) -> bool:
-        """Whether its thread has read its mails since the last time that somebody asked."""
-        is_turning = self._reactor.alive and self._reactor.unread == 0
-        self._reactor.ping()
+        """Whether its thread has read the mail that the last call of this posted. One thread may call it."""
+        is_turning = self._reactor.alive and (self._mark is None or self._reactor.has_read(self._mark))
+        if is_turning:
+            self._mark = self._reactor.ping()
         return is_turning
 
     def counters(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from bootplane.core.blob cimport Blob
@@ -173,15 +173,15 @@ cdef class Reactor:
         self.post(&mail)
 
     def ping(self):
-        """Posts a mail that means nothing: ``unread`` falls to 0 again when the thread still turns."""
+        """Posts a mail that means nothing. Returns a mark: has_read() it is true once the thread has turned."""
         cdef mail_t mail
         memset(&mail, 0, sizeof(mail))
-        mailbox_push_locked(&self.inbox, &mail)      # a full inbox says as much
+        mailbox_push_locked(&self.inbox, &mail)      # or it is full: what is in it serves as well
+        return bp_load_u32(&self.inbox.tail)
 
-    @property
-    def unread(self):
-        """Mails that the thread has not read yet."""
-        return <uint32_t>(bp_load_u32(&self.inbox.tail) - bp_load_u32(&self.inbox.head))
+    def has_read(self, uint32_t mark):
+        """Whether the thread has read all mails up to *mark*, whatever has come since."""
+        return <int32_t>(bp_load_u32(&self.inbox.head) - mark) >= 0
 
     cdef int post(self, const void* mail) except -1:
         """What the mail owns passes to the reactor, or is dropped with the exception."""

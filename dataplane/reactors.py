@@ -154,6 +154,7 @@ class Reactors:
             )
             for index in range(count)
         ]
+        self._marks: list[int | None] = [None] * count
         self._drained: set[int] = set()
         self._all_drained: asyncio.Event | None = None
 
@@ -230,10 +231,13 @@ class Reactors:
             reactor.open()
 
     def are_turning(self) -> bool:
-        """Whether every thread has read its mails since the last time that somebody asked."""
-        is_turning = all(reactor.alive and reactor.unread == 0 for reactor in self._reactors)
-        for reactor in self._reactors:
-            reactor.ping()
+        """Whether every thread has read the mail that the last call of this posted. One thread may call it."""
+        is_turning = all(
+            reactor.alive and (mark is None or reactor.has_read(mark))
+            for reactor, mark in zip(self._reactors, self._marks, strict=True)
+        )
+        if is_turning:
+            self._marks = [reactor.ping() for reactor in self._reactors]
         return is_turning
 
     async def drain(self, timeout_s: float, hurry: asyncio.Event | None = None) -> bool:

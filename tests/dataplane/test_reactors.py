@@ -110,6 +110,47 @@ async def test_reactors_serve_say_what_they_miss_and_drain() -> None:
         socket.create_connection(place, timeout=5)
 
 
+def test_a_thread_that_reads_its_mails_turns_however_many_come_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watchdog that counts what is unread would end a rack for being busy: each chunk that is filled is a mail."""
+    group = Reactors(open_http(LOOPBACK, 1))
+
+    class Busy:
+        alive, posted, read = True, 0, 0
+
+        def ping(self) -> int:
+            self.posted += 1
+            return self.posted
+
+        def has_read(self, mark: int) -> bool:
+            return self.read >= mark
+
+    busy = Busy()
+    with monkeypatch.context() as replaced:
+        replaced.setattr(group, "_reactors", [busy])
+        for _ in range(3):
+            assert group.are_turning()
+            busy.read, busy.posted = busy.posted, busy.posted + 100
+        assert group.are_turning()
+        assert not group.are_turning()  # nothing was read since
+        busy.read = busy.posted
+        assert group.are_turning()
+        busy.alive = False
+        assert not group.are_turning()
+    group.stop()
+
+
+def test_a_thread_turns_from_its_start_to_its_end() -> None:
+    group = Reactors(open_http(LOOPBACK, 2))
+    assert not group.are_turning()
+    group.start()
+    deadline = time.monotonic() + 60
+    for _ in range(5):
+        while not group.are_turning():
+            assert time.monotonic() < deadline
+    group.stop()
+    assert not group.are_turning()
+
+
 def test_a_reactor_that_serves_all_alone_has_the_whole_share_of_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets = open_http(LOOPBACK, 3)
     group = Reactors(sockets)
