@@ -74,7 +74,7 @@ class Machines:
     def _remember(self, address: str, mac: str, now: float) -> None:
         self._known[address] = (mac, now)
         self._known.move_to_end(address)
-        if len(self._known) > MACHINES:
+        while len(self._known) > MACHINES or now - next(iter(self._known.values()))[1] > FORGET_S:
             self._known.popitem(last=False)
 
     def _neighbour(self, address: str, now: float) -> str | None:

@@ -271,7 +271,7 @@ def test_an_answer_that_is_not_the_range_is_no_answer(
 
 def test_a_blob_nobody_has_is_told_before_the_park_limit(make: Callable[..., Rack], region: FakeRegion) -> None:
     rack = make()
-    assert rack.wait_for(rack.blob(b"nobody has me"), 0, timeout=5) == ST_UPSTREAM
+    assert rack.wait_for(rack.blob(b"nobody has me"), 0, timeout=15) == ST_UPSTREAM
 
 
 def test_a_region_that_comes_back_in_time_is_found(make: Callable[..., Rack], region: FakeRegion) -> None:

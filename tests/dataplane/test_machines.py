@@ -162,3 +162,11 @@ def test_the_addresses_remembered_are_bounded_and_the_newest_stay(link: Link, mo
     for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.3"):
         found.of(f"ipxe.cfg-{A}", address)
     assert [found.of("x", f"10.0.0.{n}").mac for n in (1, 2, 3)] == [A, "", A]
+
+
+def test_what_no_longer_holds_is_not_kept(link: Link) -> None:
+    found = link.machines()
+    for number in range(100):
+        found.of(f"ipxe.cfg-{A}", f"10.77.1.{number}")
+        link.now += machines.FORGET_S / 50
+    assert len(found._known) <= 51
