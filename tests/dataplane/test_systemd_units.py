@@ -24,6 +24,11 @@ def test_the_units_name_options_that_there_are(unit: int, command: str) -> None:
     assert context.params["data"] == Path("${STATE_DIRECTORY}")
 
 
+def test_a_site_that_is_told_to_end_is_told_once() -> None:
+    """Told by systemd and by ``up``, the rack would take the second SIGTERM for "now"."""
+    assert [text for text in UNITS if "bootplane up " in text and "\nKillMode=mixed\n" in text] == UNITS[3:]
+
+
 @pytest.mark.integration
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
