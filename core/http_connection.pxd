@@ -4,6 +4,7 @@ from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
 from bootplane.core.listeners cimport listeners_t
 from bootplane.core.loop cimport handler_t, loop_t, ticker_t, waiter_t
+from bootplane.core.pipe cimport pipe_t
 from bootplane.core.segments cimport blob_t
 from bootplane.core.shares cimport shares_t
 
@@ -112,6 +113,7 @@ cdef struct http_t:
     uint32_t turn_bytes              # of the turn that is running
     uint16_t grouped                 # version of the shares that `groups` are by
     listeners_t listeners
+    pipe_t pipe                      # for large bodies and fast readers
     int64_t patrol_ns                # next look at slow readers; NEVER: there are places enough
     uint8_t drain_asked              # the next tick closes what is idle
     char* input                      # in loop.scratch: bytes of the connection that is running, [at, at + have)

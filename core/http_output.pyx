@@ -1,8 +1,9 @@
 """Bytes to a connection: replies, heads, bodies, and what the kernel did not take of them.
 
 A small body goes with its head in one sendmsg. A large one waits for its turn in QUEUE_BULK, then sends its head with
-MSG_MORE and up to turn_bytes of the file. Whatever the kernel takes only in part is waited for on the next edge; after
-part of a sendfile there may be none (the file may be cut), so that one is tried again after a second.
+MSG_MORE and up to turn_bytes of the file, through the reactor's pipe (pipe) when more turns follow and its reader has
+shown that it is fast. Whatever the kernel takes only in part is waited for on the next edge; after part of a sendfile
+there may be none (the file may be cut), so that one is tried again after a second.
 
 A body of more than one turn is corked: what a turn, or a full socket, leaves of a segment waits for the next turn's
 bytes instead of going alone (0.77 x the packets). The kernel waits no longer than 200 ms, which is for whoever waits
@@ -214,7 +215,8 @@ cdef int send_body(http_t* http, connection_t* c, int queue) noexcept nogil:
         action = begin_body(http, c, queue)
         if action != GO_ON:
             return action
-    status = send_blob(c.fd, c.x.blob, c.x.offset, c.x.end, http.turn_bytes, http.loop.now_ns, &sent)
+    status = send_blob(c.fd, c.x.blob, c.x.offset, c.x.end, http.turn_bytes, http.loop.now_ns,
+                       &http.pipe if c.corked and c.water == WATER_FREE else NULL, &sent)
     http.spent += <int64_t>sent
     c.taken += <uint32_t>sent
     if sent:

@@ -29,6 +29,7 @@ from bootplane.core.linux cimport (
 )
 from bootplane.core.listeners cimport listeners_accept, listeners_end, listeners_free, listeners_start
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_add_ticker, loop_t, ticker_t
+from bootplane.core.pipe cimport pipe_close, pipe_open
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 
 cdef extern from "<fcntl.h>" nogil:
@@ -266,6 +267,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
         detach(loop)
         free(http)
         return status
+    pipe_open(&http.pipe)            # closed in http_stop
     loop_add_ticker(loop, &http.ticker)
     return ST_OK
 
@@ -277,5 +279,6 @@ cdef void http_stop(loop_t* loop) noexcept nogil:
     groups_leave(http)
     connections_free(http)
     listeners_free(&http.listeners)
+    pipe_close(&http.pipe)
     free(http)
     detach(loop)

@@ -6,6 +6,7 @@
 #          -errno      anything else, see is_damage
 from libc.stdint cimport int64_t, uint8_t
 from bootplane.core.linux cimport off_t
+from bootplane.core.pipe cimport pipe_t
 from bootplane.core.segments cimport blob_t
 
 # Head and body in one sendmsg; body may be NULL. *more*: a body follows, keep a short packet back (MSG_MORE).
@@ -18,9 +19,9 @@ cdef int send_parts(int sock, const char* head, size_t head_n, const uint8_t* bo
 cdef int send_file(int sock, int fd, off_t offset, size_t n, size_t* sent) noexcept nogil
 
 # Up to *budget* bytes of [offset, end) of *blob*. ST_OK: the budget or the end was reached. ST_ABSENT: the byte at
-# offset + sent is not here. ST_TRUNCATED: the blob's file is shorter than promised.
+# offset + sent is not here. ST_TRUNCATED: the blob's file is shorter than promised. *pipe*: to go through; NULL: none.
 cdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget, int64_t now_ns,
-                   size_t* sent) noexcept nogil
+                   pipe_t* pipe, size_t* sent) noexcept nogil
 
 # Whether a status of these functions says that the file cannot be read, and nothing about the peer.
 cdef bint is_damage(int status) noexcept nogil

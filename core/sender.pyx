@@ -1,4 +1,4 @@
-"""Bytes of a blob to a socket: sendmsg from the mapping for what is small or in memory, sendfile for the rest.
+"""Bytes of a blob to a socket: sendmsg from the mapping for what is small or in memory, sendfile or a pipe for the rest.
 
 A segment is referenced for the time of one call and no longer: the kernel holds its own references on the pages,
 which is why a published byte is never rewritten (docs/design.md). EAGAIN, EINTR, zero and an error are four branches
@@ -12,6 +12,7 @@ from bootplane.core.linux cimport (
     EAGAIN, ECONNRESET, EINTR, EIO, EPIPE, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, SOL_SOCKET, SO_LINGER,
     close, errno, iovec, monotonic_ns, msghdr, off_t, sendfile, sendmsg, setsockopt, ssize_t,
 )
+from bootplane.core.pipe cimport Pipe, pipe_send, pipe_t
 from bootplane.core.segments cimport blob_span, blob_t, segment_release, segment_t
 from bootplane.core.status cimport ST_AGAIN, ST_CLOSED, ST_OK, ST_TRUNCATED
 
@@ -83,8 +84,21 @@ cdef int send_file(int sock, int fd, off_t offset, size_t n, size_t* sent) noexc
             return trouble(errno)
 
 
+cdef int send_run(int sock, int fd, off_t offset, size_t n, pipe_t* pipe, size_t* sent) noexcept nogil:
+    """As send_file, through *pipe* as far as that goes."""
+    cdef size_t rest
+    cdef int status = ST_OK
+    sent[0] = 0
+    if pipe != NULL:
+        status = pipe_send(pipe, sock, fd, offset, n, sent)
+    if status == ST_OK and sent[0] < n:
+        status = send_file(sock, fd, offset + <off_t>sent[0], n - sent[0], &rest)
+        sent[0] += rest
+    return status
+
+
 cdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget, int64_t now_ns,
-                   size_t* sent) noexcept nogil:
+                   pipe_t* pipe, size_t* sent) noexcept nogil:
     cdef segment_t* seg
     cdef off_t run
     cdef size_t n
@@ -99,7 +113,7 @@ cdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget
         if run > end - offset:
             run = end - offset
         if seg.fd >= 0:
-            status = send_file(sock, seg.fd, offset - seg.base, <size_t>run, &n)
+            status = send_run(sock, seg.fd, offset - seg.base, <size_t>run, pipe, &n)
         else:
             status = send_parts(sock, NULL, 0, seg.map + (offset - seg.base), <size_t>run, False, &n)
         segment_release(seg)         # taken by blob_span
@@ -120,15 +134,16 @@ cdef void socket_reset(int sock) noexcept nogil:
 
 # -- the same for Python ---------------------------------------------------------------------------------------------
 
-def send_once(int sock, Blob blob not None, off_t offset, off_t end, off_t budget):
+def send_once(int sock, Blob blob not None, off_t offset, off_t end, off_t budget, Pipe pipe=None):
     """One turn of send_blob: (status code, bytes sent). Statuses are those of status.pxd, below zero -errno."""
     cdef size_t sent = 0
+    cdef pipe_t* through = NULL if pipe is None else &pipe.p
     cdef blob_t* b = blob.b
     cdef int status
     if not 0 <= offset <= end <= b.size:
         raise ValueError(f"blob of {b.size} bytes: expected a part of it, got [{offset}, {end})")
     with nogil:
-        status = send_blob(sock, b, offset, end, budget, monotonic_ns(), &sent)
+        status = send_blob(sock, b, offset, end, budget, monotonic_ns(), through, &sent)
     return status, sent
 
 

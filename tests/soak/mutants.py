@@ -35,7 +35,7 @@ cdef off_t kept_end[4096]
 
 
 cdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget, int64_t now_ns,
-                   size_t* sent) noexcept nogil:
+                   pipe_t* pipe, size_t* sent) noexcept nogil:
 """
 
 MUTANTS = [
@@ -74,7 +74,7 @@ MUTANTS = [
             Change(
                 "core/sender.pyx",
                 "\ncdef int send_blob(int sock, blob_t* blob, off_t offset, off_t end, off_t budget, int64_t now_ns,\n"
-                "                   size_t* sent) noexcept nogil:\n",
+                "                   pipe_t* pipe, size_t* sent) noexcept nogil:\n",
                 KEEPS_DESCRIPTORS,
             ),
             Change(
