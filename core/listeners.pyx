@@ -6,7 +6,8 @@ nothing to do, so whoever has accepted goes to the end of the line.
 
 An event takes a note; connections are accepted in the service's tick, a bounded number of them: a flood must not keep
 those that are in from their turns. While the process has no descriptor left they stay in the backlog. No further edge
-will tell of them: it is looked at again after ACCEPT_AGAIN_NS.
+will tell of them: it is looked at again after ACCEPT_AGAIN_NS, as after every error but that of a closed listener
+(accept(2) passes on what the network said of a single client).
 
 Leaves to others: whom to let in, who leaves for it (the service).
 """
@@ -14,16 +15,15 @@ Leaves to others: whom to let in, who leaves for it (the service).
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 from bootplane.core.linux cimport (
-    EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOMEM, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, IPPROTO_TCP, SHUT_RDWR,
-    SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, errno, setsockopt, shutdown, sockaddr, sockaddr_storage,
+    EAGAIN, ECONNABORTED, EINTR, EINVAL, EMFILE, EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, IPPROTO_TCP, SHUT_RDWR, SOCK_CLOEXEC,
+    SOCK_NONBLOCK, TCP_NODELAY, accept4, errno, setsockopt, shutdown, sockaddr, sockaddr_storage,
     socklen_t,
 )
 from bootplane.core.loop cimport NEVER, handler_t, loop_add, loop_remove, loop_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 
 cdef extern from "<errno.h>" nogil:
-    enum: ENOBUFS
-    enum: EPROTO
+    enum: EBADF
 
 cdef enum:
     ACCEPT_AGAIN_NS = 100000000
@@ -62,14 +62,13 @@ cdef void accept_some(listener_t* listener, int most) noexcept nogil:
                 loop_remove(l.loop, listener.fd)         # to the end of the line; what came meanwhile is told at once
                 listen_on(listener)
             return
-        if error == EMFILE and l.make_room(l.loop):
+        if error == EINVAL or error == EBADF:
+            listener.pending = 0     # it listens no more
+            return
+        if error == EINTR or error == ECONNABORTED or (error == EMFILE and l.make_room(l.loop)):
             continue
-        if error == EMFILE or error == ENFILE or error == ENOMEM or error == ENOBUFS:
-            l.again_ns = l.loop.now_ns + ACCEPT_AGAIN_NS
-            return
-        if error != EINTR and error != ECONNABORTED and error != EPROTO:
-            listener.pending = 0     # the listener itself is broken or closed
-            return
+        l.again_ns = l.loop.now_ns + ACCEPT_AGAIN_NS     # no descriptor, no memory, an error of one client's network
+        return
     l.ticker.due_ns = 0              # still pending: goes on after a look at events
 
 
