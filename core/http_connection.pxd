@@ -1,5 +1,6 @@
 # A connection, and what the HTTP service of one reactor keeps: its connections' memory, queues and timers.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from bootplane.core.deadlines cimport deadline_t, deadlines_t
 from bootplane.core.http_addresses cimport address_t, addresses_t
 from bootplane.core.http_exchange cimport exchange_t, scene_t
 from bootplane.core.listeners cimport listeners_t
@@ -75,20 +76,13 @@ cdef struct connection_t:            # 256 bytes; an idle one owns nothing else
     blob_t* answer                   # retained from on_wake until it is handled
     char* data                       # malloc'd: bytes read that no response has begun to answer
     char* rest                       # malloc'd: what is left of a head or refusal the kernel took only part of
-    int64_t due_ns
-    connection_t* timer_prev
-    connection_t* timer_next
+    deadline_t deadline              # of `timer`
     connection_t* queue_next         # also the free list
     address_t* address               # released in connection_free
     int64_t mark_at                  # place in the body that its reader had reached, in bytes ...
     uint32_t taken                   # body bytes the kernel has taken ...
     uint32_t taken_ms                # ... since this millisecond of the loop's clock, while WATER_LOW
     uint32_t mark_s                  # ... at this second of the loop's clock; 0: never looked
-
-cdef struct list_t:                  # one timer list
-    connection_t* first
-    connection_t* last
-    int64_t span_ns                  # from being put into the list to being due
 
 cdef struct fifo_t:
     connection_t* first
@@ -105,7 +99,7 @@ cdef struct http_t:
     connection_t* unused
     uint32_t open                    # connections in use
     uint32_t sending                 # of them with a large body under way
-    list_t timers[6]                 # by timer_t
+    deadlines_t timers[6]            # by timer_t
     fifo_t queues[3]                 # by queue_t
     fifo_t groups[64]                # QUEUE_BULK by group, while shares are active
     uint64_t waiting                 # which of them have somebody (bit: group)
@@ -137,6 +131,11 @@ cdef void timer_touch(http_t* http, connection_t* c, int timer) noexcept nogil  
 cdef void timer_clear(http_t* http, connection_t* c) noexcept nogil
 cdef connection_t* timer_due(http_t* http, int timer) noexcept nogil        # the first of a list if it is due, or NULL
 cdef int64_t timer_next(http_t* http) noexcept nogil                        # when one will be due, or NEVER
+
+cdef inline connection_t* connection_at(deadline_t* d) noexcept nogil:      # whose it is; NULL: nobody's
+    if d == NULL:
+        return NULL
+    return <connection_t*>(<char*>d - <size_t>&(<connection_t*>NULL).deadline)
 
 cdef void enqueue(http_t* http, connection_t* c, int queue) noexcept nogil  # stays where it is if it is in one
 cdef connection_t* dequeue(http_t* http, int queue) noexcept nogil          # or NULL

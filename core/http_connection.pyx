@@ -1,8 +1,7 @@
 """Connections of one reactor: their memory, the two queues they wait in for a turn, the lists their deadlines stand in.
 
-A connection that is idle between requests owns its struct and nothing else. Timer lists hold one span each, so
-appending keeps them in order and a tick looks at heads only, ten thousand idle connections or one. Everything that
-costs a lookup elsewhere is a link in the struct itself.
+A connection that is idle between requests owns its struct and nothing else. Everything that costs a lookup elsewhere is
+a link in the struct itself.
 
 Leaves to others: when to set which timer (http_steps), who gets a turn (http_service).
 """
@@ -11,6 +10,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from bootplane.core.counters cimport C_HTTP_CLOSED, count
+from bootplane.core.deadlines cimport deadline_t, deadlines_append, deadlines_next, deadlines_remove
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.http_exchange cimport EXCHANGE_ENDED, EXCHANGE_HEAD, exchange_drop, exchange_record
 from bootplane.core.http_record cimport journal_free
@@ -105,55 +105,33 @@ cdef void connections_free(http_t* http) noexcept nogil:
 # -- timers ----------------------------------------------------------------------------------------------------------
 
 cdef void timer_clear(http_t* http, connection_t* c) noexcept nogil:
-    cdef list_t* t = &http.timers[c.timer]
-    if c.timer == TIMER_NONE:
-        return
-    if c.timer_prev != NULL:
-        c.timer_prev.timer_next = c.timer_next
-    else:
-        t.first = c.timer_next
-    if c.timer_next != NULL:
-        c.timer_next.timer_prev = c.timer_prev
-    else:
-        t.last = c.timer_prev
-    c.timer = TIMER_NONE
+    if c.timer != TIMER_NONE:
+        deadlines_remove(&http.timers[c.timer], &c.deadline)
+        c.timer = TIMER_NONE
 
 
 cdef void timer_set(http_t* http, connection_t* c, int timer) noexcept nogil:
-    cdef list_t* t = &http.timers[timer]
     timer_clear(http, c)
     c.timer = <unsigned char>timer
-    c.due_ns = http.loop.now_ns + t.span_ns
-    c.timer_prev = t.last
-    c.timer_next = NULL
-    if t.last != NULL:
-        t.last.timer_next = c
-    else:
-        t.first = c
-    t.last = c
+    deadlines_append(&http.timers[timer], &c.deadline, http.loop.now_ns)
 
 
 cdef void timer_touch(http_t* http, connection_t* c, int timer) noexcept nogil:
     # Sixty answers a millisecond need not move links sixty times: one that was put in its place within the last
     # eighth of the span stays there. So it may end an eighth early; http_start makes the spans of these lists that
     # much longer. When places are short, who was idle longest has to be right.
-    cdef list_t* t = &http.timers[timer]
-    if c.timer != timer or http.patrol_ns != NEVER or c.due_ns - http.loop.now_ns < t.span_ns - (t.span_ns >> 3):
+    cdef int64_t span_ns = http.timers[timer].span_ns
+    if c.timer != timer or http.patrol_ns != NEVER or c.deadline.due_ns - http.loop.now_ns < span_ns - (span_ns >> 3):
         timer_set(http, c, timer)
 
 
 cdef connection_t* timer_due(http_t* http, int timer) noexcept nogil:
-    cdef connection_t* c = http.timers[timer].first
-    return c if c != NULL and c.due_ns <= http.loop.now_ns else NULL
+    cdef deadline_t* d = http.timers[timer].first
+    return connection_at(d) if d != NULL and d.due_ns <= http.loop.now_ns else NULL
 
 
 cdef int64_t timer_next(http_t* http) noexcept nogil:
-    cdef int64_t due = NEVER
-    cdef int timer
-    for timer in range(1, <int>TIMER_COUNT):
-        if http.timers[timer].first != NULL and http.timers[timer].first.due_ns < due:
-            due = http.timers[timer].first.due_ns
-    return due
+    return deadlines_next(&http.timers[1], TIMER_COUNT - 1, NEVER)      # not of TIMER_NONE
 
 
 # -- queues ----------------------------------------------------------------------------------------------------------

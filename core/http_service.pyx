@@ -16,7 +16,7 @@ from bootplane.core.http_addresses cimport addresses_take, port_of
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
     INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER,
-    TIMER_PROBE, TIMER_SEND, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, timer_clear,
+    TIMER_PROBE, TIMER_SEND, connection_at, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, timer_clear,
     timer_due, timer_next, timer_set,
 )
 from bootplane.core.http_groups cimport group_round, groups_leave
@@ -160,9 +160,9 @@ cdef void begin_drain(http_t* http) noexcept nogil:
     cdef connection_t* after
     http.drain_asked = 0
     listeners_end(&http.listeners, True)     # who was let in before has the last look below
-    c = http.timers[<int>TIMER_IDLE].first
+    c = connection_at(http.timers[<int>TIMER_IDLE].first)
     while c != NULL:
-        after = c.timer_next
+        after = connection_at(c.deadline.after)
         c.readable = 1               # a last look: a request that is here already is answered, else the connection ends
         step(http, c, QUEUE_HOT)
         c = after

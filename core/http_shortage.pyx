@@ -16,7 +16,8 @@ from libc.stdint cimport int64_t
 from bootplane.core.counters cimport C_HTTP_SHED, count
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
-    QUEUE_HOT, QUEUE_NONE, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER, TIMER_PROBE, TIMER_SEND, connection_t, enqueue, http_t,
+    QUEUE_HOT, QUEUE_NONE, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER, TIMER_PROBE, TIMER_SEND, connection_at, connection_t,
+    enqueue, http_t,
 )
 from bootplane.core.http_readers cimport is_slow
 from bootplane.core.http_steps cimport cut_reader
@@ -38,11 +39,12 @@ cdef bint has_sent(connection_t* c) noexcept nogil:
 
 
 cdef bint end_first(http_t* http, int timer, int64_t age_ns) noexcept nogil:
-    cdef connection_t* c = http.timers[timer].first
+    cdef connection_t* c = connection_at(http.timers[timer].first)
     cdef connection_t* after
+    cdef int64_t due_ns = http.loop.now_ns + http.timers[timer].span_ns - age_ns     # of one that is just old enough
     cdef int looks = 0
-    while c != NULL and looks < LOOKS and http.loop.now_ns >= c.due_ns - http.timers[timer].span_ns + age_ns:
-        after = c.timer_next
+    while c != NULL and looks < LOOKS and c.deadline.due_ns <= due_ns:
+        after = connection_at(c.deadline.after)
         if c.queue == QUEUE_NONE:
             if timer == TIMER_LINGER or not has_sent(c):
                 count(http.loop.counters, C_HTTP_SHED)
@@ -78,9 +80,9 @@ cdef void patrol(http_t* http) noexcept nogil:
         return
     http.patrol_ns = http.loop.now_ns + <int64_t>http.options.min_over_s * 1000000000 // PATROLS
     for timer in range(<int>TIMER_PROBE, <int>TIMER_SEND + 1):
-        c = http.timers[timer].first
+        c = connection_at(http.timers[timer].first)
         while c != NULL:
-            after = c.timer_next
+            after = connection_at(c.deadline.after)
             if c.queue == QUEUE_NONE and is_slow(http, c):
                 count(http.loop.counters, C_HTTP_SHED)
                 cut_reader(http, c)

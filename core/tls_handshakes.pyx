@@ -27,8 +27,8 @@ from bootplane.core.tls_session cimport (
     session_refuse_plain, session_t,
 )
 from bootplane.core.tls_sessions cimport (
-    TIMER_READY, TIMER_SHAKE, call_next, end, enqueue, fail, is_aged, leave_handshake, linger, service_t, timer_clear,
-    timer_set,
+    TIMER_READY, TIMER_SHAKE, call_next, end, enqueue, fail, is_aged, leave_handshake, linger, service_t, session_at,
+    timer_clear, timer_set,
 )
 
 cdef enum:
@@ -83,7 +83,7 @@ cdef void shake(service_t* t, session_t* s, int64_t* spent) noexcept nogil:
 
 
 cdef void begin_handshake(service_t* t, session_t* s, int64_t* spent) noexcept nogil:
-    cdef session_t* oldest = t.timers[<int>TIMER_SHAKE].first
+    cdef session_t* oldest = session_at(t.timers[<int>TIMER_SHAKE].first)
     if t.shaking >= t.options.max_handshakes and is_aged(t, oldest):
         timer_clear(t, s)            # it waits no longer: the place that comes free is not to queue it once more
         fail(t, oldest, C_TLS_FAILED_TIMEOUT)

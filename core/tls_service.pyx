@@ -21,6 +21,7 @@ from libc.stdlib cimport calloc, free
 from bootplane.core.counters cimport (
     C_TLS_CLOSED, C_TLS_CONNECTIONS, C_TLS_FAILED_GONE, C_TLS_FAILED_TIMEOUT, C_TLS_REFUSED, count,
 )
+from bootplane.core.deadlines cimport deadlines_next
 from bootplane.core.http_addresses cimport addresses_release, addresses_take, address_t
 from bootplane.core.linux cimport (
     EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, bp_load_int, close, monotonic_ns, sockaddr_storage,
@@ -36,7 +37,7 @@ from bootplane.core.tls_session cimport (
 )
 from bootplane.core.tls_sessions cimport (
     TIMER_COUNT, TIMER_FLUSH, TIMER_HELLO, TIMER_LINGER, TIMER_NONE, TIMER_READY, TIMER_SHAKE, aged_ns, dequeue, end,
-    enqueue, fail, is_aged, linger, linger_on, service_t, session_new, sessions_free, timer_set,
+    enqueue, fail, is_aged, linger, linger_on, service_t, session_at, session_new, sessions_free, timer_set,
 )
 
 cdef enum:
@@ -119,7 +120,7 @@ cdef void expire(service_t* t, session_t* s) noexcept nogil:
 
 
 cdef void step(service_t* t, session_t* s, int64_t* spent) noexcept nogil:
-    if s.timer != TIMER_NONE and s.due_ns <= t.loop.now_ns:
+    if s.timer != TIMER_NONE and s.deadline.due_ns <= t.loop.now_ns:
         expire(t, s)                 # it stood in the queue then
     elif s.state == SESSION_OPEN:
         pump(t, s, spent)
@@ -139,7 +140,7 @@ cdef void step(service_t* t, session_t* s, int64_t* spent) noexcept nogil:
 
 cdef bint make_room(service_t* t) noexcept nogil:
     """The one that has said nothing for longest leaves, when it has had a second."""
-    cdef session_t* s = t.timers[<int>TIMER_HELLO].first
+    cdef session_t* s = session_at(t.timers[<int>TIMER_HELLO].first)
     if not is_aged(t, s):
         return False
     fail(t, s, C_TLS_FAILED_TIMEOUT)
@@ -199,9 +200,9 @@ cdef void begin_drain(service_t* t) noexcept nogil:
     t.drain_asked = 0
     listeners_end(&t.listeners, False)
     for timer in range(<int>TIMER_HELLO, <int>TIMER_SHAKE + 1):
-        s = t.timers[timer].first
+        s = session_at(t.timers[timer].first)
         while s != NULL:
-            after = s.timer_next
+            after = session_at(s.deadline.after)
             if not s.queued:         # else its turn comes: step ends it then
                 fail(t, s, C_TLS_FAILED_GONE)
             s = after
@@ -211,8 +212,10 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     cdef service_t* t = <service_t*>loop.tls
     cdef session_t* s
     cdef session_t* after
+    cdef session_t* oldest
+    cdef session_t* waiting
     cdef int64_t spent = 0
-    cdef int64_t due = NEVER
+    cdef int64_t due
     cdef int timer
     listeners_accept(&t.listeners)
     while spent < ROUND_BYTES:
@@ -223,25 +226,24 @@ cdef int64_t tick(loop_t* loop, ticker_t* self) noexcept nogil:
     if spent > ROUND_BYTES // 2:
         loop.now_ns = monotonic_ns()
     for timer in range(1, <int>TIMER_COUNT):
-        s = t.timers[timer].first
-        while s != NULL and s.due_ns <= loop.now_ns:
-            after = s.timer_next     # what expires touches its own links alone, or goes to the end
+        s = session_at(t.timers[timer].first)
+        while s != NULL and s.deadline.due_ns <= loop.now_ns:
+            after = session_at(s.deadline.after)         # what expires touches its own links alone, or goes to the end
             if not s.queued:         # else it expires when its turn comes
                 expire(t, s)
             s = after
     if t.drain_asked:
         begin_drain(t)
-    if t.timers[<int>TIMER_READY].first != NULL and is_aged(t, t.timers[<int>TIMER_SHAKE].first):
-        enqueue(t, t.timers[<int>TIMER_READY].first)
+    oldest = session_at(t.timers[<int>TIMER_SHAKE].first)
+    waiting = session_at(t.timers[<int>TIMER_READY].first)
+    if waiting != NULL and is_aged(t, oldest):
+        enqueue(t, waiting)
     if t.first != NULL:
         return 0
-    for timer in range(1, <int>TIMER_COUNT):
-        if t.timers[timer].first != NULL and t.timers[timer].first.due_ns < due:
-            due = t.timers[timer].first.due_ns
-    s = t.timers[<int>TIMER_SHAKE].first
-    if t.timers[<int>TIMER_READY].first != NULL and s != NULL and aged_ns(t, s) < due:
-        due = aged_ns(t, s)
-    return due if due < t.listeners.again_ns else t.listeners.again_ns
+    due = deadlines_next(&t.timers[1], TIMER_COUNT - 1, t.listeners.again_ns)         # not of TIMER_NONE
+    if waiting != NULL and oldest != NULL and aged_ns(t, oldest) < due:
+        due = aged_ns(t, oldest)
+    return due
 
 
 # -- start and stop --------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 # One HTTPS connection: its handshake, then bytes both ways between its client and the HTTP service.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from bootplane.core.deadlines cimport deadline_t
 from bootplane.core.http_addresses cimport address_t
 from bootplane.core.loop cimport handler_t
 
@@ -40,10 +41,8 @@ cdef struct session_t:               # 136 bytes; one in HELLO or READY owns not
     uint8_t away                     # 1: the other end is Python's, and this one does not hold up a drain
     uint8_t queued
     uint8_t timer                    # session_timer_t of the service
-    int64_t due_ns
+    deadline_t deadline              # of `timer`
     int64_t mark                     # bytes its client had yet to get when the deadline of the last ones was set
-    session_t* timer_prev
-    session_t* timer_next
     session_t* queue_next            # also the free list
 
 cdef enum hello_t:

@@ -1,5 +1,6 @@
 # What the HTTPS listeners of one reactor keep: sessions, their memory, queue and timers, and how one ends.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
+from bootplane.core.deadlines cimport deadline_t, deadlines_t
 from bootplane.core.http_addresses cimport addresses_t
 from bootplane.core.listeners cimport listeners_t
 from bootplane.core.loop cimport loop_t, ticker_t
@@ -28,11 +29,6 @@ cdef enum session_timer_t:           # every session is in at most one list, in 
 
 cdef struct slab_t
 
-cdef struct list_t:
-    session_t* first
-    session_t* last
-    int64_t span_ns
-
 cdef struct service_t:
     loop_t* loop
     ticker_t ticker
@@ -41,7 +37,7 @@ cdef struct service_t:
     session_t* unused
     session_t* first                 # those that want a turn
     session_t* last
-    list_t timers[6]                 # by session_timer_t
+    deadlines_t timers[6]            # by session_timer_t
     uint32_t shaking                 # sessions in SHAKE
     uint32_t open                    # sessions alive
     session_t** by_far               # by the number of HTTP's end; owned
@@ -54,6 +50,11 @@ cdef void sessions_free(service_t* t) noexcept nogil                        # en
 
 cdef void timer_set(service_t* t, session_t* s, int timer) noexcept nogil   # moves it to the end of a list
 cdef void timer_clear(service_t* t, session_t* s) noexcept nogil
+cdef inline session_t* session_at(deadline_t* d) noexcept nogil:            # whose it is; NULL: nobody's
+    if d == NULL:
+        return NULL
+    return <session_t*>(<char*>d - <size_t>&(<session_t*>NULL).deadline)
+
 cdef int64_t aged_ns(service_t* t, session_t* s) noexcept nogil
 cdef bint is_aged(service_t* t, session_t* s) noexcept nogil                # False for NULL
 

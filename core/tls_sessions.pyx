@@ -1,8 +1,7 @@
 """HTTPS sessions of one reactor: memory, the queue for turns, the lists their deadlines stand in, and their ends.
 
-A session that has not begun its handshake owns its struct and a socket, nothing else. Timer lists hold one span each,
-so appending keeps them in order and a tick looks at heads only. An end touches neighbours in the lists alone, gives
-back what the session counted for (places, addresses, the loop's `busy`), and queues the first one that waits for its
+A session that has not begun its handshake owns its struct and a socket, nothing else. An end touches neighbours in the
+lists alone, gives back what the session counted for (places, addresses, the loop's `busy`), and queues the first one that waits for its
 place.
 
 Leaves to others: when to set which timer, who gets a turn (tls_service), handshakes (tls_handshakes), the numbers by
@@ -13,6 +12,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from bootplane.core.counters cimport C_TLS_CLOSED, C_TLS_FAILED_GONE, count
+from bootplane.core.deadlines cimport deadlines_append, deadlines_remove
 from bootplane.core.http_addresses cimport addresses_release
 from bootplane.core.linux cimport (
     EAGAIN, EINTR, MSG_DONTWAIT, SHUT_WR, bp_add_int, close, errno, recv, shutdown, ssize_t,
@@ -90,37 +90,20 @@ cdef void sessions_free(service_t* t) noexcept nogil:
 # -- timers ----------------------------------------------------------------------------------------------------------
 
 cdef void timer_clear(service_t* t, session_t* s) noexcept nogil:
-    cdef list_t* list_ = &t.timers[s.timer]
-    if s.timer == TIMER_NONE:
-        return
-    if s.timer_prev != NULL:
-        s.timer_prev.timer_next = s.timer_next
-    else:
-        list_.first = s.timer_next
-    if s.timer_next != NULL:
-        s.timer_next.timer_prev = s.timer_prev
-    else:
-        list_.last = s.timer_prev
-    s.timer = TIMER_NONE
+    if s.timer != TIMER_NONE:
+        deadlines_remove(&t.timers[s.timer], &s.deadline)
+        s.timer = TIMER_NONE
 
 
 cdef void timer_set(service_t* t, session_t* s, int timer) noexcept nogil:
-    cdef list_t* list_ = &t.timers[timer]
     timer_clear(t, s)
     s.timer = <uint8_t>timer
-    s.due_ns = t.loop.now_ns + list_.span_ns
-    s.timer_prev = list_.last
-    s.timer_next = NULL
-    if list_.last != NULL:
-        list_.last.timer_next = s
-    else:
-        list_.first = s
-    list_.last = s
+    deadlines_append(&t.timers[timer], &s.deadline, t.loop.now_ns)
 
 
 cdef int64_t aged_ns(service_t* t, session_t* s) noexcept nogil:
     """When it may go for the sake of others."""
-    return s.due_ns - t.timers[s.timer].span_ns + AGED_NS
+    return s.deadline.due_ns - t.timers[s.timer].span_ns + AGED_NS
 
 
 cdef bint is_aged(service_t* t, session_t* s) noexcept nogil:
@@ -155,7 +138,7 @@ cdef session_t* dequeue(service_t* t) noexcept nogil:
 # -- ends ------------------------------------------------------------------------------------------------------------
 
 cdef void call_next(service_t* t) noexcept nogil:
-    cdef session_t* waiting = t.timers[<int>TIMER_READY].first
+    cdef session_t* waiting = session_at(t.timers[<int>TIMER_READY].first)
     if waiting != NULL and t.shaking < t.options.max_handshakes and not t.loop.stopping:
         enqueue(t, waiting)
 
