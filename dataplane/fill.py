@@ -12,11 +12,9 @@ Invariants: a chunk is fetched by one thread however many wait; nobody is woken 
 matched; everybody who waits is woken in the end: present, or with the status why not, no later than the park limit.
 Who waits for a blob that its sources have removed is told so once the catalogue has been asked for (refresh): the
 reactor looks again what the name means, in the table that came before that word.
-A wrong chunk is refused in one sentence that names blob, chunk, source, expected and got, and its source is
-quarantined.
 
-Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), what to look at where it
-lies (rechecks) and doing so (look), HTTP (upstream), a disk that is full or refuses (storing), eviction (core.lru).
+Left to others: what to fetch next (fillplan), whom to ask (sources), how fast in all (budget), fetching and storing it
+(fetcher), what to look at where it lies (rechecks) and doing so (look), eviction (core.lru).
 """
 
 from __future__ import annotations
@@ -29,20 +27,18 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from bootplane.core.blob import Blob
-from bootplane.core.lru import CacheFull
-from bootplane.core.status import DigestMismatch
 from bootplane.dataplane.budget import Budget
-from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count, chunk_length
+from bootplane.dataplane.catalogue import CHUNK_BYTES, chunk_count
+from bootplane.dataplane.fetcher import Fetcher, Shared, span
 from bootplane.dataplane.fillplan import SHORT_RUN, Planner, Run
-from bootplane.dataplane.fillstats import FillStats
 from bootplane.dataplane.look import Looked, Looker
 from bootplane.dataplane.rechecks import Rechecks
 from bootplane.dataplane.refresh import Refresher
-from bootplane.dataplane.refusals import Refusal, Refusals
+from bootplane.dataplane.refusals import Refusal
 from bootplane.dataplane.segments import ABSENT, HERE
 from bootplane.dataplane.sources import Source, Sources
-from bootplane.dataplane.storing import PATIENCE_S, DiskHealth, Storer
-from bootplane.dataplane.upstream import BlobMissing, BlobRemoved, Body, Upstream, UpstreamError
+from bootplane.dataplane.storing import PATIENCE_S
+from bootplane.dataplane.upstream import Upstream
 
 OK = 0
 ST_FULL = 3  # status.pxd
@@ -96,28 +92,21 @@ class Filler:
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._check_work = threading.Condition(self._lock)
-        self._stopping = threading.Event()
         self._plan = Planner(longest_run=MAX_RUN_BYTES // CHUNK_BYTES)
         self._sources = Sources(threads)
         self._budget = Budget(upstream_bytes_s)
+        shared = Shared(self._plan, self._sources, self._budget, self._work)
+        self._disk, self._stopping, self.stats = shared.disk, shared.stopping, shared.stats
+        self._fetcher = Fetcher(shared, cache, wake, refresher)
         self._throttled_at: float | None = None  # since when somebody waits for the budget
-        self._long_runs = 0  # in hand; one thread is always kept for short ones
         self._blobs: dict[int, Blob] = {}  # those the planner knows
         self._rechecks = Rechecks()
-        self._storer = Storer(cache, self._stopping)
-        self._disk = DiskHealth()
-        self._runs_in_hand = 0
         self._looker = Looker(cache, self._met_damage, self._stopping)
-        self._refusals = Refusals()
         self._refresher = refresher
-        self._removed: set[int] = set()  # ids of blobs that a source says it has removed
-        self._last_error = "no bulk address is known yet"
-        self._disk_error = ""
         self._last_reap = self._followed_at = 0.0
         self._fill_threads = threads
         self._threads = [threading.Thread(target=self._run, name=f"fill-{i}", daemon=True) for i in range(threads)]
         self._threads.append(threading.Thread(target=self._run_checks, name="fill-check", daemon=True))
-        self.stats = FillStats()
 
     def start(self) -> None:
         for thread in self._threads:
@@ -139,7 +128,7 @@ class Filler:
 
     @property
     def events(self) -> deque[Refusal]:
-        return self._refusals.recent
+        return self._fetcher.refusals.recent
 
     @property
     def upstream_limit_bytes_s(self) -> int:
@@ -192,7 +181,7 @@ class Filler:
                 return False
             self._plan.forget(blob.id)
             self._blobs.pop(blob.id, None)
-            self._removed.discard(blob.id)
+            self._fetcher.removed.discard(blob.id)
             return True
 
     def look_again(self) -> None:
@@ -233,9 +222,9 @@ class Filler:
             if check is not None:
                 self._recheck(*check)
             if found is not None:
-                self._fetch(upstream, buffer, *found)
+                self._fetcher.fetch(upstream, buffer, *found)
             if probe is not None:
-                self._probe(upstream, *probe)
+                self._fetcher.probe(upstream, *probe)
         self._reap()
 
     def _run_checks(self) -> None:
@@ -270,19 +259,20 @@ class Filler:
     def _met_damage(self, sha256: str, chunk: int, expected: str, got: str) -> None:
         with self._lock:
             self.stats.damaged += 1
-            self._refusals.recent.append(Refusal(sha256, chunk, "its own disk", expected, got, time.time()))
+            self._fetcher.refusals.recent.append(Refusal(sha256, chunk, "its own disk", expected, got, time.time()))
 
     def _next_locked(self) -> tuple[Run, Blob, Source] | None:
         now = time.monotonic()
         if self._is_throttled_locked(now) or self._disk.wait_s(now):
             return None
-        if self._disk.failures and self._runs_in_hand:
+        if self._disk.failures and self._fetcher.in_hand:
             return None  # one tries for all
         self._follow_readers_locked(now)
         affordable = max(1, self._cache.limit_bytes // CHUNK_BYTES // CACHE_SHARE)
         self._plan.read_ahead = min(READ_AHEAD_BYTES // CHUNK_BYTES, affordable)
         self._plan.read_ahead_in_all = affordable
         chosen: dict[int, Source] = {}
+        long_runs = sum(run.length > SHORT_RUN for run in self._fetcher.in_hand)
 
         def longest_run(blob: int) -> int:
             source = self._sources.pick(self._blobs[blob].sha256, now)
@@ -292,18 +282,18 @@ class Filler:
             if self._disk.failures:
                 return 1
             longest = min(self._sources.longest_run(source), self._budget.longest_run() or MAX_RUN_BYTES) // CHUNK_BYTES
-            return max(1, min(longest, SHORT_RUN) if self._long_runs >= self._fill_threads - 1 else longest)
+            is_last = long_runs >= self._fill_threads - 1  # one thread is always kept for short ones
+            return max(1, min(longest, SHORT_RUN) if is_last else longest)
 
         run = self._plan.next(lambda blob, first, count: _must_fetch(self._blobs[blob], first, count), longest_run)
         if run is None:
             return None
         source = chosen[run.blob]
         source.flights += 1
-        self._runs_in_hand += 1
-        self._long_runs += run.length > SHORT_RUN
+        self._fetcher.in_hand.append(run)
         self.stats.runs += 1
         blob = self._blobs[run.blob]
-        self._budget.spend(_span(blob, run.first, run.first + run.length), now)
+        self._budget.spend(span(blob, run.first, run.first + run.length), now)
         return run, blob, source
 
     def _follow_readers_locked(self, now: float) -> None:
@@ -330,25 +320,6 @@ class Filler:
         source.flights += 1
         return source, blob
 
-    def _probe(self, upstream: Upstream, source: Source, blob: Blob) -> None:
-        """Asks a source that has failed for one byte, which nobody waits for."""
-        try:
-            with upstream.open(source, blob.sha256, blob.size, 0, 1) as body:
-                body.readinto(memoryview(bytearray(1)))
-            with self._lock:
-                self.stats.upstream_bytes += 1
-                self._sources.succeeded(source)
-        except BlobMissing as error:
-            with self._lock:
-                self._sources.succeeded(source)
-                self._missing_locked(source, blob, error, time.monotonic())
-        except UpstreamError as error:
-            self._source_failed(source, blob, error)
-        finally:
-            with self._work:
-                source.flights -= 1
-                self._work.notify_all()
-
     def _hopeless_locked(self) -> list[tuple[Blob, int, int]]:
         """(blob, chunk, status): what nobody can get, or what was waited for too long. Its waiters are told."""
         now = time.monotonic()
@@ -370,140 +341,17 @@ class Filler:
         """What who waits for the blob is to be told now; OK: nothing, it may come, or a newer catalogue may."""
         if not self._sources.is_hopeless(blob.sha256, now):
             return OK
-        if blob.id not in self._removed:
+        if blob.id not in self._fetcher.removed:
             return ST_UPSTREAM
         return OK if self._refresher is not None and self._refresher.is_running else ST_GONE
 
     def _tell(self, lost: list[tuple[Blob, int, int]]) -> None:
         for blob, chunk, status in lost:
             if status == ST_FULL:
-                log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, self._disk_error)
+                log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, self._fetcher.disk_error)
             else:
-                log.warning("gave up chunk %d of blob %s: %s", chunk, blob.sha256, self._last_error)
+                log.warning("gave up chunk %d of blob %s: %s", chunk, blob.sha256, self._fetcher.last_error)
             self._wake(blob, chunk, status)
-
-    def _fetch(self, upstream: Upstream, buffer: memoryview, run: Run, blob: Blob, source: Source) -> None:
-        """Carries out one run. Whatever happens, each of its chunks ends as landed, returned or failed."""
-        chunk, end = run.first, run.first + run.length
-        unsent = _span(blob, chunk, end)
-        try:
-            with self._lock:
-                silence_s = self._sources.silence_s(source, blob.sha256, CHUNK_BYTES, time.monotonic())
-            with upstream.open(source, blob.sha256, blob.size, chunk * CHUNK_BYTES, unsent, silence_s) as body:
-                try:
-                    while chunk < end and not self._stopping.is_set():
-                        self._fetch_chunk(body, buffer[: chunk_length(blob.size, chunk)], blob, chunk, source)
-                        chunk += 1
-                finally:
-                    unsent = body.left
-        except BlobMissing as error:
-            self._source_failed(source, blob, error, missing=True)
-        except UpstreamError as error:
-            self._source_failed(source, blob, error)
-        except DigestMismatch as error:
-            self._refused(source, blob, chunk, error)
-        except CacheFull as error:
-            self._no_room(blob, chunk, error)
-            chunk += 1
-        except OSError as error:
-            self._disk_failed(error)
-        finally:
-            with self._work:
-                source.flights -= 1
-                self._runs_in_hand -= 1
-                self._long_runs -= run.length > SHORT_RUN
-                self._budget.give_back(unsent)
-                for left in range(chunk, end):
-                    self._plan.returned(blob.id, left)
-                self._work.notify_all()
-
-    def _fetch_chunk(self, body: Body, view: memoryview, blob: Blob, chunk: int, source: Source) -> None:
-        mine = self._storer.claim(blob, chunk)
-        before = body.left
-        is_kept = False
-        try:
-            self._receive(body, view, blob, source)
-            if mine:
-                self._storer.put(blob, chunk, view)
-                is_kept = True
-        finally:
-            if not is_kept:
-                with self._lock:
-                    self.stats.wasted_bytes += before - body.left
-                if mine:
-                    self._cache.abandon(blob, chunk)
-        with self._lock:
-            self._plan.landed(blob.id, chunk)
-            self._removed.discard(blob.id)
-            self.stats.chunks += mine
-            disk_is_back = mine and self._disk.succeeded()
-        if disk_is_back:
-            log.info("the cache's disk takes chunks again")
-        self._wake(blob, chunk, OK)
-
-    def _receive(self, body: Body, view: memoryview, blob: Blob, source: Source) -> None:
-        """Fills *view*; its bytes are counted before anybody can see them."""
-        before, began = body.left, time.monotonic()
-        with self._lock:
-            patience_s = self._sources.patience_s(source, blob.sha256, len(view), began)
-        try:
-            body.readinto(view, patience_s)
-        finally:
-            with self._lock:
-                self.stats.upstream_bytes += before - body.left
-        now = time.monotonic()
-        with self._lock:
-            self._sources.measured(source, len(view), now - began, now)
-            self._sources.succeeded(source)
-
-    def _source_failed(self, source: Source, blob: Blob, error: UpstreamError, *, missing: bool = False) -> None:
-        now = time.monotonic()
-        with self._lock:
-            self._last_error = str(error)
-            self.stats.errors["missing" if missing else error.reason] += 1
-            if missing:
-                self._missing_locked(source, blob, error, now)
-            else:
-                self._sources.failed(source, now)
-
-    def _missing_locked(self, source: Source, blob: Blob, error: UpstreamError, now: float) -> None:
-        self._sources.missing(source, blob.sha256, now)
-        if isinstance(error, BlobRemoved):
-            self._removed.add(blob.id)
-            if self._refresher is not None:
-                self._refresher.told(blob.sha256, source.key)
-
-    def _refused(self, source: Source, blob: Blob, chunk: int, error: DigestMismatch) -> None:
-        expected, _, got = str(error).partition("expected ")[2].partition(", got ")
-        refusal = Refusal(blob.sha256, chunk, source.key, expected, got, time.time())
-        now = time.monotonic()
-        with self._lock:
-            self.stats.refused += 1
-            self._last_error = refusal.sentence()
-            others = self._sources.others(source, blob.sha256, now)
-            is_news, is_wrong = self._refusals.met(refusal, others=others)
-            if is_wrong:
-                self._sources.wrong(source, blob.sha256, now)
-        if is_news:
-            log.error("%s", refusal.sentence())
-
-    def _no_room(self, blob: Blob, chunk: int, error: CacheFull) -> None:
-        with self._lock:
-            self.stats.errors["disk"] += 1
-            self.stats.given_up += 1
-            self._plan.failed(blob.id, chunk)
-        log.error("no room for chunk %d of blob %s: %s", chunk, blob.sha256, error)
-        self._wake(blob, chunk, ST_FULL)
-
-    def _disk_failed(self, error: OSError) -> None:
-        """The chunk is tried again: nothing is fetched for a while, and who has waited for long is told."""
-        with self._lock:
-            self.stats.errors["disk"] += 1
-            is_news = not self._disk.failures
-            self._disk_error = str(error)
-            self._disk.failed(time.monotonic())
-        if is_news:
-            log.error("the cache's disk refuses chunks; it is tried again until it takes them: %s", error)
 
     def _reap(self) -> None:
         """Closes and unmaps what nobody uses any more, here and not on a reactor."""
@@ -513,11 +361,6 @@ class Filler:
                 return
             self._last_reap = now
         self._cache.reap()
-
-
-def _span(blob: Blob, first: int, end: int) -> int:
-    """Bytes of the chunks from *first* to before *end*."""
-    return min(end * CHUNK_BYTES, blob.size) - first * CHUNK_BYTES if first < end else 0
 
 
 def _must_fetch(blob: Blob, first: int, count: int) -> bytes:

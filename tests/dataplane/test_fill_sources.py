@@ -206,7 +206,7 @@ def test_a_source_that_falls_silent_is_left_early_when_another_is_known_to_be_fa
     assert rack.read_whole(rack.blob()) == DATA, "no chunk is waited for as long as a source may be silent: 60 s here"
     assert chunks_sent(dead) == {}
     assert 1 <= rack.filler.stats.errors["stalled"] <= 2
-    assert "sent nothing for 0.5 s" in rack.filler._last_error
+    assert "sent nothing for 0.5 s" in rack.filler._fetcher.last_error
     dead.stall.clear()
 
 

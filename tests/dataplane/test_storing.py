@@ -78,7 +78,7 @@ def make(tmp_path: Path, region: FakeRegion) -> Iterator[Callable[..., tuple[Rac
             rack = Rack(tmp_path / "cache", region)
             undo.callback(rack.close)
             disk = Disk(rack.cache, refuses, **options)  # type: ignore[arg-type]
-            rack.filler._storer._cache = disk
+            rack.filler._fetcher._storer._cache = disk
             return rack, disk
 
         yield build
