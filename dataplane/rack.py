@@ -133,7 +133,9 @@ def _run(options: argparse.Namespace) -> None:
         raise RackError(f"--drain-limit: expected 0 to {MAX_DRAIN_S:.0f} seconds, got {options.drain_limit}")
     given = activation.inherited({"http": socket.SOCK_STREAM, "tftp": socket.SOCK_DGRAM, "https": socket.SOCK_STREAM})
     tls = _certificate(options, is_wanted=bool(https_address or given["https"]))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until rackservice can read a certificate again
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end_at_once)  # until rackservice can drain: nobody has been let in
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it can read a certificate again
     manager = Manager()
     token = racktoken.read(options.token_file)
     files = raise_file_limit()
@@ -185,6 +187,11 @@ def _run(options: argparse.Namespace) -> None:
                 log.warning("%s; each chunk is checked at its first use after the next start", why)
     finally:
         os.close(lock)
+
+
+def _end_at_once(_number: int, _frame: object) -> NoReturn:
+    """What is open is closed on the way out."""
+    sys.exit(0)
 
 
 def _certificate(options: argparse.Namespace, *, is_wanted: bool) -> Tls | None:

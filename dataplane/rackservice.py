@@ -171,9 +171,9 @@ class RackService:
         self._manager.ready(f"serves {where}")
         watch = loop.create_task(self._tell_alive())
         await stop.wait()
-        watch.cancel()
         self._manager.stopping("finishes what machines fetch")
         await self._end(loop, hurry)
+        watch.cancel()
 
     def _read_certificate(self) -> None:
         if self._tls is None:
