@@ -227,8 +227,8 @@ def test_shares_are_applied_when_they_are_news_and_the_command_lines_hold_where_
     assert [record.message for record in caplog.records if "shares" in record.message] == [
         "shares: total 1Gbit/s; lab 10.9.0.0/16 weight 2, set by the command line",
         "shares: team-a 10.1.0.0/16; others pace 50Mbit/s, set by the region",
-        "shares: without `total RATE`, a little below the link's, a full link is divided by the network, by connections, "
-        "and weights count only while this host itself is the limit",
+        "shares: without `total RATE`, a little below the link's, a full link is divided by the network, by "
+        "connections, and weights count only while this host itself is the limit",
         "refused: shares: nonsense: expected subnets, got none",
         "shares: none, set by the region",
         "shares: total 1Gbit/s; lab 10.9.0.0/16 weight 2, set by the command line",
