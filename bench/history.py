@@ -22,7 +22,7 @@ from bench.ratio import RESULTS, Comparison, machine
 
 LEAST_CHANGE = 0.05  # nobody looks for less, and lines that are counted exactly have no noise at all
 BASELINE = RESULTS / "baseline.json"  # stored with the sources
-SAME_MACHINE = ("processor", "cpus")
+SAME_MACHINE = ("processor", "cpus", "congestion")  # as far as a result says
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def load(path: Path) -> Stored | None:
             for line in document["comparisons"]
         ]
         here = machine()
-        is_ours = all(document["machine"][what] == here[what] for what in SAME_MACHINE)
+        is_ours = all(document["machine"].get(what, here[what]) == here[what] for what in SAME_MACHINE)
         return Stored(path, document["when"], {line.key: line for line in lines}, is_ours)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: expected a result of the benchmarks, got {error!r}") from error
@@ -112,6 +112,16 @@ def last(*names: str, folder: Path = RESULTS, baseline: Path = BASELINE) -> Stor
         if (stored := load(path)) is not None:
             return stored
     return None
+
+
+def reference(name: str, folder: Path = RESULTS, baseline: Path = BASELINE) -> Stored | None:
+    """What a run must not be worse than: the lines of the baseline, and those of the last result that it has not. The
+    last result alone would let a line become worse by less than the noise with each run, for ever. A baseline of
+    another machine says nothing: then it is the last result."""
+    newest, first = last(name, folder=folder, baseline=baseline), load(baseline)
+    if newest is None or first is None or not first.is_ours or not newest.is_ours:
+        return newest
+    return replace(first, lines={**newest.lines, **first.lines})
 
 
 def told(stored: Stored | None, now: Iterable[Comparison]) -> tuple[list[Change], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -126,6 +127,39 @@ def test_the_last_result_comes_before_the_baseline(tmp_path: Path) -> None:
     assert history.last("bench", folder=tmp_path, baseline=baseline).path == baseline  # type: ignore[union-attr]
     mine = write("bench", [line([0.5])], folder=tmp_path)
     assert history.last("smoke", "bench", folder=tmp_path, baseline=baseline).path == mine  # type: ignore[union-attr]
+
+
+def test_small_steps_for_the_worse_are_held_against_the_baseline(tmp_path: Path) -> None:
+    baseline = write("baseline", [line([1.0, 1.01, 0.99])], folder=tmp_path)
+    newest = line([1.04, 1.05, 1.03])
+    write("bench", [newest, line([0.5], what="another")], folder=tmp_path)
+    now = line([1.08, 1.09, 1.07])
+    assert changed(newest, now) == []
+    found = history.reference("bench", folder=tmp_path, baseline=baseline)
+    assert found is not None
+    assert set(found.lines) == {newest.key, "another / nginx"}
+    assert [change.is_worse for change in history.changes(found.lines, [now])] == [True]
+
+
+def test_a_baseline_of_another_machine_holds_nobody_back(tmp_path: Path) -> None:
+    baseline = write("baseline", [line([1.0])], folder=tmp_path)
+    baseline.write_text(baseline.read_text().replace('"processor": "', '"processor": "another '))
+    newest = line([2.0])
+    path = write("bench", [newest], folder=tmp_path)
+    found = history.reference("bench", folder=tmp_path, baseline=baseline)
+    assert found is not None
+    assert (found.path, dict(found.lines)) == (path, {newest.key: newest})
+
+
+def test_another_congestion_control_is_another_machine_where_a_result_says_so(tmp_path: Path) -> None:
+    path = write("bench", [line([0.5])], folder=tmp_path)
+    document = json.loads(path.read_text())
+    for known, is_ours in (({"congestion": "another"}, False), ({}, True)):
+        facts = {what: fact for what, fact in document["machine"].items() if what != "congestion"} | known
+        path.write_text(json.dumps({**document, "machine": facts}))
+        stored = history.load(path)
+        assert stored is not None
+        assert stored.is_ours is is_ours
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path) -> None:
