@@ -105,8 +105,8 @@ def fetch(
 
     The options are sent as tsize, blksize, windowsize; *blksize* 0 and *windowsize* 1 are not sent. What the server
     leaves out of its OACK holds at its default; without an OACK it is plain RFC 1350; after ERROR 8 (options refused)
-    the file is asked for once more without options. *drop_every* N loses each Nth DATA on arrival. *retry_s* is the first
-    wait before the last packet is repeated. The body goes to *sink_fd*, and is returned with *keep*.
+    the file is asked for once more without options. *drop_every* N loses each Nth DATA on arrival. *retry_s* is the
+    first wait before the last packet is repeated. The body goes to *sink_fd*, and is returned with *keep*.
 
     Raises RemoteError ("... TFTP error 1: text" for an ERROR packet), Timeout, OSError for what fails here.
     """

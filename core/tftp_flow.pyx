@@ -248,8 +248,8 @@ cdef int flow_step(flow_t* f, arena_t* a, int64_t now_ns) noexcept nogil:
         packet = a.bytes + i * a.room
         if is_stranger(f, a, i, &peer) or is_dropped(f, packet, a.messages[i].msg_len):
             continue
-        status = take(f, packet, min(<size_t>a.messages[i].msg_len, a.vectors[i].iov_len), a.messages[i].msg_len, copying,
-                      now_ns, &actions)
+        status = take(f, packet, min(<size_t>a.messages[i].msg_len, a.vectors[i].iov_len), a.messages[i].msg_len,
+                      copying, now_ns, &actions)
         if status != ST_OK:
             return status
         if f.get.state == TG_ENDED:

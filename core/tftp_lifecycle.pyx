@@ -5,7 +5,7 @@
        |                  |--deadlines-->                     timed out
        '--no such name--> '--bytes that cannot be had-->      ERROR with a text for the machine's console
 
-Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's list, among the parked) is given
+Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's line, among the parked) is given
 back in release() and nowhere else, its TID rests afterwards, and it leaves one record, which is written before the
 ERROR that tells the client: whoever has got that packet may read the record. Which request begins one is
 tftp_requests', what moves it tftp_service's.
@@ -126,8 +126,8 @@ cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:
 
 
 cdef bint is_probe(const transfer_t* t, int code) noexcept nogil:
-    """Whether an ERROR only says that the OACK was all the client wanted: UEFI asks for tsize so, and ends it with 8; so
-    do ROMs of BIOS machines, with 0 "TFTP Aborted"."""
+    """Whether an ERROR only says that the OACK was all the client wanted: UEFI asks for tsize so, and ends it with 8;
+    so do ROMs of BIOS machines, with 0 "TFTP Aborted"."""
     if code == ERR_OPTIONS:
         return t.options.present != 0 and t.acked == 0
     return code == ERR_UNDEFINED and t.state == TRANSFER_OACK and t.options.present & OPT_TSIZE

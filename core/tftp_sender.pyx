@@ -9,7 +9,7 @@ returned: the kernel has copied the bytes by then, whatever the cache does next.
 parks its transfer; the blocks before it go out.
 
 Invariant: between calls the batch is empty and holds no reference. What the kernel refused stands at the front of the
-TID's list again, in order. What may be sent is tftp_transfer's, when it is given up tftp_service's.
+TID's line again, in order. What may be sent is tftp_transfer's, when it is given up tftp_service's.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -374,9 +374,9 @@ cdef int add_share(sender_t* s, loop_t* loop, held_t* held, tid_t* tid, session_
 cdef void sender_pump(sender_t* s, loop_t* loop, wheel_t* wheel, held_t* held, tid_t* tid) noexcept nogil:
     cdef session_t* session
     cdef int status
-    while tid.first != NULL and not tid.outlet.blocked:
-        while tid.first != NULL:
-            session = tid.first
+    while tid.ready.first != NULL and not tid.outlet.blocked:
+        while tid.ready.first != NULL:
+            session = tid.ready.first
             if transfer_owes_oack(&session.transfer) and not add_oack(s, session):
                 break
             if held_active(held):

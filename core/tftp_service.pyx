@@ -1,7 +1,7 @@
 """The TFTP service of one reactor: sockets, ACKs and deadlines, wired to the loop.
 
     request socket (port 69)  --RRQ-->  tftp_requests
-    TID sockets, 4 or more    <--ACK--  session of (client, request socket) steps its transfer and joins its TID's list
+    TID sockets, 4 or more    <--ACK--  session of (client, request socket) steps its transfer and joins its TID's line
                               --DATA->  tftp_sender, once per batch of ACKs, for all clients of that TID together
 
 TID sockets are shared: RFC 1350 wants the server's TID to differ from port 69 and to stay for the transfer, not to be
@@ -9,8 +9,8 @@ nobody else's. Few sockets mean large batches: they are filled one after the oth
 through and no other, `single_port` makes the request socket the only TID, at the price that late packets of a client's
 last transfer may meet its next.
 
-Invariant: a live session is queued on its TID or for its shares, or has its timer in the wheel, or is parked. A packet that belongs to no
-session, or comes to another TID than its session's, changes nothing.
+Invariant: a live session is queued on its TID or for its shares, or has its timer in the wheel, or is parked. A packet
+that belongs to no session, or comes to another TID than its session's, changes nothing.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -33,7 +33,8 @@ from bootplane.core.tftp_packet cimport (
 from bootplane.core.tftp_requests cimport on_request
 from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
 from bootplane.core.tftp_sessions cimport (
-    QUEUED_HELD, outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free, sessions_init, tid_t,
+    QUEUED_HELD, outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free,
+    sessions_init, tid_t,
 )
 from bootplane.core.tftp_shares cimport held_next, held_t
 from bootplane.core.tftp_sockets cimport (
@@ -63,7 +64,7 @@ cdef void pump_all(loop_t* loop) noexcept nogil:
     cdef uint32_t i, k
     for i in range(tftp.nlisteners):
         for k in range(tftp.ntids):
-            if tftp.listeners[i].tids[k].first != NULL:
+            if tftp.listeners[i].tids[k].ready.first != NULL:
                 sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.held, &tftp.listeners[i].tids[k])
 
 
@@ -83,15 +84,18 @@ cdef void take_turns(loop_t* loop) noexcept nogil:
         held.due_ns = loop.now_ns        # after the others of this reactor
 
 
+cdef inline int64_t next_due(const tftp_t* tftp) noexcept nogil:
+    cdef int64_t due = wheel_due(&tftp.wheel)
+    return due if due < tftp.held.due_ns else tftp.held.due_ns
+
+
 cdef void pump(loop_t* loop, tid_t* tid) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     cdef int64_t due
     sender_pump(tftp.sender, loop, &tftp.wheel, &tftp.held, tid)
     if tftp.held.groups:
         take_turns(loop)
-    due = wheel_due(&tftp.wheel)
-    if tftp.held.due_ns < due:
-        due = tftp.held.due_ns
+    due = next_due(tftp)
     if due < tftp.ticker.due_ns:
         tftp.ticker.due_ns = due
 
@@ -126,7 +130,6 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
     cdef tftp_t* tftp = tftp_of(loop)
     cdef timer_t* timer = wheel_pop(&tftp.wheel, loop.now_ns)
     cdef session_t* s
-    cdef int64_t due
     if tftp.hold and loop.opened:
         tftp.hold = not loop.draining and listen(loop) != ST_OK
     while timer != NULL:
@@ -141,10 +144,7 @@ cdef int64_t tick(loop_t* loop, ticker_t* ticker) noexcept nogil:
     pump_all(loop)
     if tftp.held.groups:
         take_turns(loop)
-    due = wheel_due(&tftp.wheel)
-    if tftp.held.due_ns < due:
-        due = tftp.held.due_ns
-    return due if not (tftp.hold and loop.opened) else loop.now_ns + LISTEN_AGAIN_NS
+    return next_due(tftp) if not (tftp.hold and loop.opened) else loop.now_ns + LISTEN_AGAIN_NS
 
 
 # -- what arrives ------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ cdef void requests_event(loop_t* loop, handler_t* handler, uint32_t events) noex
     for i in range(n):
         on_request(loop, listener, i)
     for i in range(<int>tftp.ntids):
-        if listener.tids[i].first != NULL:
+        if listener.tids[i].ready.first != NULL:
             pump(loop, &listener.tids[i])
 
 

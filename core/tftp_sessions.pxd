@@ -10,7 +10,7 @@ from bootplane.core.tftp_transfer cimport transfer_t
 
 cdef enum queued_t:              # where a session waits
     QUEUED_NOT = 0
-    QUEUED_READY                 # in its TID's list
+    QUEUED_READY                 # in its TID's line
     QUEUED_HELD                  # in tftp_shares
 
 cdef struct session_t
@@ -23,6 +23,10 @@ cdef struct path_t:              # whom to send to, and from which of our addres
     uint8_t from_is_set          # 0: the socket is bound to one address, the kernel knows
     uint32_t from_interface      # of a link-local address, else 0: let the route decide
     uint8_t from_address[16]     # the address that was asked, IPv6 or IPv4 in the first four bytes
+
+cdef struct line_t:              # sessions that wait, linked by before and after; zeroed when empty
+    session_t* first
+    session_t* last
 
 cdef struct outlet_t:            # the socket a TID sends from; in epoll only while the kernel has refused a packet
     handler_t handler            # first member
@@ -39,15 +43,14 @@ cdef struct tid_t:               # one TID, shared by many transfers: a socket t
     uint32_t sessions            # how many use it
     uint8_t gso                  # UDP_SEGMENT works here
     uint8_t fragments            # datagrams larger than their path are sent in pieces
-    session_t* first             # sessions with something to send
-    session_t* last
+    line_t ready                 # sessions with something to send
 
 cdef struct session_t:
     waiter_t waiter              # first member: on_wake gets it
     timer_t timer
     transfer_t transfer
     session_t* next              # in its bucket, or in the free list
-    session_t* before            # where it waits
+    session_t* before            # in the line where it waits
     session_t* after
     blob_t* blob                 # one reference, from the start of the transfer to session's end; NULL while asking, or
     tid_t* tid                   # when the file is empty because nobody has it
@@ -86,9 +89,12 @@ cdef session_t* session_any(const sessions_t* s) noexcept nogil                 
 
 cdef void peer_of(const sockaddr_storage* address, uint32_t listener, peer_t* out) noexcept nogil
 
-cdef void ready_push(session_t* session) noexcept nogil           # at the end of its TID's list, unless it stands there
-cdef void ready_push_front(session_t* session) noexcept nogil
-cdef void ready_remove(session_t* session) noexcept nogil         # safe when not queued
+cdef void line_append(line_t* line, session_t* session) noexcept nogil
+cdef void line_remove(line_t* line, session_t* session) noexcept nogil     # it stands in that line
+
+cdef void ready_push(session_t* session) noexcept nogil           # at the end of its TID's line; safe when queued
+cdef void ready_push_front(session_t* session) noexcept nogil     # the same
+cdef void ready_remove(session_t* session) noexcept nogil         # safe when not in its TID's line
 
 cdef inline session_t* session_of(timer_t* timer) noexcept nogil:
     return <session_t*>(<char*>timer - <size_t>&(<session_t*>NULL).timer)

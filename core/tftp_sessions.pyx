@@ -1,10 +1,10 @@
-"""The TFTP transfers of one reactor: a pool made at the start, a hash by client, and each TID's list of who may send.
+"""The TFTP transfers of one reactor: a pool made at the start, a hash by client, and each TID's line of who may send.
 
 A session belongs to (client address, client port, request socket): one at a time, whatever the client asks. The pool
 is one calloc, so that a transfer begins without an allocation, and pages never used are never there.
 
-Invariant: every session is either in exactly one bucket or in the free list; a queued one stands in the list of its own
-TID. What a session does is tftp_service's; which TID it gets as well.
+Invariant: every session is either in exactly one bucket or in the free list; a queued one stands in one line, that of
+its own TID or one of tftp_shares. What a session does is tftp_service's; which TID it gets as well.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -95,44 +95,52 @@ cdef void peer_of(const sockaddr_storage* address, uint32_t listener, peer_t* ou
         out.family_port = (<uint32_t>v6.sin6_family << 16) | v6.sin6_port
 
 
-cdef void ready_push(session_t* session) noexcept nogil:
-    cdef tid_t* tid = session.tid
-    if session.queued:
-        return
-    session.queued = QUEUED_READY
+# -- lines -----------------------------------------------------------------------------------------------------------
+
+cdef void line_append(line_t* line, session_t* session) noexcept nogil:
     session.after = NULL
-    session.before = tid.last
-    if tid.last != NULL:
-        tid.last.after = session
+    session.before = line.last
+    if line.last != NULL:
+        line.last.after = session
     else:
-        tid.first = session
-    tid.last = session
+        line.first = session
+    line.last = session
 
 
-cdef void ready_push_front(session_t* session) noexcept nogil:
-    cdef tid_t* tid = session.tid
-    if session.queued:
-        return
-    session.queued = QUEUED_READY
+cdef void line_prepend(line_t* line, session_t* session) noexcept nogil:
     session.before = NULL
-    session.after = tid.first
-    if tid.first != NULL:
-        tid.first.before = session
+    session.after = line.first
+    if line.first != NULL:
+        line.first.before = session
     else:
-        tid.last = session
-    tid.first = session
+        line.last = session
+    line.first = session
 
 
-cdef void ready_remove(session_t* session) noexcept nogil:
-    cdef tid_t* tid = session.tid
-    if session.queued != QUEUED_READY:
-        return
-    session.queued = QUEUED_NOT
+cdef void line_remove(line_t* line, session_t* session) noexcept nogil:
     if session.before != NULL:
         session.before.after = session.after
     else:
-        tid.first = session.after
+        line.first = session.after
     if session.after != NULL:
         session.after.before = session.before
     else:
-        tid.last = session.before
+        line.last = session.before
+
+
+cdef void ready_push(session_t* session) noexcept nogil:
+    if session.queued == QUEUED_NOT:
+        session.queued = QUEUED_READY
+        line_append(&session.tid.ready, session)
+
+
+cdef void ready_push_front(session_t* session) noexcept nogil:
+    if session.queued == QUEUED_NOT:
+        session.queued = QUEUED_READY
+        line_prepend(&session.tid.ready, session)
+
+
+cdef void ready_remove(session_t* session) noexcept nogil:
+    if session.queued == QUEUED_READY:
+        session.queued = QUEUED_NOT
+        line_remove(&session.tid.ready, session)

@@ -1,11 +1,7 @@
 # Turns of TFTP transfers by groups of clients, while shares are active.
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from bootplane.core.shares cimport shares_t
-from bootplane.core.tftp_sessions cimport session_t
-
-cdef struct line_t:
-    session_t* first
-    session_t* last
+from bootplane.core.tftp_sessions cimport line_t, session_t
 
 cdef struct held_t:                  # of one reactor; zeroed, then `shares` and `due_ns` set
     shares_t* shares                 # borrowed; NULL: nobody is ever limited
@@ -15,9 +11,9 @@ cdef struct held_t:                  # of one reactor; zeroed, then `shares` and
     line_t lines[64]                 # by group, SHARE_GROUPS of them
 
 cdef bint held_active(const held_t* held) noexcept nogil
-# Takes *session*, which has something to send, out of its TID's list: it waits for a turn of its group.
+# Takes *session*, which has something to send, out of its TID's line: it waits for a turn of its group.
 cdef void held_wait(held_t* held, session_t* session, int64_t now_ns) noexcept nogil
-# The next transfer whose turn it is, in its TID's list again, with session.granted set; settle it with held_settle once
+# The next transfer whose turn it is, in its TID's line again, with session.granted set; settle it with held_settle once
 # what it may send is gathered. NULL: nobody's before due_ns.
 cdef session_t* held_next(held_t* held, int64_t now_ns) noexcept nogil
 cdef void held_settle(held_t* held, session_t* session, int64_t sent) noexcept nogil

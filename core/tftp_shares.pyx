@@ -1,12 +1,12 @@
 """Turns of TFTP transfers by groups of clients, while shares are active.
 
-    ready in its TID's list --> line of its group --a turn of the group--> in its TID's list again, with so many bytes
+    ready in its TID's line --> line of its group --a turn of the group--> in its TID's line again, with so many bytes
 
 The table that all reactors share (shares) says which group is next, and for how much. A transfer waits for each window
 anew, or for as many blocks of it as a turn has; within a group it goes in turn. One that waits counts as ready, so
 groups that are ahead wait for its own. OACKs and ERRORs are neither counted nor held up.
 
-Invariant: a session is in its TID's list, or in a line here, or in neither; one in a line is counted in its group's
+Invariant: a session is in its TID's line, or in a line here, or in neither; one in a line is counted in its group's
 `ready`, and what was granted is settled once. With nothing set, none of this is on anybody's way.
 """
 
@@ -17,7 +17,9 @@ from bootplane.core.loop cimport NEVER
 from bootplane.core.shares cimport (
     SHARE_GROUPS, shares_group, shares_ready, shares_settle, shares_t, shares_turn, shares_unready, turn_t,
 )
-from bootplane.core.tftp_sessions cimport QUEUED_HELD, QUEUED_NOT, ready_push, ready_remove
+from bootplane.core.tftp_sessions cimport (
+    QUEUED_HELD, QUEUED_NOT, line_append, line_remove, line_t, ready_push, ready_remove,
+)
 
 cdef enum:
     MOST_BYTES = 524288              # of one turn: 64 blocks of 8 KiB
@@ -46,33 +48,17 @@ cdef void find_group(shares_t* s, session_t* session) noexcept nogil:
 
 
 cdef void push(held_t* held, session_t* session, int64_t now_ns) noexcept nogil:
-    cdef line_t* line
     find_group(held.shares, session)
-    line = &held.lines[session.group]
     session.queued = QUEUED_HELD
-    session.after = NULL
-    session.before = line.last
-    if line.last != NULL:
-        line.last.after = session
-    else:
-        line.first = session
-    line.last = session
+    line_append(&held.lines[session.group], session)
     held.groups |= <uint64_t>1 << session.group
     shares_ready(held.shares, session.group, now_ns)             # taken back in leave()
 
 
 cdef void leave(held_t* held, session_t* session) noexcept nogil:
-    cdef line_t* line = &held.lines[session.group]
     session.queued = QUEUED_NOT
-    if session.before != NULL:
-        session.before.after = session.after
-    else:
-        line.first = session.after
-    if session.after != NULL:
-        session.after.before = session.before
-    else:
-        line.last = session.before
-    if line.first == NULL:
+    line_remove(&held.lines[session.group], session)
+    if held.lines[session.group].first == NULL:
         held.groups &= ~(<uint64_t>1 << session.group)
     shares_unready(held.shares, session.group)
 
@@ -84,19 +70,18 @@ cdef void held_wait(held_t* held, session_t* session, int64_t now_ns) noexcept n
 
 cdef void regroup(held_t* held, int64_t now_ns) noexcept nogil:
     """The groups have changed: who waits goes to where it belongs now."""
-    cdef session_t* all = NULL
+    cdef line_t all
     cdef session_t* session
-    cdef int group = SHARE_GROUPS
-    while group > 0:                 # backwards, so that `all` has each line in its order
-        group -= 1
-        while held.lines[group].last != NULL:
-            session = held.lines[group].last
+    cdef int group
+    all.first = all.last = NULL
+    for group in range(SHARE_GROUPS):
+        while held.lines[group].first != NULL:
+            session = held.lines[group].first
             leave(held, session)
-            session.after = all
-            all = session
-    while all != NULL:
-        session = all
-        all = session.after
+            line_append(&all, session)
+    while all.first != NULL:
+        session = all.first
+        line_remove(&all, session)
         push(held, session, now_ns)
 
 

@@ -49,8 +49,8 @@ cdef void transfer_start(transfer_t* t, const options_t* asked, uint64_t size, c
 
 
 cdef inline int64_t interval(const transfer_t* t) noexcept nogil:
-    """What the client has needed so far, then 1, 2, 2, 4, 4, 4 ... times the timeout; 1, 1, 2, 2, 4 ... before anything is
-    known. Always exactly the timeout when the client chose it (RFC 2349)."""
+    """What the client has needed so far, then 1, 2, 2, 4, 4, 4 ... times the timeout; 1, 1, 2, 2, 4 ... before anything
+    is known. Always exactly the timeout when the client chose it (RFC 2349)."""
     cdef int64_t rto
     if t.options.present & OPT_TIMEOUT:
         return t.timeout_ns
