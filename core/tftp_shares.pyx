@@ -60,6 +60,8 @@ cdef void leave(held_t* held, session_t* session) noexcept nogil:
     line_remove(&held.lines[session.group], session)
     if held.lines[session.group].first == NULL:
         held.groups &= ~(<uint64_t>1 << session.group)
+        if held.groups == 0:
+            held.due_ns = NEVER
     shares_unready(held.shares, session.group)
 
 

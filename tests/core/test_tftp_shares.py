@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import pathlib
+import threading
 import time
 
 import pytest
@@ -96,6 +98,29 @@ def test_transfers_that_end_while_they_wait_are_counted_out() -> None:
         for client in clients:
             client.socket.close()
     assert waiting(shares) == IDLE
+
+
+def test_when_the_last_client_that_waits_ends_the_reactor_sleeps() -> None:
+    """A reactor that asks again and again does not: its epoll_wait returns at once."""
+    threads = {thread.native_id for thread in threading.enumerate()}
+    shares = table(A._replace(cap_bytes_s=1000))
+    with serving({"kernel": FILE}, shares=shares) as rack, rack.client(bind="127.0.1.1") as client:
+        (reactor,) = {thread.native_id for thread in threading.enumerate()} - threads
+        client.rrq("kernel", blksize=1468, windowsize=64)
+        client.receive()
+        client.ack(0)
+        while client.receive().number < 44:
+            pass
+        assert waiting(shares)["a"] == 1
+        client.error(0)
+        rack.settle()
+        deadline = time.monotonic() + 30
+        asleep = 0
+        while asleep < 20:
+            assert time.monotonic() < deadline, "it has not slept for 20 looks in a row"
+            time.sleep(0.001)
+            stat = pathlib.Path(f"/proc/self/task/{reactor}/stat").read_text()
+            asleep = asleep + 1 if stat.rpartition(")")[2].split()[0] == "S" else 0
 
 
 def test_a_client_that_waits_for_its_turn_is_not_taken_for_a_silent_one() -> None:
