@@ -41,7 +41,7 @@ from bootplane.core.tftp_sockets cimport (
     inbox_free, inbox_init, inbox_receive, inbox_t, keep_errors, next_unreachable, path_to, request_socket, tid_socket,
 )
 from bootplane.core.tftp_tids cimport peer_t, tids_free, tids_init, tids_last
-from bootplane.core.tftp_transfer cimport EV_ACK, EV_GONE, EV_TICK, transfer_step
+from bootplane.core.tftp_transfer cimport EV_ACK, EV_GONE, EV_TICK, WINDOW_MOST, transfer_step
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void* out, size_t n, unsigned int flags)
@@ -319,7 +319,7 @@ cdef int tftp_start(loop_t* loop, const int* fds, int n, const tftp_options_t* o
     while past < transfers * 4:
         past *= 2
     tftp.limits.max_blksize = clamp(options.max_blksize, BLKSIZE_MIN, BLKSIZE_MAX)
-    tftp.limits.max_windowsize = clamp(options.max_windowsize, 1, 65535)
+    tftp.limits.max_windowsize = clamp(options.max_windowsize, 1, WINDOW_MOST)
     tftp.limits.timeout_ns = options.timeout_ns if options.timeout_ns > 0 else 1000000000
     tftp.limits.retries = clamp(options.retries, 1, 1000)
     tftp.single_port = options.single_port != 0

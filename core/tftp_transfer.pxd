@@ -24,11 +24,12 @@ cdef enum action_t:
     DO_RESTART = 5               # the client has begun anew: forget this transfer and start one for its request
 
 cdef enum:
+    WINDOW_MOST = 32767          # half of the block numbers: a late ACK is told from one of a block ahead
     RTO_MIN_NS = 200000000       # 200 ms, as Linux does for TCP: firmware that pauses shorter is not slow
 
 cdef struct limits_t:            # what the operator allows
     uint32_t max_blksize         # bytes
-    uint32_t max_windowsize      # blocks
+    uint32_t max_windowsize      # blocks, at most WINDOW_MOST
     int64_t timeout_ns           # longest first deadline, unless the client names its own
     uint32_t retries             # deadlines without progress before a transfer ends
 

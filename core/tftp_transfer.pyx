@@ -241,7 +241,7 @@ cdef class TransferProbe:
             asked.present |= OPT_WINDOWSIZE
             asked.windowsize = windowsize
         limits.max_blksize = max_blksize
-        limits.max_windowsize = max_windowsize
+        limits.max_windowsize = min(max_windowsize, <int>WINDOW_MOST)
         limits.timeout_ns = <int64_t>(timeout_s * 1e9)
         limits.retries = retries
         self.room = None

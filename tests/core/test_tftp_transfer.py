@@ -103,6 +103,15 @@ def test_a_stale_ack_from_before_the_rollover_is_not_taken_for_a_new_one() -> No
         assert probe.feed("ack", stale) == ("nothing", []), stale
 
 
+def test_a_late_ack_is_never_taken_for_one_a_whole_round_of_numbers_ahead() -> None:
+    """Taken so, the transfer would go on with blocks that have the numbers the client waits for, and other bytes."""
+    probe = begun(200_000 * 8, blksize=8, windowsize=65535, max_windowsize=65535)
+    window = probe.granted["windowsize"]
+    assert probe.feed("ack", window)[0] == "send"
+    assert probe.feed("ack", window - 1) == ("nothing", [])
+    assert probe.acked == window
+
+
 def test_a_deadline_resends_from_the_first_block_not_acknowledged() -> None:
     probe = begun(100 * 512, windowsize=4)
     probe.feed("ack", 2, now=0.5)

@@ -145,6 +145,14 @@ def test_a_file_is_whole_at_any_windowsize(client: TftpClient, windowsize: int, 
     assert fetched.acks == -(-fetched.received // windowsize)
 
 
+def test_a_window_has_at_most_half_of_the_block_numbers() -> None:
+    """A late ACK of block 65534 would else be one of block 131070: 65535 blocks that never arrived."""
+    with serving({"kernel": KERNEL}, max_windowsize=65535, timeout_s=60) as rack, rack.client() as client:
+        client.rrq("kernel", windowsize=65535)
+        assert client.receive().options == {"windowsize": "32767"}
+        client.error(0)
+
+
 def test_a_window_larger_than_one_gso_message_is_whole() -> None:
     with (
         serving({"kernel": KERNEL}, max_windowsize=65535, max_blksize=65464, timeout_s=60) as rack,
