@@ -2,6 +2,13 @@
 
 Twenty thousand of each in the integration tests, a million in the soak; from a seed either way. That every packet to a
 wrong TID is answered by ERROR 5 is in storm_tftp. What one reactor keeps of it all is tests/core/test_hostile.py's.
+
+What a rack grows by is pages of tables that are touched for the first time, and then no more (smaps after each of seven
+storms, by mapping, one reactor):
+
+    datagrams, each 150,000   +570, +490, +340, +10, +20, +0 kB            a ring of 32,768 TIDs that have ended, 1.8 MB
+    heads, each 50,000        +340, +1240, +130, +110, +20, +10, +10 kB    the ring of records, 1.5 MB; 1 MiB of the scrub
+    heads that name a MAC     +0.3 kB for each address, for a quarter of an hour, of 65,536 at most
 """
 
 from __future__ import annotations
@@ -34,8 +41,10 @@ SHA = hashlib.sha256(KERNEL).hexdigest()
 CONFIG = "grub/grub.cfg-52:54:00:77:00:01"
 NAMES = ("bootx64.efi", "images/x/kernel", "nobody", "bootx64.efi", "nobody/either", "command.lst")
 HTTP_NAMES = (*NAMES, *NAMES, CONFIG, "MAAS/metadata", "metrics")  # these three are Python's to answer
-#: what the rack may have grown by after a storm, beyond what it held after a tenth of one
-GROWN_BYTES = 24 * MIB
+#: what the rack may have grown by after a storm, beyond what it held after a tenth of one: of each reactor the rings,
+#: and Python's part with what the allocators keep
+RINGS_BYTES = 32768 * 56 + 4096 * 368
+GROWN_BYTES = 8 * MIB
 
 FEW = [pytest.mark.integration, pytest.mark.timeout(300)]
 COUNTS = [
@@ -161,6 +170,7 @@ def test_a_rack_under_hostile_packets_serves_right_bytes_and_keeps_nothing_of_th
         looked_up = sum(numbers[f"bootplane_names_{kind}_total"] for kind in kinds)
         assert numbers["bootplane_lookups_total"] == looked_up
         if "BOOTPLANE_SANITIZED_PYTHON" not in os.environ:  # there, what was freed is kept for a while
-            assert after.resident_bytes - before.resident_bytes < GROWN_BYTES, (before, after)
+            grown = after.resident_bytes - before.resident_bytes
+            assert grown < reactors * RINGS_BYTES + GROWN_BYTES, (before, after)
         wrong = [line for line in rack.log().splitlines() if "Traceback" in line or " ERROR " in line]
         assert wrong == []
