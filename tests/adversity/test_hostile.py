@@ -6,8 +6,8 @@ wrong TID is answered by ERROR 5 is in storm_tftp. What one reactor keeps of it 
 What a rack grows by is pages of tables that are touched for the first time, and then no more (smaps after each of seven
 storms, by mapping, one reactor):
 
-    datagrams, each 150,000   +570, +490, +340, +10, +20, +0 kB            a ring of 32,768 TIDs that have ended, 1.8 MB
-    heads, each 50,000        +340, +1240, +130, +110, +20, +10, +10 kB    the ring of records, 1.5 MB; 1 MiB of the scrub
+    datagrams, each 150,000   +570, +490, +340, +10, +20, +0 kB          a ring of 32,768 TIDs that have ended, 1.8 MB
+    heads, each 50,000        +340, +1240, +130, +110, +20, +10, +10 kB  the ring of records, 1.5 MB; 1 MiB of the scrub
     heads that name a MAC     +0.3 kB for each address, for a quarter of an hour, of 65,536 at most
 """
 
