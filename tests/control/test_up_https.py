@@ -20,7 +20,7 @@ from tests.fakes.up import Site, started, up
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 IMAGE = "ubuntu/noble/amd64/ga-24.04"
-ROOT_BYTES = 24 << 20  # more than both sockets' buffers hold
+ROOT_BYTES = 8 << 20  # more than both sockets' buffers hold
 
 
 class Https(NamedTuple):
