@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import ByteSize, Field, ValidationError, field_validator
+from pydantic import ByteSize, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -65,8 +65,9 @@ class Settings(BaseSettings):
 
     @field_validator("listen", "bulk", "http", "tftp", "https")
     @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value is not None:
+    def _is_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        """An empty one of TFTP means none: another server may have the port."""
+        if value is not None and (value or info.field_name != "tftp"):
             split_address(value)
         return value
 

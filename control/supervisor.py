@@ -190,7 +190,7 @@ class Supervisor:
             "region": settings.listen,
             "bulk": settings.bulk,
             "http": settings.http,
-            "tftp": _tftp_address(settings.tftp),
+            "tftp": _tftp_address(settings.tftp) if settings.tftp else "",
         }
         if settings.https is not None:
             self._where["https"] = settings.https
@@ -210,7 +210,7 @@ class Supervisor:
             self._issue_token()
             self._where |= self._rack.start()
             self._write_run_json()
-            print(" ".join(["ready", *(f"{key}={value}" for key, value in self._where.items())]), flush=True)
+            print(" ".join(["ready", *(f"{key}={value}" for key, value in self._where.items() if value)]), flush=True)
             self._manager.ready(f"serves machines over HTTP at {self._where['http']}")
             self._watch()
         except Stop:

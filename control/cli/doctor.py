@@ -50,14 +50,14 @@ def doctor(
     running = _run(directory)
     given = {"listen": listen, "bulk": bulk, "http": http, "tftp": tftp, "https": https}
     for name, text in given.items():
-        if text is not None:
+        if text:
             address(name, text)
     settings, wrong = _settings(directory, given | {"tls_cert": tls_cert, "tls_key": tls_key})
     places = {
-        name: given[name] or running.get(key) or getattr(settings, name, default)
+        name: _first(given[name], running.get(key), getattr(settings, name, default))
         for name, (key, default) in PLACES.items()
     }
-    addresses = {name: address(name, str(text)) for name, text in places.items() if text is not None}
+    addresses = {name: address(name, str(text)) for name, text in places.items() if text}
     findings = [*wrong, *examine(directory, addresses, running)]
     if "https" in addresses or tls_cert or tls_key:
         served = addresses.get("https") if "https" in running else None
@@ -89,9 +89,15 @@ def examine(directory: Path, addresses: dict[str, tuple[str, int]], running: dic
     for name in ("listen", "bulk", "http", "https"):
         if name in addresses:
             yield checks.check_port(name, addresses[name], own)
-    yield checks.check_tftp(addresses["tftp"], own)
+    if "tftp" in addresses:
+        yield checks.check_tftp(addresses["tftp"], own)
     if own:
         yield from _region(directory)
+
+
+def _first(*texts: str | None) -> str | None:
+    """The first that says something; "" says that there is none."""
+    return next((text for text in texts if text is not None), None)
 
 
 def _settings(directory: Path, given: dict[str, Any]) -> tuple[Settings | None, list[Finding]]:

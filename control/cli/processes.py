@@ -23,7 +23,9 @@ Http = Annotated[str | None, typer.Option("--http", metavar="H:P", help="HTTP fo
 Tftp = Annotated[
     str | None,
     typer.Option(
-        "--tftp", metavar="H:P", help="TFTP for machines; 6969 without the right to 69. [default: 127.0.0.1:69]"
+        "--tftp",
+        metavar="H:P",
+        help='TFTP for machines; 6969 without the right to 69; "" for none. [default: 127.0.0.1:69]',
     ),
 ]
 Https = Annotated[

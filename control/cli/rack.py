@@ -39,7 +39,8 @@ def rack(
         str | None, typer.Option("--http", metavar="H:P", help="HTTP for machines. [default: every address, port 5248]")
     ] = None,
     tftp: Annotated[
-        str | None, typer.Option("--tftp", metavar="H:P", help="TFTP for machines. [default: every address, port 69]")
+        str | None,
+        typer.Option("--tftp", metavar="H:P", help='TFTP for machines; "" for none. [default: every address, port 69]'),
     ] = None,
     tftp_max_blksize: Annotated[
         int | None, typer.Option("--tftp-max-blksize", metavar="N", help="Most bytes of a TFTP block. [default: 8192]")

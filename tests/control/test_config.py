@@ -33,6 +33,12 @@ def test_command_line_wins_over_environment_over_file(tmp_path: Path, monkeypatc
     assert (settings.cache_bytes, settings.listen, settings.bulk) == (2 << 30, "127.0.0.1:4", "127.0.0.1:2")
 
 
+def test_no_tftp_is_an_empty_address_and_no_other_may_be_empty(tmp_path: Path) -> None:
+    assert load(tmp_path, tftp="").tftp == ""
+    with pytest.raises(StartError, match="expected HOST:PORT, got ''"):
+        load(tmp_path, http="")
+
+
 def test_variables_of_the_command_line_are_not_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BOOTPLANE_URL", "BOOTPLANE_TOKEN", "BOOTPLANE_KVM"):
         monkeypatch.setenv(name, "x")

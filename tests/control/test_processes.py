@@ -199,6 +199,16 @@ def test_up_runs_both_restarts_a_killed_region_on_its_address_and_takes_both_alo
         assert not (data / "run.json").exists()
 
 
+def test_up_without_tftp_leaves_its_port_to_others(tmp_path: Path) -> None:
+    with started(["up", "--data", str(tmp_path / "data"), *REGION, "--http", ANY, "--tftp", ""], tmp_path) as up:
+        assert set(up.ready()) == {"region", "bulk", "http"}
+        words = ["doctor", "--data", str(tmp_path / "data"), "--json"]
+        done = subprocess.run(
+            [sys.executable, "-m", "bootplane", *words], capture_output=True, text=True, timeout=WAIT_S
+        )
+        assert not any("(tftp)" in item["check"] for item in json.loads(done.stdout)["items"])
+
+
 def test_a_rack_that_cannot_start_ends_up_with_its_sentence_and_leaves_no_region(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with socket.create_server(("127.0.0.1", 0)) as taken:
