@@ -162,8 +162,8 @@ class Filler:
                 self.stats.given_up += 1
             else:
                 self._blobs[blob.id] = blob
-                self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=present)
-                self._work.notify()
+                if self._plan.miss(blob.id, chunk_count(blob.size), chunk, now, present=present):
+                    self._work.notify()
         if present or status != OK:
             self._wake(blob, chunk, status)
 

@@ -96,8 +96,9 @@ class Planner:
         self._runs = 0
         self._moving: dict[_Stream, int] = {}  # -> blob; the one seen last at the end
 
-    def miss(self, blob: int, chunks: int, chunk: int, now: float, *, present: bool = False) -> None:
-        """Somebody met *chunk* of a blob of *chunks* chunks. *present*: it is there, only note the reader."""
+    def miss(self, blob: int, chunks: int, chunk: int, now: float, *, present: bool = False) -> bool:
+        """Somebody met *chunk* of a blob of *chunks* chunks. *present*: it is there, only note the reader. Returns
+        whether next() may find something because of that: not when it is on its way, and enough of what comes after."""
         wanted = self._wanted.setdefault(blob, _Wanted(chunks))
         self._active.setdefault(blob)
         stream = self._follow(wanted, chunk, now)
@@ -105,6 +106,13 @@ class Planner:
         self._moving[stream] = blob
         if not present:
             wanted.demand.setdefault(chunk, (now, stream))
+            if chunk not in wanted.flying:
+                return True
+        return self._on_the_way(wanted, stream) <= OVERLAP
+
+    @staticmethod
+    def _on_the_way(wanted: _Wanted, stream: _Stream) -> int:
+        return sum(stream.position <= chunk < stream.horizon for chunk in wanted.flying)
 
     def places(self, now: float) -> list[tuple[int, int, int]]:
         """Of readers seen lately, who may be further now: (blob, first chunk of the segment after theirs, horizon)."""
@@ -156,8 +164,7 @@ class Planner:
         for blob in sorted(self._active, key=self._clock_of):
             wanted = self._wanted[blob]
             for stream in sorted(wanted.streams, key=lambda stream: stream.turn):
-                on_the_way = sum(stream.position <= chunk < stream.horizon for chunk in wanted.flying)
-                if on_the_way > OVERLAP or stream.next >= stream.horizon:
+                if self._on_the_way(wanted, stream) > OVERLAP or stream.next >= stream.horizon:
                     continue
                 longest = ready(blob)
                 if longest < 1:

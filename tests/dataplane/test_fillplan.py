@@ -41,6 +41,22 @@ def test_the_start_of_a_file_is_fetched_by_the_segment() -> None:
     assert take(plan, files) is None
 
 
+def test_nobody_need_look_for_a_reader_of_what_is_on_its_way_until_the_next_run_may_begin() -> None:
+    plan, files = Planner(read_ahead=32, longest_run=8), Files()
+    assert plan.miss(1, 1000, 0, now=0)
+    files.land(plan, take(plan, files) or Run(1, 0, 0))
+    assert plan.miss(1, 1000, 4, now=0), "it is not on its way"
+    assert take(plan, files) == Run(1, 4, 8)
+    for chunk in range(4, 12):
+        begins = plan.miss(1, 1000, chunk, now=0)
+        assert begins == (take(plan, files) is not None), chunk
+        files.present.add((1, chunk))
+        plan.landed(1, chunk)
+        if begins:
+            break
+    assert chunk == 10  # two of its chunks were on their way
+
+
 def test_a_small_file_is_fetched_whole_and_no_further() -> None:
     plan, files = Planner(), Files()
     plan.miss(1, 2, 0, now=0)
