@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections.abc import Iterator
 
@@ -665,6 +666,51 @@ def test_200_connections_leave_no_descriptor_and_no_memory(big: Blob) -> None:
         some(200)
         assert len(list(pathlib.Path("/proc/self/fd").iterdir())) <= fds
         assert IS_SANITIZED or anonymous() - memory < 4 << 20
+
+
+def conversation(it: TlsRack, dice: random.Random, first: bytes) -> None:
+    """One client that stops somewhere, in one of the ways in which clients do."""
+    kind = dice.randrange(6)
+    with contextlib.suppress(OSError, AssertionError):  # turned away, cut, or its own doing
+        if kind < 2:
+            with it.client() as client:
+                client.send(b"GET /%s" % dice.choice([b"small", b"big", b"nobody"]) + HOST)
+                client.head()
+                if dice.random() < 0.5:
+                    client.abort()
+            return
+        with it.raw() as client:
+            client.socket.settimeout(dice.choice([0.001, 0.1]))
+            sent = [first, first[: dice.randrange(1, len(first))], b"GET /small" + HOST, os.urandom(50)][kind - 2]
+            client.send(sent)
+            if dice.random() < 0.3:
+                client.abort()
+            else:
+                client.more()
+
+
+def test_a_storm_of_clients_that_stop_anywhere_ends_each_of_them_once(big: Blob) -> None:
+    limits = {"max_handshakes": 1, "max_sessions": 16, "hello_timeout_s": 1.5}
+    with tls_rack({"small": small(), "big": big}, tls=limits) as it, it.raw() as stuck:
+        first = hello()
+        assert stuck.send(first).more()
+
+        def many(seed: int) -> None:
+            dice = random.Random(seed)
+            for _ in range(12):
+                conversation(it, dice, first)
+
+        threads = [threading.Thread(target=many, args=(seed,)) for seed in range(10)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        counts = it.reactor.counters()
+        assert it.reactor.alive
+        names = ("handshakes", "failed_plain", "failed_protocol", "failed_timeout", "failed_gone")
+        assert all(counts[f"tls_{name}"] for name in names), counts
+        with it.client() as client:
+            assert client.get("/small").body == SMALL
 
 
 # -- the end ----------------------------------------------------------------------------------------------------------
