@@ -442,17 +442,25 @@ def test_among_many_nobody_keeps_as_much_as_it_wants() -> None:
         it.wait_for("http_closed", 258)
 
 
-def test_a_large_body_goes_in_whole_segments_however_it_is_read() -> None:
-    size = 24 << 20
-    # struct tcp_info: tcpi_rcv_mss at 20, tcpi_data_segs_in at 152
-    with rack({"large": Blob.memory(bytes(size), dynamic=False)}, turn_bytes=100_000) as it, it.client() as client:
+def segments_over_whole(it: Rack, size: int) -> float:
+    """Segments that /large came in, over those it would fill. struct tcp_info: tcpi_rcv_mss at 20, tcpi_data_segs_in
+    at 152."""
+    with it.client() as client:
         client.send(b"GET /large" + HOST).head()
         got = 0
         while got < size - 200_000:  # at most that has come with the head
             got += len(client.socket.recv(150_000))
         info = client.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
     mss, segments = struct.unpack_from("I", info, 20)[0], struct.unpack_from("I", info, 152)[0]
-    assert segments <= size / mss * 1.05
+    return float(segments * mss / size)
+
+
+def test_a_large_body_goes_in_whole_segments_however_it_is_read() -> None:
+    size = 24 << 20
+    with rack({"large": Blob.memory(bytes(size), dynamic=False)}, turn_bytes=100_000) as it:
+        # Where a reader stands still for want of a CPU its window closes, and TCP cuts a segment at the window's end:
+        # one of 30 is a little above when the machine is busy. Without the cork each is 1.17 or more.
+        assert min(segments_over_whole(it, size) for _ in range(4)) <= 1.05
 
 
 def test_an_idle_connection_costs_at_most_256_bytes() -> None:
