@@ -34,8 +34,9 @@ cdef inline uint16_t version_of(shares_t* s) noexcept nogil:
 
 
 cdef void find_group(shares_t* s, session_t* session) noexcept nogil:
+    cdef uint16_t version = version_of(s)                        # before the look: a change meanwhile makes it old
     cdef uint8_t[16] ip
-    if session.grouped == version_of(s):
+    if session.grouped == version:
         return
     if session.peer.family_port >> 16 == AF_INET:
         memset(ip, 0, 10)
@@ -44,7 +45,7 @@ cdef void find_group(shares_t* s, session_t* session) noexcept nogil:
     else:
         memcpy(ip, session.peer.address, 16)
     session.group = <uint8_t>shares_group(s, ip)
-    session.grouped = version_of(s)
+    session.grouped = version
 
 
 cdef void push(held_t* held, session_t* session, int64_t now_ns) noexcept nogil:
@@ -89,13 +90,15 @@ cdef void regroup(held_t* held, int64_t now_ns) noexcept nogil:
 
 cdef session_t* held_next(held_t* held, int64_t now_ns) noexcept nogil:
     cdef session_t* session
+    cdef uint16_t version
     cdef turn_t turn
     cdef int group = 0
     held.due_ns = NEVER
     if held.groups == 0:
         return NULL
-    if held.version != version_of(held.shares):
-        held.version = version_of(held.shares)
+    version = version_of(held.shares)
+    if held.version != version:
+        held.version = version
         regroup(held, now_ns)
     turn.bytes = 0                   # no longer active: all go, without a grant
     if held_active(held):
