@@ -97,7 +97,7 @@ def test_a_file_of_more_than_32_MiB_arrives_whole_in_blocks_of_512() -> None:
     with serving({"big": big}, timeout_s=60) as rack:
         got = tftp_load.load(
             "127.0.0.1", rack.port, "big", clients=1, transfers=1, blksize=0, tsize=False,
-            verify_every=1, sha256=hashlib.sha256(big).hexdigest(),
+            verify_every=1, sha256=hashlib.sha256(big).hexdigest(), timeout_s=300,
         )  # fmt: skip
         assert (got.verified, got.errors) == (1, 0), got.first_error
         counters = rack.counters()
