@@ -216,9 +216,8 @@ cdef void single_event(loop_t* loop, handler_t* handler, uint32_t events) noexce
     cdef listener_t* listener = <listener_t*>handler
     cdef inbox_t* inbox = &tftp_of(loop).requests
     cdef int budget = PACKETS
-    cdef int n, i, opcode
-    if events & EPOLLERR:
-        unreachable(loop, listener.tids)
+    cdef int n = 0
+    cdef int i, opcode
     while budget > 0:
         n = inbox_receive(inbox, listener.fd)
         for i in range(n):
@@ -229,21 +228,23 @@ cdef void single_event(loop_t* loop, handler_t* handler, uint32_t events) noexce
                 on_request(loop, listener, i)
         pump(loop, listener.tids)
         budget = budget - n if n > 1 else 0          # as in tid_event
+    if events & EPOLLERR and n < REQUESTS:           # the same
+        unreachable(loop, listener.tids)
 
 
 cdef void tid_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:
     cdef tid_t* tid = <tid_t*>handler
     cdef int budget = PACKETS
-    cdef int n
-    if events & EPOLLERR:
-        unreachable(loop, tid)
-    n = read_packets(loop, tid)
+    cdef int n = read_packets(loop, tid)
     pump(loop, tid)
     while n > 1 and budget > 0:      # what came while we sent: as good as another event, without asking epoll for it
         budget -= n
         n = read_packets(loop, tid)
         if n > 0:
             pump(loop, tid)
+    # After all that has arrived: a client sends its last ACK before it closes its port. What is left comes back.
+    if events & EPOLLERR and n < PACKETS:
+        unreachable(loop, tid)
 
 
 cdef void outlet_event(loop_t* loop, handler_t* handler, uint32_t events) noexcept nogil:

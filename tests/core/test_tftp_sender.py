@@ -82,3 +82,44 @@ def test_a_link_slower_than_the_windows_asked_for_makes_the_service_wait_and_go_
     link = "ip link set lo mtu 1500 up && tc qdisc add dev lo root tbf rate 100mbit burst 20k limit 60mb"
     done = in_namespace(link, SLOW_LINK)
     assert done.stdout == "whole\n", done.stderr
+
+
+LAST_ACK = """
+import os, signal, socket, struct
+from tests.fakes.tftp_client import serving
+
+def unreachable(near, far):
+    udp = struct.pack("!HHHH", near[1], far[1], 8, 0)
+    addresses = socket.inet_aton(near[0]) + socket.inet_aton(far[0])
+    sent = struct.pack("!BBHHHBBH", 0x45, 0, 28, 0, 0, 64, 17, 0) + addresses + udp
+    icmp = struct.pack("!BBHI", 3, 3, 0, 0) + sent
+    total = sum(struct.unpack(f"!{len(icmp) // 2}H", icmp))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return icmp[:2] + struct.pack("!H", ~total & 0xFFFF) + icmp[4:]
+
+with serving({"one": b"1"}, timeout_s=60, single_port=SINGLE_PORT) as rack, rack.client() as client:
+    server = os.getpid()
+    client.rrq("one")
+    client.receive()
+    pid = os.fork()
+    if pid == 0:
+        os.kill(server, signal.SIGSTOP)
+        client.ack(1)
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
+            raw.sendto(unreachable(client.tid, client.address), ("127.0.0.1", 0))
+        os.kill(server, signal.SIGCONT)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    rack.settle()
+    counters = rack.counters()
+    print(counters["tftp_completed"], counters["tftp_aborted"])
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("single_port", [0, 1])
+def test_a_last_ack_counts_although_its_clients_port_is_closed_by_now(single_port: int) -> None:
+    """Both are there when the reactor looks: the ACK, and an ICMP error about a DATA that was sent again before it."""
+    done = in_namespace("ip link set lo up", LAST_ACK.replace("SINGLE_PORT", str(single_port)))
+    assert done.stdout == "1 0\n", done.stdout + done.stderr
