@@ -32,7 +32,8 @@ cdef enum timer_t:                   # every connection is in at most one list, 
     TIMER_NONE = 0
     TIMER_IDLE                       # no byte of a request is here
     TIMER_HEAD                       # a head was begun
-    TIMER_PROBE                      # the kernel took part of a sendfile: look again soon, the file may be cut
+    TIMER_PROBE                      # look again soon: the kernel took part of a sendfile, and the file may be cut; or
+                                     # we end, and a first request may be on its way
     TIMER_SEND                       # the kernel takes nothing
     TIMER_LINGER                     # we have ended; the peer may still be reading
     TIMER_COUNT

@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from bootplane.core.http_close cimport WAIT, end, lost
 from bootplane.core.http_connection cimport (
-    QUEUE_BULK, TIMER_HEAD, TIMER_IDLE, connection_t, enqueue, http_t, timer_clear, timer_set, timer_touch,
+    QUEUE_BULK, TIMER_HEAD, TIMER_IDLE, TIMER_PROBE, connection_t, enqueue, http_t, timer_clear, timer_set, timer_touch,
 )
 from bootplane.core.http_exchange cimport DO_READ, exchange_feed
 from bootplane.core.http_head cimport MAX_HEAD
@@ -50,10 +50,18 @@ cdef void drop_head(http_t* http, connection_t* c) noexcept nogil:
     c.x.head_bytes = 0
 
 
+cdef void await_first(http_t* http, connection_t* c) noexcept nogil:
+    """In a drain: whoever has asked for nothing yet may have a request on its way, and has a second for it."""
+    if c.x.requests == 0 and c.timer == TIMER_IDLE:
+        timer_set(http, c, TIMER_PROBE)
+    elif c.timer != TIMER_PROBE:
+        end(http, c)
+
+
 cdef int wait_for_bytes(http_t* http, connection_t* c) noexcept nogil:
     if http.have == 0:
         if http.loop.draining:
-            end(http, c)
+            await_first(http, c)
             return WAIT
         timer_touch(http, c, TIMER_IDLE)
         return WAIT

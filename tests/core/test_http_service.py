@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -554,6 +555,27 @@ def test_draining_ends_what_is_idle_and_finishes_what_runs(cache: Cache) -> None
         assert response.body == data
         assert busy.end() == "closed"
         assert it.mail("drained") == ("drained",)
+
+
+def test_who_was_let_in_just_before_a_drain_gets_its_first_answer_and_the_silent_are_ended() -> None:
+    for _ in range(5):
+        with rack({"small": small()}) as it, it.client() as late, it.client() as slow, it.client() as silent:
+            it.wait_for("http_connections", 3)
+            begun = monotonic()
+            it.reactor.drain()
+            late.send(b"GET /small" + HOST)
+            slow.send(b"GET /small HT")
+            if monotonic() - begun > 0.9:  # this machine was held up: they may be too late
+                continue
+            response = late.response()
+            assert (response.body, response.headers["Connection"]) == (SMALL, "close")
+            assert late.end() == "closed"
+            assert silent.end() == "closed"
+            slow.send(b"TP/1.1\r\nHost: rack\r\n\r\n")
+            assert slow.response().body == SMALL
+            assert it.mail("drained") == ("drained",)
+            return
+    pytest.fail("expected a machine that sends two requests within a second, got none in five trials")
 
 
 def test_a_reactor_without_connections_is_drained_at_once() -> None:
