@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import random
 import re
 import signal
@@ -60,6 +62,17 @@ def tell(rack: RackProcess) -> None:
     assert rack.process is not None
     rack.process.send_signal(signal.SIGTERM)
     eventually(lambda: rack.log().count("draining") > said)
+
+
+def lets_in(rack: RackProcess, listener: socket.socket) -> bool:
+    """Whether an epoll of the rack watches the socket that *listener* is a descriptor of, too (proc_pid_fdinfo(5))."""
+    assert rack.process is not None
+    watched = re.compile(rf"^tfd:.* ino:{os.fstat(listener.fileno()).st_ino:x} ", re.MULTILINE)
+    found = False
+    for path in Path(f"/proc/{rack.process.pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            found = found or watched.search(path.read_text()) is not None
+    return found
 
 
 def ended(rack: RackProcess) -> int:
@@ -169,8 +182,10 @@ def test_a_restart_with_inherited_sockets_refuses_nobody(tmp_path: Path, region:
             with Client(rack.http.port) as idle:
                 assert idle.get("/small").body == SMALL
                 body = started(rack)
+                assert lets_in(rack, opened.http[0])
                 tell(rack)
-                assert idle.end() == "closed"  # from here on nobody is let in
+                assert idle.end() == "closed"
+                eventually(lambda: not lets_in(rack, opened.http[0]))  # each reactor hears of the end by itself
                 waiting = [Client(rack.http.port).send(GET % b"small") for _ in range(8)]  # nobody is refused
                 while len(body.buffer) < len(BIG):
                     assert body.more()
