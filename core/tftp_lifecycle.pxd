@@ -45,6 +45,9 @@ cdef record_t* record_of(loop_t* loop, const peer_t* peer, int outcome, int stat
 # Sends an ERROR from *fd* and counts it; the text is *name* followed by *why*.
 cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char* name, size_t name_len,
                  const char* why) noexcept nogil
+# The ERROR for whoever finds all places taken, or has to leave one.
+cdef void refuse_crowd(loop_t* loop, int fd, const path_t* path, const char* name, size_t name_len) noexcept nogil
+cdef bint session_make_room(loop_t* loop) noexcept nogil         # ends a stranger's, if one has been so for long enough
 cdef void session_begin(loop_t* loop, session_t* s, blob_t* blob) noexcept nogil     # NULL: an empty file. Queues it
 # Records how it went (outcome_t, the code of an ERROR received), then frees *s*.
 cdef void session_end(loop_t* loop, session_t* s, int outcome, int status) noexcept nogil

@@ -4,6 +4,7 @@
        |                  |--ERROR, ICMP, another request-->  aborted
        |                  |--deadlines-->                     timed out
        '--no such name--> '--bytes that cannot be had-->      ERROR with a text for the machine's console
+       '------------------'--a stranger's, all places taken-> the same
 
 Invariant: whatever a session holds (its blob, its place in the wheel, in its TID's line, among the parked) is given
 back in release() and nowhere else, its TID rests afterwards, and it leaves one record, which is written before the
@@ -30,7 +31,7 @@ from bootplane.core.tftp_packet cimport (
     BLKSIZE_DEFAULT, ERROR_ROOM, ERR_NOT_FOUND, ERR_OPTIONS, ERR_UNDEFINED, OPT_BLKSIZE, OPT_TSIZE, error_write,
 )
 from bootplane.core.tftp_sender cimport send_one
-from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_t
+from bootplane.core.tftp_sessions cimport path_t, ready_push, ready_remove, session_drop, session_strangest, session_t
 from bootplane.core.tftp_shares cimport held_forget
 from bootplane.core.tftp_tids cimport peer_t, tids_rest
 from bootplane.core.tftp_transfer cimport (
@@ -105,6 +106,21 @@ cdef void refuse(loop_t* loop, int fd, const path_t* path, int code, const char*
     cdef size_t n = error_write(packet, code, "", name, name_len, why)
     count(loop.counters, C_TFTP_ERRORS)              # first: whoever has got the packet may read the counter
     send_one(fd, path, packet, n)
+
+
+cdef void refuse_crowd(loop_t* loop, int fd, const path_t* path, const char* name, size_t name_len) noexcept nogil:
+    refuse(loop, fd, path, ERR_UNDEFINED, name, name_len,
+           ": this rack serves as many transfers as it may; try again")
+
+
+cdef bint session_make_room(loop_t* loop) noexcept nogil:
+    cdef session_t* s = session_strangest(&tftp_of(loop).sessions, loop.now_ns)
+    if s == NULL:
+        return False
+    note(loop, s, OUTCOME_REFUSED, ERR_UNDEFINED)
+    refuse_crowd(loop, s.tid.fd, &s.path, s.name, s.name_len)
+    release(loop, s)
+    return True
 
 
 cdef void session_fail(loop_t* loop, session_t* s, int status) noexcept nogil:

@@ -24,7 +24,8 @@ from bootplane.core.segments cimport blob_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 from bootplane.core.table cimport MAX_NAME, NAME_DYNAMIC, NAME_EMPTY, NAME_FILE, name_kind, name_normalise, table_find
 from bootplane.core.tftp_lifecycle cimport (
-    listener_t, record_of, refuse, session_act, session_begin, session_fail, session_wake, tftp_of, tftp_t,
+    listener_t, record_of, refuse, refuse_crowd, session_act, session_begin, session_fail, session_make_room, session_wake,
+    tftp_of, tftp_t,
 )
 from bootplane.core.tftp_packet cimport (
     ERR_ACCESS, ERR_NOT_FOUND, ERR_UNDEFINED, MODE_OCTET, OP_WRQ, options_t, request_parse, request_t,
@@ -119,11 +120,12 @@ cdef void start(loop_t* loop, listener_t* listener, const peer_t* peer, const pa
             refuse(loop, listener.fd, path, ERR_NOT_FOUND, "", 0, "no file can have that name")
         return
     count(loop.counters, C_NAMES_DYNAMIC if kind == NAME_DYNAMIC else C_NAMES_FOUND)
-    s = session_new(&tftp.sessions, peer)
+    s = session_new(&tftp.sessions, peer, loop.now_ns)
+    if s == NULL and session_make_room(loop):
+        s = session_new(&tftp.sessions, peer, loop.now_ns)
     if s == NULL:
         note_refusal(loop, peer, ERR_UNDEFINED, request, name, n, blob.size if blob != NULL else -1)
-        refuse(loop, listener.fd, path, ERR_UNDEFINED, name, n,
-               ": this rack serves as many transfers as it may; try again")
+        refuse_crowd(loop, listener.fd, path, name, n)
         return
     s.waiter.on_wake = session_wake
     s.path = path[0]

@@ -5,7 +5,8 @@ from bootplane.core.shares cimport shares_t
 
 cdef struct tftp_options_t:
     shares_t* shares                 # borrowed; NULL: nobody is limited
-    uint32_t max_transfers           # per reactor; above it RRQs get ERROR 0 with a message
+    uint32_t max_transfers           # per reactor; above it RRQs get ERROR 0 with a message, or a
+                                 # stranger's place (tftp_sessions)
     uint32_t max_blksize             # cap on blksize (RFC 2348), bytes
     uint32_t max_windowsize          # cap on windowsize (RFC 7440), blocks
     int64_t timeout_ns               # first retransmit deadline; the client's timeout option (RFC 2349) replaces it

@@ -33,8 +33,8 @@ from bootplane.core.tftp_packet cimport (
 from bootplane.core.tftp_requests cimport on_request
 from bootplane.core.tftp_sender cimport gso_probe, sender_pump, sender_t
 from bootplane.core.tftp_sessions cimport (
-    QUEUED_HELD, outlet_t, path_t, peer_of, session_any, session_find, session_of, session_t, sessions_free,
-    sessions_init, tid_t,
+    QUEUED_HELD, outlet_t, path_t, peer_of, session_any, session_find, session_heard, session_of, session_t,
+    sessions_free, sessions_init, tid_t,
 )
 from bootplane.core.tftp_shares cimport held_next, held_t
 from bootplane.core.tftp_sockets cimport (
@@ -168,6 +168,7 @@ cdef void on_packet(loop_t* loop, tid_t* tid, const inbox_t* inbox, uint32_t i) 
             path_to(&inbox.senders[i], &path)
             refuse(loop, tid.fd, &path, ERR_UNKNOWN_TID, "", 0, "no transfer of yours has this port")
     elif opcode == OP_ACK:
+        session_heard(&tftp.sessions, s)
         session_act(loop, s, transfer_step(&s.transfer, EV_ACK, block_of(packet), loop.now_ns))
     elif opcode == OP_ERROR:
         session_error(loop, s, block_of(packet))

@@ -1,5 +1,6 @@
 # The transfers of one reactor, found by (client address and port, request socket), and the TID sockets they use.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from bootplane.core.deadlines cimport deadline_t, deadlines_t
 from bootplane.core.linux cimport sockaddr_in6, sockaddr_storage, socklen_t
 from bootplane.core.loop cimport handler_t, waiter_t
 from bootplane.core.segments cimport blob_t
@@ -49,6 +50,7 @@ cdef struct session_t:
     waiter_t waiter              # first member: on_wake gets it
     timer_t timer
     transfer_t transfer
+    deadline_t stranger          # in sessions_t.strangers; due 0: its client has been heard, and it is not there
     session_t* next              # in its bucket, or in the free list
     session_t* before            # in the line where it waits
     session_t* after
@@ -79,11 +81,15 @@ cdef struct sessions_t:
     uint64_t seed
     uint32_t room
     uint32_t count               # in use
+    deadlines_t strangers        # nothing came from their clients but requests; due when they may be made to leave
 
 cdef int sessions_init(sessions_t* s, uint32_t room, uint64_t seed) noexcept nogil        # ST_OK or ST_NOMEM
 cdef void sessions_free(sessions_t* s) noexcept nogil                                     # safe on a zeroed struct
 cdef session_t* session_find(const sessions_t* s, const peer_t* peer) noexcept nogil      # or NULL
-cdef session_t* session_new(sessions_t* s, const peer_t* peer) noexcept nogil  # zeroed; NULL when all are in use
+# Zeroed, and a stranger's; NULL when all are in use.
+cdef session_t* session_new(sessions_t* s, const peer_t* peer, int64_t now_ns) noexcept nogil
+cdef void session_heard(sessions_t* s, session_t* session) noexcept nogil      # its client lives; safe to say again
+cdef session_t* session_strangest(const sessions_t* s, int64_t now_ns) noexcept nogil     # who is to leave, or NULL
 cdef void session_drop(sessions_t* s, session_t* session) noexcept nogil                  # out of the table, free again
 cdef session_t* session_any(const sessions_t* s) noexcept nogil                           # one in use, or NULL
 

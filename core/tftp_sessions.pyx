@@ -1,5 +1,9 @@
 """The TFTP transfers of one reactor: a pool made at the start, a hash by client, and each TID's line of who may send.
 
+A request costs its sender one datagram, with any address it likes as its source. So whoever has sent nothing but
+requests is a stranger, and when all sessions are in use the one that has been so for longest, a fifth of a second at
+least, is whose place another gets: a flood of requests keeps nobody out for good, and ends no transfer that runs.
+
 A session belongs to (client address, client port, request socket): one at a time, whatever the client asks. The pool
 is one calloc, so that a transfer begins without an allocation, and pages never used are never there.
 
@@ -7,12 +11,16 @@ Invariant: every session is either in exactly one bucket or in the free list; a 
 its own TID or one of tftp_shares. What a session does is tftp_service's; which TID it gets as well.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from bootplane.core.deadlines cimport deadline_t, deadlines_append, deadlines_remove
 from bootplane.core.linux cimport AF_INET, sockaddr_in, sockaddr_in6
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 from bootplane.core.tftp_tids cimport peer_equal, peer_hash
+
+cdef enum:
+    STRANGER_NS = 200000000          # by then an ACK has come, of whoever is as far away as a rack's machines are
 
 
 cdef int sessions_init(sessions_t* s, uint32_t room, uint64_t seed) noexcept nogil:
@@ -28,6 +36,7 @@ cdef int sessions_init(sessions_t* s, uint32_t room, uint64_t seed) noexcept nog
     s.mask = buckets - 1
     s.seed = seed
     s.room = room
+    s.strangers.span_ns = STRANGER_NS
     return ST_OK
 
 
@@ -44,7 +53,7 @@ cdef session_t* session_find(const sessions_t* s, const peer_t* peer) noexcept n
     return session
 
 
-cdef session_t* session_new(sessions_t* s, const peer_t* peer) noexcept nogil:
+cdef session_t* session_new(sessions_t* s, const peer_t* peer, int64_t now_ns) noexcept nogil:
     cdef uint64_t bucket = peer_hash(peer, s.seed) & s.mask
     cdef session_t* session = s.free
     if session != NULL:
@@ -58,6 +67,7 @@ cdef session_t* session_new(sessions_t* s, const peer_t* peer) noexcept nogil:
     session.next = s.buckets[bucket]
     s.buckets[bucket] = session
     s.count += 1
+    deadlines_append(&s.strangers, &session.stranger, now_ns)        # taken out in session_heard or session_drop
     return session
 
 
@@ -66,9 +76,23 @@ cdef void session_drop(sessions_t* s, session_t* session) noexcept nogil:
     while at[0] != session:
         at = &at[0].next
     at[0] = session.next
+    session_heard(s, session)
     session.next = s.free
     s.free = session
     s.count -= 1
+
+
+cdef void session_heard(sessions_t* s, session_t* session) noexcept nogil:
+    if session.stranger.due_ns != 0:
+        deadlines_remove(&s.strangers, &session.stranger)
+        session.stranger.due_ns = 0
+
+
+cdef session_t* session_strangest(const sessions_t* s, int64_t now_ns) noexcept nogil:
+    cdef deadline_t* first = s.strangers.first
+    if first == NULL or first.due_ns > now_ns:
+        return NULL
+    return <session_t*>(<char*>first - <size_t>&(<session_t*>NULL).stranger)
 
 
 cdef session_t* session_any(const sessions_t* s) noexcept nogil:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import random
 import select
 import socket
 import time
@@ -28,6 +29,30 @@ def turn(reactor: Reactor) -> None:
         select.select([], [], [], 0.001)
 
 
+def heard(client: TftpClient) -> None:
+    """A transfer whose client has acknowledged a block."""
+    client.rrq("kernel")
+    assert client.receive().number == 1
+    goes_on(client, 2)
+
+
+def goes_on(client: TftpClient, block: int) -> None:
+    """Acknowledges the one before *block*, and gets it, behind what was sent again meanwhile."""
+    client.ack(block - 1)
+    while (packet := client.receive()).number != block:
+        assert (packet.kind, packet.number) == ("DATA", block - 1)
+
+
+def comes_in(client: TftpClient) -> None:
+    """Asks until a place is free for it."""
+    end = time.monotonic() + PATIENCE_S
+    client.rrq("kernel")
+    while client.receive().kind == "ERROR":
+        assert time.monotonic() < end, f"no place in {PATIENCE_S} s"
+        select.select([], [], [], 0.01)
+        client.rrq("kernel")
+
+
 def test_before_the_first_snapshot_requests_are_met_with_silence_so_that_firmware_asks_again() -> None:
     with serving({}, publish=False) as rack, rack.client() as client:
         client.rrq("kernel")
@@ -43,8 +68,7 @@ def test_above_the_limit_of_transfers_error_0_says_to_try_again() -> None:
     with serving(FILES, max_transfers=2) as rack:
         clients = [rack.client() for _ in range(3)]
         for client in clients[:2]:
-            client.rrq("kernel")
-            assert client.receive().kind == "DATA"
+            heard(client)
         clients[2].rrq("kernel")
         packet = clients[2].receive()
         assert (packet.kind, packet.number) == ("ERROR", 0)
@@ -55,6 +79,53 @@ def test_above_the_limit_of_transfers_error_0_says_to_try_again() -> None:
         assert clients[2].receive().kind == "DATA"
         for client in clients:
             client.socket.close()
+
+
+def test_a_request_without_an_ack_leaves_its_place_to_another_and_transfers_that_run_stay() -> None:
+    with serving(FILES, max_transfers=2) as rack, rack.client() as running, rack.client() as liar:
+        heard(running)
+        liar.rrq("kernel")
+        assert liar.receive().kind == "DATA"
+        with rack.client() as late, rack.client() as last:
+            comes_in(late)
+            assert liar.receive()[:2] == ("ERROR", 0)
+            goes_on(late, 2)
+            last.rrq("kernel")
+            assert last.receive()[:2] == ("ERROR", 0), "of two that were heard neither leaves"
+            goes_on(running, 3)
+            outcomes = [(record.peer, record.outcome, record.status) for record in rack.reactor.records()]
+            assert (liar.address, "refused", 0) in outcomes and outcomes[-1] == (last.address, "refused", 0)
+
+
+def test_a_question_to_python_without_a_client_leaves_its_place_too() -> None:
+    with serving(FILES, max_transfers=1) as rack, rack.client() as liar, rack.client() as late:
+        liar.rrq("grub/grub.cfg")
+        asked = rack.mail()
+        comes_in(late)
+        rack.reactor.answer(asked[0][1], Blob.memory(b"nobody is there for it"))
+        goes_on(late, 2)
+        assert [packet[:2] for packet in liar.waiting()] == [("ERROR", 0)]
+
+
+def test_a_flood_of_requests_keeps_nobody_out() -> None:
+    """Each liar asks from an address of its own, and again when it was turned out."""
+    with serving(FILES, max_transfers=50) as rack, rack.client() as machine:
+        liars = [rack.client() for _ in range(100)]
+        dice = random.Random(7)
+        end = time.monotonic() + PATIENCE_S
+        packet = None
+        while packet is None or packet.kind == "ERROR":
+            assert time.monotonic() < end, f"no place in {PATIENCE_S} s"
+            for client in dice.sample([*liars, machine], 101):
+                client.rrq("kernel")
+            packet = machine.receive()
+        assert packet.number == 1
+        for block in range(2, 20):
+            for liar in liars:
+                liar.rrq("exact")
+            goes_on(machine, block)
+        for liar in liars:
+            liar.socket.close()
 
 
 def test_draining_finishes_transfers_and_leaves_new_requests_to_whoever_has_the_socket_next() -> None:
