@@ -484,6 +484,9 @@ class CacheUnderThreads(RuleBasedStateMachine):
         there = {segment_of(at) for at, state in self.states.items() if state != ABSENT}
         room = min([self.limit, *log.limits])
         wanted = sum(map(charge, asked | there)) * (2 if self.pins or log.dropped else 1)
+        # Whoever asks for a chunk of a rotten segment gets another segment, while a sender may still hold the old one.
+        wanted += sum(charge(segment) for segment in self.doomed & asked)
+        wanted += sum(charge(segment_of(at)) for at in (*log.discarded, *log.rotten) if segment_of(at) in asked)
         return log.evicted or wanted + self.condemned > room  # what left more than once under pins counts each time
 
     def answers_have_a_reason(self, log: Log, needs_room: bool) -> None:
@@ -551,3 +554,17 @@ def test_a_round_ends_though_somebody_waits_for_a_fill_that_nobody_ends() -> Non
     machine.a_round([[("begin", (5, 1))], [("begin", (5, 2)), ("end", "right")]])
     machine.a_round([[("discard", (5, 2)), ("begin", (5, 3))], [("reap", None)]])
     machine.teardown()
+
+
+def test_there_may_be_no_room_for_what_replaces_a_rotten_segment_that_a_sender_holds() -> None:
+    machine = CacheUnderThreads()  # with room for two segments
+    try:
+        for steps in ([("begin", (4, 0)), ("end", "right")], [("begin", (5, 0))], [("begin", (4, 1))]):
+            machine.look(machine.at_once([steps]))
+        pin = machine.blobs[4].pin(0)
+        log = machine.at_once([[("discard", (4, 0)), ("begin", (4, 2))], [("end", "abandon")]])
+        pin.release()
+        assert log.full == [(4, 2)]
+        machine.look(log)
+    finally:
+        machine.teardown()

@@ -24,7 +24,8 @@ from urllib.request import urlopen
 from bootplane.dataplane.addresses import HostPort, parse
 
 READY_S = 90.0
-END_S = 30.0
+DRAIN_S = 5.0  # readers that are stalled for longer are cut by an end
+END_S = DRAIN_S + 30.0
 CRASH_S = 1.0
 MIB = 1 << 20
 CHUNK = 1 << 20
@@ -129,7 +130,7 @@ class Rack:
         (directory / "token").write_text(token + "\n")
         self.command = [sys.executable, "-m", "bootplane.dataplane.rack", "--data", str(directory / "data")]
         self.command += ["--region", regions, "--token-file", str(directory / "token")]
-        self.command += ["--http", f"{host}:0", "--tftp", f"{host}:0", *options]
+        self.command += ["--http", f"{host}:0", "--tftp", f"{host}:0", "--drain-limit", str(DRAIN_S), *options]
         self.lives = 0
         self._last: Life | None = None
 
