@@ -1,4 +1,4 @@
-"""A warm hit by the kernel's own account: sendfile or sendmsg for the bytes, and no read of the file."""
+"""A warm hit by the kernel's own account: sendfile, a pipe or sendmsg for the bytes, and no read of the file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(tcp.getsockname()[1], udp.getsockname()[1], flush=True)
 signal.sigwait({signal.SIGTERM})
 reactor.stop()
 """
-READS = {"read", "readv", "pread64", "preadv", "preadv2", "copy_file_range", "splice"}
+READS = {"read", "readv", "pread64", "preadv", "preadv2", "copy_file_range"}
 
 
 @pytest.fixture
@@ -74,13 +74,21 @@ def file_reads(calls: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return [(name, arguments) for name, arguments in calls if name in READS and "/blob>" in arguments]
 
 
-def test_a_large_file_goes_by_sendfile(traced) -> None:  # type: ignore[no-untyped-def]
+def splices(calls: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """From what to what, each by the last part of its name."""
+    pairs = [re.match(r"\d+<([^>]*)>.*?, \d+<([^>]*)>", arguments) for name, arguments in calls if name == "splice"]
+    kinds = [[re.sub(r":\[\d+\]", "", end).rpartition("/")[2] for end in pair.groups()] for pair in pairs if pair]
+    return [(source, sink) for source, sink in kinds]
+
+
+def test_a_large_file_goes_by_sendfile_or_through_a_pipe(traced) -> None:  # type: ignore[no-untyped-def]
     def load(http: int, tftp: int, digest: str) -> None:
         assert http_load.fetch("127.0.0.1", http, "/file").sha256 == digest
 
     calls = traced(5_000_000, load)
-    assert [1 for name, arguments in calls if name == "sendfile" and "/blob>" in arguments]
+    assert [1 for name, arguments in calls if name in ("sendfile", "splice") and "/blob>" in arguments]
     assert file_reads(calls) == []
+    assert {*splices(calls)} <= {("blob", "pipe"), ("pipe", "socket"), ("pipe", "null")}  # what a socket does not take
 
 
 def test_a_small_file_goes_with_its_head_in_one_sendmsg(traced) -> None:  # type: ignore[no-untyped-def]
@@ -92,7 +100,7 @@ def test_a_small_file_goes_with_its_head_in_one_sendmsg(traced) -> None:  # type
     assert len(sent) == 1
     assert sent[0].count("iov_len=") == 2
     assert file_reads(calls) == []
-    assert not [1 for name, _ in calls if name == "sendfile"]
+    assert not [1 for name, _ in calls if name in ("sendfile", "splice")]
 
 
 @pytest.mark.parametrize("windowsize", [1, 16])
@@ -102,8 +110,18 @@ def test_tftp_gathers_from_the_mapping(traced, windowsize: int) -> None:  # type
 
     calls = traced(300_000, load)
     assert [1 for name, _ in calls if name in ("sendmsg", "sendmmsg")]
-    assert file_reads(calls) == []
+    assert file_reads(calls) == splices(calls) == []
 
 
 def test_the_search_sees_a_read_of_the_file() -> None:
     assert file_reads([("pread64", "5</tmp/x/blob>, ..."), ("read", "7<anon_inode:[eventfd]>")])
+
+
+def test_the_search_sees_from_where_to_where_a_splice_goes() -> None:
+    into, out = (
+        "19</tmp/x/blob>, [51], 9<pipe:[4]>, NULL, 10, 0) = 10",
+        "8<pipe:[4]>, NULL, 7<socket:[51]>, NULL, 10, 0) = 10",
+    )
+    assert splices([("splice", into), ("splice", out), ("splice", ") = 10"), ("read", out)]) == [
+        ("blob", "pipe"), ("pipe", "socket"),
+    ]  # fmt: skip
