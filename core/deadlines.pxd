@@ -1,5 +1,5 @@
-# Lists of deadlines. What is in one is due the list's span after it was put there, so appending keeps them in order, and
-# whoever looks for what is due looks at heads only, ten thousand entries or one.
+# Lists of deadlines. What is in one is due the list's span after it was put there, so appending keeps them in order,
+# and whoever looks for what is due looks at heads only, ten thousand entries or one.
 #
 # A deadline is a member of what has it, which is in one list at most and knows in which one: nothing is allocated, and
 # nothing looked up. All of it is on the way of every request, so it stands here, where the C compiler sees it.

@@ -32,10 +32,10 @@ cdef enum timer_t:                   # every connection is in at most one list, 
     TIMER_NONE = 0
     TIMER_IDLE                       # no byte of a request is here
     TIMER_HEAD                       # a head was begun
-    TIMER_PROBE                      # look again soon: the kernel took part of a sendfile, and the file may be cut; or
-                                     # we end, and a first request may be on its way
+    TIMER_PROBE                      # the kernel took part of a sendfile: look again soon, the file may be cut
     TIMER_SEND                       # the kernel takes nothing
     TIMER_LINGER                     # we have ended; the peer may still be reading
+    TIMER_FIRST                      # we drain, and its first request may be on its way
     TIMER_COUNT
 
 cdef enum queue_t:
@@ -100,7 +100,7 @@ cdef struct http_t:
     connection_t* unused
     uint32_t open                    # connections in use
     uint32_t sending                 # of them with a large body under way
-    deadlines_t timers[6]            # by timer_t
+    deadlines_t timers[7]            # by timer_t
     fifo_t queues[3]                 # by queue_t
     fifo_t groups[64]                # QUEUE_BULK by group, while shares are active
     uint64_t waiting                 # which of them have somebody (bit: group)

@@ -43,7 +43,7 @@ cdef enum action_t:
     DO_CLOSE                         # end it cleanly
     DO_RESET                         # end it so that nobody takes what was sent for whole
 
-cdef enum deadline_t:
+cdef enum overdue_t:
     DEADLINE_IDLE                    # no byte of a request came
     DEADLINE_HEAD                    # a head was begun and not ended
     DEADLINE_SEND                    # the peer takes nothing of what is owed

@@ -12,7 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from bootplane.core.http_close cimport WAIT, end, lost
 from bootplane.core.http_connection cimport (
-    QUEUE_BULK, TIMER_HEAD, TIMER_IDLE, TIMER_PROBE, connection_t, enqueue, http_t, timer_clear, timer_set, timer_touch,
+    QUEUE_BULK, TIMER_FIRST, TIMER_HEAD, TIMER_IDLE, connection_t, enqueue, http_t, timer_clear, timer_set, timer_touch,
 )
 from bootplane.core.http_exchange cimport DO_READ, exchange_feed
 from bootplane.core.http_head cimport MAX_HEAD
@@ -51,10 +51,10 @@ cdef void drop_head(http_t* http, connection_t* c) noexcept nogil:
 
 
 cdef void await_first(http_t* http, connection_t* c) noexcept nogil:
-    """In a drain: whoever has asked for nothing yet may have a request on its way, and has a second for it."""
+    """In a drain: whoever was let in and has asked for nothing yet would take an end for a refusal."""
     if c.x.requests == 0 and c.timer == TIMER_IDLE:
-        timer_set(http, c, TIMER_PROBE)
-    elif c.timer != TIMER_PROBE:
+        timer_set(http, c, TIMER_FIRST)
+    elif c.timer != TIMER_FIRST:
         end(http, c)
 
 

@@ -38,7 +38,7 @@ cdef pending_t* pending_new(journal_t* j, const char* name, size_t name_n, const
                             size_t agent_n) noexcept nogil
 # Writes it into the ring and gives it back; *number*: of the request on its connection.
 cdef void pending_end(journal_t* j, pending_t* p, int outcome, int64_t sent, bint head, uint32_t number) noexcept nogil
-cdef void pending_drop(journal_t* j, pending_t* p) noexcept nogil      # gives it back: somebody else answers. May be NULL
+cdef void pending_drop(journal_t* j, pending_t* p) noexcept nogil  # gives it back: somebody else answers. May be NULL
 
 cdef inline void pending_waited(pending_t* p, bint followed) noexcept nogil:     # *followed*: as loop_park set it
     if p != NULL:

@@ -15,9 +15,9 @@ from bootplane.core.counters cimport C_HTTP_ADOPTED, C_HTTP_CLOSED, C_HTTP_CONNE
 from bootplane.core.http_addresses cimport addresses_take, port_of
 from bootplane.core.http_close cimport end
 from bootplane.core.http_connection cimport (
-    INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_HEAD, TIMER_IDLE, TIMER_LINGER,
-    TIMER_PROBE, TIMER_SEND, connection_at, connection_new, connection_t, connections_free, dequeue, enqueue, http_t, timer_clear,
-    timer_due, timer_next, timer_set,
+    INPUT_BYTES, OUT_AT, QUEUE_BULK, QUEUE_HOT, QUEUE_NONE, TIMER_COUNT, TIMER_FIRST, TIMER_HEAD, TIMER_IDLE,
+    TIMER_LINGER, TIMER_PROBE, TIMER_SEND, connection_at, connection_new, connection_t, connections_free, dequeue,
+    enqueue, http_t, timer_clear, timer_due, timer_next, timer_set,
 )
 from bootplane.core.http_groups cimport group_round, groups_leave
 from bootplane.core.http_exchange cimport EXCHANGE_BODY, EXCHANGE_HEAD, EXCHANGE_TEXT
@@ -42,6 +42,7 @@ cdef enum:
     REFUSED_AT_ONCE = 256            # connections beyond the limit that are told so; further ones are just closed
     PROBE_NS = 1000000000
     LINGER_NS = 2000000000
+    FIRST_NS = 1000000000
     FRESH_NS = 1000000000            # idle for less: ended for want of a place, and not for want of a descriptor
 
 
@@ -242,6 +243,7 @@ cdef int http_start(loop_t* loop, const int* fds, int n, const http_options_t* o
     # by halves: the first is over when its reader is looked at, the second when it has taken nothing since
     http.timers[<int>TIMER_SEND].span_ns = (options.send_timeout_ns + options.send_timeout_ns // 7) // 2
     http.timers[<int>TIMER_LINGER].span_ns = LINGER_NS
+    http.timers[<int>TIMER_FIRST].span_ns = FIRST_NS
     http.patrol_ns = NEVER
     http.input = <char*>loop.scratch
     http.scene.counters = loop.counters

@@ -1,11 +1,11 @@
 """Pages of a file to a socket through a large pipe of our own: splice in, splice out.
 
-sendfile does the same through a pipe of 16 pages and looks the file up again for each 64 KiB. A pipe of 256 costs 4 to 5 %
-less for a large body, and two or three calls for each MiB: nothing for a small one (ADR 27).
+sendfile does the same through a pipe of 16 pages and looks the file up again for each 64 KiB. A pipe of 256 costs 4 to
+5 % less for a large body, and two or three calls for each MiB: nothing for a small one (ADR 27).
 
-Invariant: the pipe is empty between two calls, so that no byte of one body can come into another's. No more goes in than
-the socket seems to have room for; what it does not take all the same goes nowhere, and is spliced in again in its next turn.
-The pages in it are the kernel's references, as those in a socket are, and are gone with the call.
+Invariant: the pipe is empty between two calls, so that no byte of one body can come into another's. No more goes in
+than the socket seems to have room for; what it does not take all the same goes nowhere, and is spliced in again in its
+next turn. The pages in it are the kernel's references, as those in a socket are, and are gone with the call.
 
 Left to others: which bodies are worth it (http_output), everything that sendfile says about files (sender).
 """

@@ -20,7 +20,7 @@ cdef enum outcome_t:                 # the order is that of OUTCOMES in records.
                                      # C_TFTP_TIMED_OUT; `sent` then lacks the blocks that were not acknowledged
     OUTCOME_CUT                      # we could not give the bytes, or were stopped
     OUTCOME_REFUSED                  # unknown name, limit, 4xx, 5xx; TFTP: our ERROR before any DATA
-    OUTCOME_PROBE                    # TFTP: the OACK was all it wanted, it had asked for the size (is_probe in tftp_lifecycle)
+    OUTCOME_PROBE                    # TFTP: the OACK, with the size, was all it wanted (is_probe in tftp_lifecycle)
 
 cdef enum source_t:                  # where the bytes came from; the order is that of SOURCES in records.pyx
     SOURCE_NONE = 0                  # no byte of a file was to be sent

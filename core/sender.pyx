@@ -1,4 +1,4 @@
-"""Bytes of a blob to a socket: sendmsg from the mapping for what is small or in memory, sendfile or a pipe for the rest.
+"""Bytes of a blob to a socket: sendmsg from the mapping for what is small or in memory, sendfile or a pipe for others.
 
 A segment is referenced for the time of one call and no longer: the kernel holds its own references on the pages,
 which is why a published byte is never rewritten (docs/design.md). EAGAIN, EINTR, zero and an error are four branches

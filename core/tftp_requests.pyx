@@ -24,8 +24,8 @@ from bootplane.core.segments cimport blob_t
 from bootplane.core.status cimport ST_NOMEM, ST_OK
 from bootplane.core.table cimport MAX_NAME, NAME_DYNAMIC, NAME_EMPTY, NAME_FILE, name_kind, name_normalise, table_find
 from bootplane.core.tftp_lifecycle cimport (
-    listener_t, record_of, refuse, refuse_crowd, session_act, session_begin, session_fail, session_make_room, session_wake,
-    tftp_of, tftp_t,
+    listener_t, record_of, refuse, refuse_crowd, session_act, session_begin, session_fail, session_make_room,
+    session_wake, tftp_of, tftp_t,
 )
 from bootplane.core.tftp_packet cimport (
     ERR_ACCESS, ERR_NOT_FOUND, ERR_UNDEFINED, MODE_OCTET, OP_WRQ, options_t, request_parse, request_t,

@@ -37,7 +37,7 @@ cdef extern from "<sys/ioctl.h>" nogil:
 cdef enum:
     RECORD_HEAD = 5                  # type, version, length (RFC 8446, 5.1)
     RECORD_MAX = 16384
-    NO_DATA_COST = 1048576           # in bytes of a turn: OpenSSL deals with a buffer of such messages, 600 new keys, at once
+    NO_DATA_COST = 1048576           # bytes of a turn: OpenSSL takes a buffer of such messages, 600 new keys, at once
     HANDSHAKE = 22
 
 cdef const char* PLAIN_REFUSAL = (

@@ -61,7 +61,7 @@ cdef bint is_aged(service_t* t, session_t* s) noexcept nogil                # Fa
 cdef void enqueue(service_t* t, session_t* s) noexcept nogil                # stays where it is if it is queued
 cdef session_t* dequeue(service_t* t) noexcept nogil                        # or NULL
 
-cdef void call_next(service_t* t) noexcept nogil                            # who waits longest, to a place if one is free
+cdef void call_next(service_t* t) noexcept nogil                        # who waits longest, to a place if one is free
 cdef void leave_handshake(service_t* t, session_t* s) noexcept nogil        # its place is the next one's
 cdef void end(service_t* t, session_t* s, bint with_reset) noexcept nogil
 cdef void fail(service_t* t, session_t* s, int why) noexcept nogil

@@ -1,8 +1,8 @@
 """HTTPS sessions of one reactor: memory, the queue for turns, the lists their deadlines stand in, and their ends.
 
 A session that has not begun its handshake owns its struct and a socket, nothing else. An end touches neighbours in the
-lists alone, gives back what the session counted for (places, addresses, the loop's `busy`), and queues the first one that waits for its
-place.
+lists alone, gives back what the session counted for (places, addresses, the loop's `busy`), and queues the first one
+that waits for its place.
 
 Leaves to others: when to set which timer, who gets a turn (tls_service), handshakes (tls_handshakes), the numbers by
 which HTTP knows a session (tls_far).
